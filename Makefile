@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each target does its whole set-up, in a .venv in this tree that is made once and reused.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PYTEST := $(BIN)/python -m pytest
+WHEEL_PYTHONS := 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help compare test lint format stress ordering wheel-test asan tsan native mutants bench docs clean prerequisites
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+prerequisites:
+	@missing=; \
+	command -v cc >/dev/null || command -v gcc >/dev/null || missing="$$missing build-essential"; \
+	command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null || missing="$$missing python3-dev"; \
+	command -v readelf >/dev/null || missing="$$missing binutils"; \
+	if [ -n "$$missing" ]; then echo "mapscratch needs:$$missing. On Debian: apt install build-essential python3-dev python3-venv" >&2; exit 1; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mapscratch needs Python 3.11 or newer; $(PYTHON) is older. Give another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+
+# An editable install: the extension is built again, when its source changed, at the next import.
+$(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.build | prerequisites
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group lint
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'
+	@touch $@
+
+compare: $(VENV)/installed ## the main job: MAP_PRIVATE against scratch mappings, on this machine
+	$(BIN)/mapscratch compare --swap auto
+
+test: $(VENV)/installed ## the tests, in about a minute
+	$(PYTEST)
+
+lint: $(VENV)/installed ## linters, type checker, the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed ## lays out the Python code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+NATIVE := build/native
+$(NATIVE)/build.ninja: meson.build meson.options libscratch/meson.build tests/native/meson.build $(VENV)/installed
+	@test -f $@ || $(BIN)/meson setup $(NATIVE) -Dnative_tests=true -Dwerror=true
+	@touch $@
+
+native: $(NATIVE)/build.ninja ## the C drivers of libscratch: ten million word operations and more
+	$(BIN)/meson test -C $(NATIVE) --print-errorlogs
+
+stress: $(NATIVE)/build.ninja ## the long tests and the long word stress (some minutes)
+	$(BIN)/meson test -C $(NATIVE) --print-errorlogs --benchmark --verbose
+	$(PYTEST) -m stress --timeout 600 -s
+
+build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
+	@test -f $@ || $(BIN)/meson setup build/asan -Dnative_tests=true -Dcheck_states=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Db_ndebug=false
+	@touch $@
+
+asan: build/asan/build.ninja ## everything native under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/meson test -C build/asan --print-errorlogs
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONPATH=$(CURDIR)/tests/support/sanitized MAPSCRATCH_SANITIZED=$(CURDIR)/build/asan \
+	$(PYTEST) tests/test_mapping_api.py tests/test_engines_choice.py -p no:cacheprovider
+
+build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
+	@test -f $@ || $(BIN)/meson setup build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+	@touch $@
+
+tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
+	TSAN_OPTIONS=halt_on_error=1 $(BIN)/meson test -C build/tsan --print-errorlogs
+
+wheel-test: $(VENV)/installed ## one abi3 wheel on every Python 3.11-3.13 that is there
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@for version in $(WHEEL_PYTHONS); do \
+	  python=$$(PATH="$${PATH#*:}" sh -c 'for candidate in "$$(command -v python'$$version')" $$HOME/.pyenv/versions/'$$version'.*/bin/python3; do "$$candidate" -c "" 2>/dev/null && { echo "$$candidate"; break; }; done'); \
+	  if [ -z "$$python" ]; then echo "Python $$version is not here: not tested"; continue; fi; \
+	  echo "== the wheel on Python $$version ($$python)"; \
+	  test -x .venv-$$version/bin/python || "$$python" -m venv .venv-$$version || exit 1; \
+	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' || exit 1; \
+	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
+	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check dist/mapscratch-*.whl --group test || exit 1; \
+	  warnings=; test $$version = 3.11 || warnings='-W error'; \
+	  .venv-$$version/bin/python -m pytest $$warnings -q -k 'mapping or fork or import or traps or engines' || exit 1; \
+	done
+
+clean: ## removes what the other targets made
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

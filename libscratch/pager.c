@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pager.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "clock.h"
+#include "placement.h"
+#include "pressure.h"
+#include "uapi.h"
+#include "userfault.h"
+
+enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_PARK, ORDER_STOP };
+
+/*
+ * Orders to the pager. It sleeps in poll, so it is woken by a signal that only it can receive and
+ * that it reads from a signalfd of its own: no descriptor of the application is involved. SIGURG,
+ * because it does nothing wherever it might arrive by mistake.
+ */
+static const int doorbell = SIGURG;
+static struct {
+    enum order order;
+    struct scratch_range *range;
+    size_t first;
+    size_t end;
+    struct sockaddr_un receiver; /* where ORDER_PARK sends the userfaultfd */
+    socklen_t receiver_length;
+    uint64_t cookie[2];
+    int error;
+    struct scratch_completion answered;
+} mailbox;
+static _Atomic bool mail_waits;
+
+/* The application's view, under the control lock. */
+static bool is_running;
+static pthread_t pager;
+static _Atomic pid_t pager_thread;
+static int parked_descriptor = -1;
+static struct scratch_userfault parked_userfault;
+
+/* Only the pager's, and before it runs its starter's. */
+static struct scratch_userfault userfault = {.descriptor = -1};
+static int signal_descriptor = -1;
+static struct scratch_completion started;
+static int start_error;
+
+/*
+ * A descriptor table of our own that holds nothing but `keep` (-1: nothing at all). What the
+ * application closes from now on, even if it closes everything, is not ours; and what it wants
+ * closed (a pipe whose reader waits for its end) we don't hold open.
+ */
+static int own_descriptor_table(int keep) {
+    unsigned first_above = keep < 0 ? 0 : (unsigned)keep + 1;
+    if (syscall(SYS_close_range, first_above, UINT_MAX, CLOSE_RANGE_UNSHARE))
+        return errno;
+    if (keep > 0 && syscall(SYS_close_range, 0, (unsigned)keep - 1, 0))
+        return errno;
+    return 0;
+}
+
+/* Nothing of ours may be found where somebody expects standard input, output and error. */
+static void occupy_standard_descriptors(void) {
+    int null;
+    do {
+        null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    } while (null >= 0 && null < 2);
+    if (null > 2)
+        close(null);
+}
+
+static int pager_prepare(void) {
+    int error = own_descriptor_table(parked_descriptor);
+    if (error)
+        return error;
+    occupy_standard_descriptors();
+    sigset_t only_doorbell;
+    sigemptyset(&only_doorbell);
+    sigaddset(&only_doorbell, doorbell);
+    signal_descriptor = signalfd(-1, &only_doorbell, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signal_descriptor < 0)
+        return errno;
+    userfault.descriptor = -1;
+    if (parked_descriptor >= 0) {
+        userfault = parked_userfault;
+        userfault.descriptor = parked_descriptor;
+    }
+    prctl(PR_SET_NAME, "mapscratch");
+    scratch_placement_start();
+    atomic_store(&pager_thread, (pid_t)syscall(SYS_gettid));
+    return 0;
+}
+
+/*
+ * Hands the userfaultfd to the thread that stops us: through a socket that it has just made and
+ * only for a moment, so that no descriptor of ours lies in the application's table.
+ */
+static int send_userfault(void) {
+    int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (sender < 0)
+        return errno;
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.bytes = {0}};
+    struct iovec payload = {mailbox.cookie, sizeof mailbox.cookie};
+    struct msghdr message = {
+        .msg_name = &mailbox.receiver,
+        .msg_namelen = mailbox.receiver_length,
+        .msg_iov = &payload,
+        .msg_iovlen = 1,
+        .msg_control = control.bytes,
+        .msg_controllen = sizeof control.bytes,
+    };
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &userfault.descriptor, sizeof(int));
+    int error = sendmsg(sender, &message, MSG_DONTWAIT) < 0 ? errno : 0;
+    close(sender);
+    return error;
+}
+
+/* True if the pager is to end. */
+static bool obey(void) {
+    bool ends = false;
+    mailbox.error = 0;
+    switch (mailbox.order) {
+    case ORDER_OPEN:
+        if (userfault.descriptor < 0)
+            mailbox.error = scratch_userfault_open(&userfault);
+        break;
+    case ORDER_REGISTER:
+        mailbox.error = scratch_userfault_register(&userfault, mailbox.range);
+        break;
+    case ORDER_REARM:
+        scratch_userfault_rearm(&userfault, mailbox.range, mailbox.first, mailbox.end);
+        break;
+    case ORDER_WATCH:
+        mailbox.error = scratch_pressure_open();
+        break;
+    case ORDER_PARK:
+        if (userfault.descriptor >= 0)
+            mailbox.error = send_userfault();
+        ends = !mailbox.error;
+        break;
+    case ORDER_STOP:
+        ends = true;
+        break;
+    }
+    if (ends)
+        parked_userfault = userfault;
+    atomic_store_explicit(&mail_waits, false, memory_order_relaxed);
+    scratch_completion_signal(&mailbox.answered);
+    return ends;
+}
+
+/* Serves every fault that is waiting; false if there was none. */
+static bool serve_faults(uint64_t now) {
+    struct uffd_msg messages[16];
+    if (userfault.descriptor < 0)
+        return false;
+    ssize_t got = read(userfault.descriptor, messages, sizeof messages);
+    if (got <= 0)
+        return false;
+    size_t count = (size_t)got / sizeof messages[0];
+    scratch_placement_follow((pid_t)messages[0].arg.pagefault.feat.ptid);
+    for (size_t index = 0; index < count; index++)
+        scratch_userfault_serve(&userfault, &messages[index], now);
+    return true;
+}
+
+/*
+ * Looks for the next fault for a moment, because waking a sleeping pager on another processor costs
+ * several times what the page-in itself does.
+ */
+static void serve_burst(void) {
+    uint64_t last_fault = scratch_now_ns();
+    if (!serve_faults(last_fault))
+        return;
+    uint64_t now = last_fault;
+    while (scratch_placement_may_poll() && !atomic_load(&mail_waits) &&
+           now - last_fault < scratch_settings.poll_after_fault_ns) {
+        now = scratch_now_ns();
+        if (serve_faults(now))
+            last_fault = now;
+        else
+            sched_yield(); /* whoever has work may have the processor */
+        scratch_userfault_rearm_due(&userfault, now);
+    }
+}
+
+static void *pager_run(void *unused) {
+    (void)unused;
+    start_error = pager_prepare();
+    bool ends = start_error != 0;
+    scratch_completion_signal(&started);
+    while (!ends) {
+        struct pollfd entries[2 + SCRATCH_PRESSURE_DESCRIPTORS] = {
+            {signal_descriptor, POLLIN, 0},
+            {userfault.descriptor, POLLIN, 0}, /* -1 is ignored */
+        };
+        size_t pressure_count = scratch_pressure_poll_entries(&entries[2]);
+        uint64_t now = scratch_now_ns();
+        uint64_t due = scratch_userfault_rearm_due(&userfault, now);
+        uint64_t wait_ns = due > now ? due - now : 0;
+        struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
+        int ready = ppoll(entries, 2 + pressure_count, due ? &timeout : NULL, NULL);
+        if (ready <= 0)
+            continue;
+        if (entries[1].revents)
+            serve_burst();
+        scratch_pressure_serve(&entries[2], pressure_count);
+        if (entries[0].revents) {
+            struct signalfd_siginfo rung;
+            if (read(signal_descriptor, &rung, sizeof rung) < 0) {
+                /* the order may have been seen already */
+            }
+        }
+        if (atomic_load_explicit(&mail_waits, memory_order_acquire))
+            ends = obey();
+    }
+    scratch_pressure_close();
+    return NULL;
+}
+
+static int give_order(enum order order, struct scratch_range *range, size_t first, size_t end) {
+    mailbox.order = order;
+    mailbox.range = range;
+    mailbox.first = first;
+    mailbox.end = end;
+    scratch_completion_reset(&mailbox.answered);
+    atomic_store_explicit(&mail_waits, true, memory_order_release);
+    syscall(SYS_tgkill, getpid(), atomic_load(&pager_thread), doorbell);
+    scratch_completion_wait(&mailbox.answered);
+    return mailbox.error;
+}
+
+static void join(void) {
+    pthread_join(pager, NULL);
+    is_running = false;
+    atomic_store(&pager_thread, 0);
+}
+
+static int start(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    const size_t stack_size = 2 << 20;
+#else
+    const size_t stack_size = 128 << 10;
+#endif
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, stack_size);
+    scratch_completion_reset(&started);
+    /* Our caller has blocked all signals, and so has the thread that it makes. */
+    int error = pthread_create(&pager, &attributes, pager_run, NULL);
+    pthread_attr_destroy(&attributes);
+    if (error)
+        return error;
+    is_running = true;
+    scratch_completion_wait(&started);
+    if (start_error) {
+        join();
+        return start_error;
+    }
+    if (parked_descriptor >= 0) {
+        close(parked_descriptor);
+        parked_descriptor = -1;
+    }
+    if (scratch_pressure_is_watched())
+        give_order(ORDER_WATCH, NULL, 0, 0);
+    return 0;
+}
+
+int scratch_pager_ensure(bool with_userfault) {
+    int error = is_running ? 0 : start();
+    if (!error && with_userfault)
+        error = give_order(ORDER_OPEN, NULL, 0, 0);
+    return error;
+}
+
+int scratch_pager_register(const struct scratch_range *range) {
+    return give_order(ORDER_REGISTER, (struct scratch_range *)range, 0, 0);
+}
+
+int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end) {
+    return give_order(ORDER_REARM, range, first, end);
+}
+
+int scratch_pager_watch(void) {
+    int error = scratch_pager_ensure(false);
+    return error ? error : give_order(ORDER_WATCH, NULL, 0, 0);
+}
+
+static bool is_needed(void) {
+    bool needed = false;
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t count;
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count && !needed; index++)
+        needed = ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE || scratch_pressure_is_watched();
+    scratch_lock_release(&scratch_registry_lock);
+    return needed;
+}
+
+void scratch_pager_stop_if_idle(void) {
+    if (!is_running || is_needed())
+        return;
+    give_order(ORDER_STOP, NULL, 0, 0);
+    join();
+    scratch_userfault_forget_marks();
+}
+
+static int bind_receiver(void) {
+    int receiver = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (receiver < 0)
+        return -1;
+    /* Only the family: the kernel picks an unused abstract name (unix(7), "Autobind feature"). */
+    struct sockaddr_un anywhere = {.sun_family = AF_UNIX};
+    mailbox.receiver_length = sizeof mailbox.receiver;
+    if (bind(receiver, (struct sockaddr *)&anywhere, sizeof(sa_family_t)) ||
+        getsockname(receiver, (struct sockaddr *)&mailbox.receiver, &mailbox.receiver_length) ||
+        getrandom(mailbox.cookie, sizeof mailbox.cookie, 0) != sizeof mailbox.cookie) {
+        close(receiver);
+        return -1;
+    }
+    return receiver;
+}
+
+/* The descriptor in the message that bears our cookie; what others may have sent is thrown away. */
+static int receive_descriptor(int receiver) {
+    for (;;) {
+        uint64_t cookie[2] = {0, 0};
+        union {
+            struct cmsghdr header;
+            char bytes[CMSG_SPACE(sizeof(int))];
+        } control;
+        struct iovec payload = {cookie, sizeof cookie};
+        struct msghdr message = {
+            .msg_iov = &payload,
+            .msg_iovlen = 1,
+            .msg_control = control.bytes,
+            .msg_controllen = sizeof control.bytes,
+        };
+        if (recvmsg(receiver, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+            return -1;
+        int descriptor = -1;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        if (header && header->cmsg_type == SCM_RIGHTS)
+            memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
+        if (!memcmp(cookie, mailbox.cookie, sizeof cookie))
+            return descriptor;
+        if (descriptor >= 0)
+            close(descriptor);
+    }
+}
+
+bool scratch_pager_park(void) {
+    if (!is_running)
+        return true;
+    int receiver = bind_receiver();
+    if (receiver < 0)
+        return false;
+    bool parked = !give_order(ORDER_PARK, NULL, 0, 0);
+    if (parked) {
+        join();
+        parked_descriptor = parked_userfault.descriptor >= 0 ? receive_descriptor(receiver) : -1;
+    }
+    close(receiver);
+    return parked;
+}
+
+bool scratch_pager_is_parked(void) { return parked_descriptor >= 0; }
+
+void scratch_pager_abandon(void) {
+    if (parked_descriptor >= 0)
+        close(parked_descriptor);
+    parked_descriptor = -1;
+    userfault.descriptor = -1;
+    is_running = false;
+    atomic_store(&pager_thread, 0);
+    atomic_store(&mail_waits, false);
+    scratch_userfault_forget_marks();
+}
+
+pid_t scratch_pager_thread(void) { return atomic_load(&pager_thread); }

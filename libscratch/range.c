@@ -1,0 +1,616 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "range.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "pager.h"
+#include "pressure.h"
+#include "uapi.h"
+
+struct scratch_settings scratch_settings = {
+    .fault_around_pages = 16,
+    .rearm_window_ns = 10 * 1000 * 1000,
+    .poll_after_fault_ns = 50 * 1000,
+    .readahead_bytes = 1 << 20,
+    .drop_percent_low = 50,
+    .drop_percent_medium = 100,
+    .drop_percent_critical = 100,
+};
+
+struct scratch_lock scratch_control_lock;
+struct scratch_lock scratch_registry_lock;
+
+static struct scratch_range **ranges;
+static size_t range_count;
+static size_t range_capacity;
+
+size_t scratch_page_size(void) {
+    static size_t page_size;
+    if (!page_size)
+        page_size = (size_t)sysconf(_SC_PAGESIZE);
+    return page_size;
+}
+
+void scratch_configure(const struct scratch_settings *settings) { scratch_settings = *settings; }
+
+void scratch_signals_block(sigset_t *ret_previous) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, ret_previous);
+}
+
+void scratch_signals_restore(const sigset_t *previous) {
+    pthread_sigmask(SIG_SETMASK, previous, NULL);
+}
+
+void scratch_check_event(struct scratch_range *range, size_t first, size_t pages,
+                         enum scratch_page_event event) {
+#ifdef SCRATCH_CHECK_STATES
+    for (size_t page = first; page < first + pages; page++) {
+        uint8_t *state = &range->states[page];
+        bool is_absent = *state == SCRATCH_STATE_FILE || *state == SCRATCH_STATE_DROPPED;
+        /* Events that say nothing about a page that isn't there. */
+        if (is_absent && (event == SCRATCH_EVENT_DROP || event == SCRATCH_EVENT_REARM))
+            continue;
+        /* The kernel drops pages without telling: seen when they fault again. */
+        if (!is_absent && event == SCRATCH_EVENT_FAULT &&
+            !scratch_state_step(range->engine, state, SCRATCH_EVENT_RECLAIM))
+            goto impossible;
+        if (scratch_state_step(range->engine, state, event))
+            continue;
+    impossible:
+        fprintf(stderr, "libscratch: page %zu of %s: no way from '%s' by '%s'\n", page, range->name,
+                scratch_state_label((enum scratch_page_state)*state), scratch_event_label(event));
+        abort();
+    }
+#else
+    (void)range, (void)first, (void)pages, (void)event;
+#endif
+}
+
+/* The registry: ranges by ascending address. */
+
+static size_t registry_position(uintptr_t address) {
+    size_t low = 0;
+    size_t high = range_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((uintptr_t)ranges[middle]->address <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+struct scratch_range *scratch_registry_find_locked(uintptr_t address, bool *ret_closing) {
+    struct scratch_range *found = NULL;
+    *ret_closing = false;
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t position = registry_position(address);
+    if (position > 0) {
+        struct scratch_range *candidate = ranges[position - 1];
+        if (address - (uintptr_t)candidate->address < candidate->length) {
+            scratch_lock_acquire(&candidate->lock);
+            if (candidate->closing) {
+                *ret_closing = true;
+                scratch_lock_release(&candidate->lock);
+            } else {
+                found = candidate;
+            }
+        }
+    }
+    scratch_lock_release(&scratch_registry_lock);
+    return found;
+}
+
+struct scratch_range **scratch_registry_ranges(size_t *ret_count) {
+    *ret_count = range_count;
+    return ranges;
+}
+
+size_t scratch_registry_count(void) {
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t count = range_count;
+    scratch_lock_release(&scratch_registry_lock);
+    return count;
+}
+
+static int registry_insert(struct scratch_range *range) {
+    int error = 0;
+    scratch_lock_acquire(&scratch_registry_lock);
+    if (range_count == range_capacity) {
+        size_t capacity = range_capacity ? 2 * range_capacity : 16;
+        struct scratch_range **grown = realloc(ranges, capacity * sizeof *grown);
+        if (grown) {
+            ranges = grown;
+            range_capacity = capacity;
+        } else {
+            error = ENOMEM;
+        }
+    }
+    if (!error) {
+        size_t position = registry_position((uintptr_t)range->address);
+        memmove(&ranges[position + 1], &ranges[position],
+                (range_count - position) * sizeof *ranges);
+        ranges[position] = range;
+        range_count++;
+    }
+    scratch_lock_release(&scratch_registry_lock);
+    return error;
+}
+
+static void registry_remove(const struct scratch_range *range) {
+    scratch_lock_acquire(&scratch_registry_lock);
+    for (size_t index = 0; index < range_count; index++) {
+        if (ranges[index] == range) {
+            memmove(&ranges[index], &ranges[index + 1],
+                    (range_count - index - 1) * sizeof *ranges);
+            range_count--;
+            break;
+        }
+    }
+    scratch_lock_release(&scratch_registry_lock);
+}
+
+/* Memory that costs nothing until it is touched: one entry for each page of a large mapping. */
+static void *sparse_allocate(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static void sparse_free(void *memory, size_t bytes) {
+    if (memory)
+        munmap(memory, bytes);
+}
+
+static size_t bitmap_bytes(const struct scratch_range *range) {
+    return (scratch_range_pages(range) + 7) / 8;
+}
+
+static size_t heat_bytes(const struct scratch_range *range) {
+    return scratch_range_pages(range) / SCRATCH_HEAT_CHUNK_PAGES + 1;
+}
+
+static void range_free(struct scratch_range *range) {
+    if (range->source)
+        munmap((void *)range->source, range->length);
+    sparse_free(range->ever_filled, bitmap_bytes(range));
+    sparse_free(range->pins, scratch_range_pages(range) * sizeof *range->pins);
+    sparse_free(range->heat, heat_bytes(range));
+    sparse_free(range->dropped_before, heat_bytes(range));
+    free((void *)range->fixup.offsets);
+    free((void *)range->fixup.operands);
+    free(range->states);
+    free(range->name);
+    free(range);
+}
+
+static uint64_t *copy_words(const uint64_t *words, size_t count) {
+    uint64_t *copy = malloc(count ? count * sizeof *copy : sizeof *copy);
+    if (copy && count)
+        memcpy(copy, words, count * sizeof *copy);
+    return copy;
+}
+
+static struct scratch_range *range_allocate(enum scratch_engine engine,
+                                            const struct scratch_description *description) {
+    struct scratch_range *range = calloc(1, sizeof *range);
+    if (!range)
+        return NULL;
+    size_t page_mask = scratch_page_size() - 1;
+    range->engine = engine;
+    range->address = description->address;
+    range->length = (description->length + page_mask) & ~page_mask;
+    range->protection = description->protection;
+    range->name = strdup(description->name);
+    bool complete = range->name;
+#ifdef SCRATCH_CHECK_STATES
+    range->states = calloc(scratch_range_pages(range), 1);
+    complete = complete && range->states;
+#endif
+    if (engine == SCRATCH_ENGINE_LAZYFREE) {
+        range->ever_filled = sparse_allocate(bitmap_bytes(range));
+        complete = complete && range->ever_filled;
+        if (description->fixup) {
+            range->has_fixup = true;
+            range->fixup = *description->fixup;
+            range->fixup.offsets = copy_words(description->fixup->offsets, range->fixup.count);
+            range->fixup.operands = copy_words(description->fixup->operands, range->fixup.count);
+            complete = complete && range->fixup.offsets && range->fixup.operands;
+        }
+    } else {
+        range->heat = sparse_allocate(heat_bytes(range));
+        range->dropped_before = sparse_allocate(heat_bytes(range));
+        complete = complete && range->heat && range->dropped_before;
+    }
+    if (!complete) {
+        range_free(range);
+        return NULL;
+    }
+    return range;
+}
+
+int scratch_lazyfree_map(struct scratch_range *range, int fixed_flag) {
+    void *mapped = mmap(range->address, range->length, range->protection,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed_flag, -1, 0);
+    if (mapped == MAP_FAILED)
+        return errno;
+    if (mapped != range->address) { /* a kernel that doesn't know MAP_FIXED_NOREPLACE */
+        munmap(mapped, range->length);
+        return EEXIST;
+    }
+    /*
+     * DONTFORK: a child that our fork handlers didn't prepare (a raw clone) must crash, because it
+     * has no registration and would read zeros. DONTDUMP: what can be made again needs no core
+     * file, and dumping it would fault all of it in. NOHUGEPAGE: userfaultfd fills base pages.
+     */
+    if (madvise(range->address, range->length, MADV_DONTFORK) ||
+        madvise(range->address, range->length, MADV_DONTDUMP))
+        return errno;
+    if (madvise(range->address, range->length, MADV_NOHUGEPAGE) && errno != EINVAL)
+        return errno; /* EINVAL: a kernel without transparent huge pages */
+    return 0;
+}
+
+static int lazyfree_start(struct scratch_range *range, const struct scratch_description *from) {
+    /*
+     * The source is a mapping and not a descriptor: an application can close any descriptor, but
+     * this stays, over fork too.
+     */
+    void *source = mmap(NULL, range->length, PROT_READ, MAP_SHARED, from->source_fd,
+                        from->source_offset);
+    if (source == MAP_FAILED)
+        return errno;
+    range->source = source;
+    /* Read-ahead is the pager's: the kernel's read-around would make a random page-in read 128 KiB. */
+    madvise(source, range->length, MADV_RANDOM);
+    int error = scratch_pager_ensure(true);
+    if (!error)
+        error = scratch_lazyfree_map(range, MAP_FIXED);
+    if (!error)
+        error = scratch_pager_register(range);
+    return error;
+}
+
+/* mlock2(2) by number, because the wrapper is newer than the system call. */
+static int lock_on_fault(void *address, size_t length) {
+    return syscall(SYS_mlock2, address, length, MLOCK_ONFAULT) ? errno : 0;
+}
+
+int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
+                         struct scratch_range **ret) {
+    struct scratch_range *range = range_allocate(engine, description);
+    if (!range)
+        return ENOMEM;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_control_lock);
+    int error = scratch_fork_prepare_once();
+    if (!error && engine == SCRATCH_ENGINE_LAZYFREE) {
+        error = lazyfree_start(range, description);
+    } else if (!error) {
+        if (description->lock_length && !lock_on_fault(range->address, description->lock_length))
+            range->lock_length = description->lock_length;
+        if (scratch_pressure_is_watched())
+            error = scratch_pager_ensure(false);
+    }
+    if (!error)
+        error = registry_insert(range);
+    if (error)
+        scratch_pager_stop_if_idle();
+    scratch_lock_release(&scratch_control_lock);
+    scratch_signals_restore(&signals);
+    if (error) {
+        range_free(range);
+        return error;
+    }
+    *ret = range;
+    return 0;
+}
+
+static void range_set_closing(struct scratch_range *range, bool closing) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    range->closing = closing;
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+}
+
+void scratch_range_close_begin(struct scratch_range *range) { range_set_closing(range, true); }
+
+void scratch_range_close_abort(struct scratch_range *range) { range_set_closing(range, false); }
+
+void scratch_range_forget(struct scratch_range *range) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_control_lock);
+    registry_remove(range);
+    /* Whoever found it before holds its lock; nobody finds it any more. */
+    scratch_lock_acquire(&range->lock);
+    scratch_lock_release(&range->lock);
+    scratch_pager_stop_if_idle();
+    scratch_lock_release(&scratch_control_lock);
+    scratch_signals_restore(&signals);
+    range_free(range);
+}
+
+size_t scratch_unpinned_run(const struct scratch_range *range, size_t *first, size_t end) {
+    while (*first < end && scratch_page_is_pinned(range, *first))
+        ++*first;
+    size_t last = *first;
+    while (last < end && !scratch_page_is_pinned(range, last))
+        last++;
+    return last - *first;
+}
+
+static bool page_can_be_lock_on_fault(const struct scratch_range *range, size_t page) {
+    return page * scratch_page_size() < range->lock_length;
+}
+
+int scratch_advise_unpinned(struct scratch_range *range, size_t first, size_t end, int advice) {
+    size_t page_size = scratch_page_size();
+    size_t run;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        if (madvise(range->address + first * page_size, run * page_size, advice))
+            return errno;
+        first += run;
+    }
+    return 0;
+}
+
+int scratch_pagemap_open(void) { return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); }
+
+void scratch_pagemap_close(int pagemap) {
+    if (pagemap >= 0)
+        close(pagemap);
+}
+
+uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap, size_t first,
+                                 size_t pages) {
+    enum { ENTRIES = 512 };
+    /* Documentation/admin-guide/mm/pagemap.rst */
+    const uint64_t present = 1ULL << 63;
+    const uint64_t swapped = 1ULL << 62;
+    const uint64_t file_backed = 1ULL << 61;
+    uint64_t entries[ENTRIES];
+    uint64_t own = 0;
+    uint64_t index = (uintptr_t)range->address / scratch_page_size() + first;
+    while (pages) {
+        size_t wanted = pages < ENTRIES ? pages : ENTRIES;
+        ssize_t got = pread(pagemap, entries, wanted * sizeof entries[0],
+                            (off_t)(index * sizeof entries[0]));
+        if (got <= 0)
+            break;
+        size_t entry_count = (size_t)got / sizeof entries[0];
+        for (size_t entry = 0; entry < entry_count; entry++) {
+            bool is_own_in_memory = (entries[entry] & present) && !(entries[entry] & file_backed);
+            own += is_own_in_memory || (entries[entry] & swapped);
+        }
+        pages -= entry_count;
+        index += entry_count;
+    }
+    return own;
+}
+
+static int dontneed(struct scratch_range *range, size_t first, size_t pages) {
+    size_t page_size = scratch_page_size();
+    unsigned char *address = range->address + first * page_size;
+    if (!page_can_be_lock_on_fault(range, first))
+        return madvise(address, pages * page_size, MADV_DONTNEED) ? errno : 0;
+    if (!madvise(address, pages * page_size, MADV_DONTNEED_LOCKED))
+        return 0;
+    if (errno != EINVAL)
+        return errno;
+    /* Before Linux 5.18: unlock, drop, lock again; nobody else locks this range. */
+    if (munlock(address, pages * page_size) ||
+        madvise(address, pages * page_size, MADV_DONTNEED))
+        return errno;
+    return lock_on_fault(address, pages * page_size);
+}
+
+int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
+                        uint64_t *ret_pages) {
+    size_t boundary = range->lock_length / scratch_page_size();
+    size_t run;
+    *ret_pages = 0;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        if (first < boundary && first + run > boundary)
+            run = boundary - first; /* what is locked on fault needs another call */
+        uint64_t own = scratch_count_own_pages(range, pagemap, first, run);
+        int error = dontneed(range, first, run);
+        if (error)
+            return error;
+        scratch_check_event(range, first, range->engine == SCRATCH_ENGINE_LAZYFREE ? run : 0,
+                            SCRATCH_EVENT_DROP);
+        *ret_pages += own;
+        first += run;
+    }
+    atomic_fetch_add_explicit(&range->dropped, *ret_pages, memory_order_relaxed);
+    return 0;
+}
+
+int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length,
+                       uint64_t *ret_pages) {
+    size_t page_size = scratch_page_size();
+    int pagemap = scratch_pagemap_open();
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    int error = scratch_drop_locked(range, pagemap, offset / page_size,
+                                    (offset + length) / page_size, ret_pages);
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    scratch_pagemap_close(pagemap);
+    return error;
+}
+
+int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t length) {
+    size_t page_size = scratch_page_size();
+    int error = scratch_range_rearm(range, offset, length);
+    if (error)
+        return error;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    error = scratch_advise_unpinned(range, offset / page_size, (offset + length) / page_size,
+                                    MADV_PAGEOUT);
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    return error;
+}
+
+int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length) {
+    if (range->engine != SCRATCH_ENGINE_LAZYFREE || !(range->protection & PROT_WRITE))
+        return 0;
+    size_t page_size = scratch_page_size();
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_control_lock);
+    int error = scratch_pager_ensure(true);
+    if (!error)
+        error = scratch_pager_rearm(range, offset / page_size, (offset + length) / page_size);
+    scratch_lock_release(&scratch_control_lock);
+    scratch_signals_restore(&signals);
+    return error;
+}
+
+/* Unlocks every run of pages whose last pin has gone; what is locked on fault stays so. */
+static void unlock_unpinned(struct scratch_range *range, size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    size_t boundary = range->lock_length / page_size;
+    if (first < boundary)
+        first = boundary < end ? boundary : end;
+    size_t run;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        munlock(range->address + first * page_size, run * page_size);
+        first += run;
+    }
+}
+
+static void count_pins(struct scratch_range *range, size_t first, size_t end, int change) {
+    for (size_t page = first; page < end; page++) {
+        bool was_pinned = range->pins[page];
+        range->pins[page] += (uint32_t)change;
+        bool is_pinned = range->pins[page];
+        if (is_pinned && !was_pinned)
+            range->pinned_pages++;
+        if (was_pinned && !is_pinned) {
+            range->pinned_pages--;
+            if (range->engine == SCRATCH_ENGINE_LAZYFREE)
+                scratch_check_event(range, page, 1, SCRATCH_EVENT_UNPIN);
+        }
+    }
+}
+
+/*
+ * Makes every page be there: a load faults a missing one in, and where stores are allowed an atomic
+ * "or 0" also makes it writable, so that a system call can store into it. Not under any lock,
+ * because each of these may wait for the pager.
+ */
+static void touch_pages(struct scratch_range *range, size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    for (size_t page = first; page < end; page++) {
+        _Atomic uint8_t *byte = (_Atomic uint8_t *)(range->address + page * page_size);
+        if (range->protection & PROT_WRITE)
+            atomic_fetch_or_explicit(byte, 0, memory_order_relaxed);
+        else
+            (void)atomic_load_explicit(byte, memory_order_relaxed);
+    }
+}
+
+static void check_pinned(struct scratch_range *range, size_t first, size_t end) {
+#ifdef SCRATCH_CHECK_STATES
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    for (size_t page = first; range->engine == SCRATCH_ENGINE_LAZYFREE && page < end; page++) {
+        if (range->pins[page] && range->states[page] != SCRATCH_STATE_PINNED)
+            scratch_check_event(range, page, 1, SCRATCH_EVENT_PIN);
+    }
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+#else
+    (void)range, (void)first, (void)end;
+#endif
+}
+
+int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
+                      uint64_t *ret_generation) {
+    size_t page_size = scratch_page_size();
+    size_t first = offset / page_size;
+    size_t end = (offset + length) / page_size;
+    int error = 0;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    if (!range->pins)
+        range->pins = sparse_allocate(scratch_range_pages(range) * sizeof *range->pins);
+    if (!range->pins) {
+        error = ENOMEM;
+    } else {
+        count_pins(range, first, end, 1);
+        error = lock_on_fault(range->address + offset, length);
+        if (error) {
+            count_pins(range, first, end, -1);
+            unlock_unpinned(range, first, end);
+        }
+        *ret_generation = range->generation;
+    }
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    if (!error) {
+        touch_pages(range, first, end);
+        check_pinned(range, first, end);
+    }
+    return error;
+}
+
+int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t length,
+                        uint64_t generation) {
+    size_t page_size = scratch_page_size();
+    size_t first = offset / page_size;
+    size_t end = (offset + length) / page_size;
+    bool is_ours;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    is_ours = range->pins && generation == range->generation;
+    if (is_ours) {
+        count_pins(range, first, end, -1);
+        unlock_unpinned(range, first, end);
+    }
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    return is_ours ? scratch_range_rearm(range, offset, length) : 0;
+}
+
+void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    ret->pinned = range->pinned_pages;
+    ret->locked_bytes = range->lock_length;
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    ret->filled = atomic_load_explicit(&range->filled, memory_order_relaxed);
+    ret->rebuilt = atomic_load_explicit(&range->rebuilt, memory_order_relaxed);
+    ret->dropped = atomic_load_explicit(&range->dropped, memory_order_relaxed);
+    ret->fixup_ns = atomic_load_explicit(&range->fixup_ns, memory_order_relaxed);
+}
+
+int scratch_kernel_probe(int fd) {
+    void *mapped = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE, MAP_SCRATCH, fd, 0);
+    if (mapped == MAP_FAILED)
+        return errno;
+    munmap(mapped, scratch_page_size());
+    return 0;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ranges and their owners, inside libscratch.
+ *
+ * An address may be reused by malloc a microsecond after it was unmapped, and to drop somebody
+ * else's memory is the worst bug that this library could have. So every madvise happens under the
+ * lock of a range that the registry still holds and that nobody is closing.
+ *
+ * Order of locks: control (the pager's start, stop and mailbox) -> registry -> range. Nobody touches scratch
+ * memory, waits for the pager or needs an interpreter's lock while holding registry or range; and
+ * an application's thread holds either only with its signals blocked, because a signal handler may
+ * touch scratch memory and would then wait for itself.
+ */
+#ifndef SCRATCH_RANGE_H
+#define SCRATCH_RANGE_H
+
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "lock.h"
+#include "scratch.h"
+
+struct scratch_range {
+    struct scratch_lock lock;
+    enum scratch_engine engine;
+    bool closing;
+    unsigned char *address;
+    size_t length; /* whole pages */
+    int protection;
+    char *name;
+
+    /* lazyfree */
+    const unsigned char *source; /* the same bytes of the file, shared and read-only */
+    struct scratch_word_table fixup;
+    bool has_fixup;
+    unsigned char *ever_filled; /* a bit a page */
+    size_t next_fault_page;     /* where a sequential reader would fault next */
+    size_t readahead_end_page;
+    bool sequential;
+
+    /* dontneed */
+    size_t lock_length;
+    unsigned char *heat; /* a byte a chunk: how often it came back after a drop */
+    unsigned char *dropped_before;
+
+    uint32_t *pins; /* a count a page; NULL until the first pin */
+    uint64_t pinned_pages;
+    uint64_t generation; /* changes over fork, so that a pin of the parent isn't released here */
+
+    _Atomic uint64_t filled;
+    _Atomic uint64_t rebuilt;
+    _Atomic uint64_t dropped;
+    _Atomic uint64_t fixup_ns;
+
+    uint8_t *states; /* only in builds that check them */
+};
+
+extern struct scratch_settings scratch_settings;
+extern struct scratch_lock scratch_control_lock;
+extern struct scratch_lock scratch_registry_lock;
+
+size_t scratch_page_size(void);
+
+/* An application's thread around any of the locks above. */
+void scratch_signals_block(sigset_t *ret_previous);
+void scratch_signals_restore(const sigset_t *previous);
+
+/*
+ * The range that holds `address`, locked, or NULL. A range that is being closed is not found; then
+ * *ret_closing says so.
+ */
+struct scratch_range *scratch_registry_find_locked(uintptr_t address, bool *ret_closing);
+/* Under the registry's lock: the ranges, ascending by address. */
+struct scratch_range **scratch_registry_ranges(size_t *ret_count);
+size_t scratch_registry_count(void);
+
+static inline size_t scratch_range_pages(const struct scratch_range *range) {
+    return range->length / scratch_page_size();
+}
+
+static inline bool scratch_page_is_pinned(const struct scratch_range *range, size_t page) {
+    return range->pins && range->pins[page];
+}
+
+/*
+ * The first run of unpinned pages in [*first, end): *first moves to its start, its length comes
+ * back; 0 if there is none. Under the range's lock.
+ */
+size_t scratch_unpinned_run(const struct scratch_range *range, size_t *first, size_t end);
+
+/* madvise on every unpinned run of pages [first, end), under the range's lock. */
+int scratch_advise_unpinned(struct scratch_range *range, size_t first, size_t end, int advice);
+
+/* A descriptor of /proc/self/pagemap, -1 if it can't be had: then nothing is counted. */
+int scratch_pagemap_open(void);
+void scratch_pagemap_close(int pagemap);
+/* Pages of ours that are in memory or in swap: of a file mapping, its private copies. */
+uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap, size_t first,
+                                 size_t pages);
+/* MADV_DONTNEED in the form that the range needs, on unpinned runs; the pages that were there. */
+int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
+                        uint64_t *ret_pages);
+
+/* Maps the range anew over [address, address + length) with what `lazyfree` needs. */
+int scratch_lazyfree_map(struct scratch_range *range, int fixed_flag);
+
+/* Asserts the table of page states; nothing in ordinary builds. */
+void scratch_check_event(struct scratch_range *range, size_t first, size_t pages,
+                         enum scratch_page_event event);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libscratch: memory that the kernel may throw away, below any language.
+ *
+ * It holds what must run without an interpreter: the page-fault path, the drop policy that memory
+ * pressure wakes, and the ownership of address ranges. It decides nothing that a user could want to
+ * change: sizes, windows and shares come in through `scratch_settings`.
+ *
+ * Functions return 0 or a positive errno value; results come back through parameters named `ret`.
+ */
+#ifndef SCRATCH_H
+#define SCRATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "states.h"
+#include "wordtable.h"
+
+struct scratch_range;
+
+struct scratch_settings {
+    uint32_t fault_around_pages;   /* pages made at one page fault (aligned, a power of two) */
+    uint64_t rearm_window_ns;      /* at the latest so long after a store its page is re-armed */
+    uint64_t poll_after_fault_ns;  /* how long the pager looks for the next fault before it sleeps */
+    uint64_t readahead_bytes;      /* of the source, ahead of a sequential reader */
+    uint32_t drop_percent_low;     /* of the dirty pages of `dontneed`, by level of pressure */
+    uint32_t drop_percent_medium;
+    uint32_t drop_percent_critical;
+};
+
+struct scratch_description {
+    void *address; /* page-aligned; a private file mapping that the range takes over */
+    size_t length; /* bytes; the last page may be incomplete */
+    int protection;
+    int source_fd;      /* only `lazyfree`; not kept */
+    off_t source_offset;
+    const char *name;   /* for messages; copied */
+    const struct scratch_word_table *fixup; /* only `lazyfree`; copied; may be NULL */
+    size_t lock_length; /* only `dontneed`: this much from the start is locked on fault */
+};
+
+struct scratch_counts {
+    uint64_t filled;   /* pages made by the pager */
+    uint64_t rebuilt;  /* of those, pages that had been made before */
+    uint64_t dropped;  /* pages dropped by `scratch_range_drop` or by the drop policy */
+    uint64_t pinned;   /* pages pinned now */
+    uint64_t fixup_ns; /* time spent in page-in fixups */
+    uint64_t locked_bytes; /* `dontneed`: locked on fault */
+};
+
+/* What userfaultfd this process gets. */
+struct scratch_userfault_status {
+    int error;            /* 0, or why there is none */
+    bool system_calls;    /* faults of system calls are served too */
+    bool write_protect;   /* stores can be tracked */
+    bool poison;          /* a page that can't be made gives SIGBUS to whoever touches it */
+    int remote_read_error; /* process_vm_readv on ourselves, needed by page-in fixups */
+};
+
+enum scratch_pressure_kind { SCRATCH_PRESSURE_CGROUP1, SCRATCH_PRESSURE_STALL };
+
+void scratch_configure(const struct scratch_settings *settings);
+void scratch_userfault_probe(struct scratch_userfault_status *ret);
+/* Is MAP_SCRATCH real here? 0 if it is, else the errno of a real mmap. */
+int scratch_kernel_probe(int fd);
+
+int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
+                         struct scratch_range **ret);
+/* Between begin and abort or forget, nobody calls madvise on the range. */
+void scratch_range_close_begin(struct scratch_range *range);
+void scratch_range_close_abort(struct scratch_range *range);
+void scratch_range_forget(struct scratch_range *range);
+
+/* Offsets and lengths are multiples of the page size, inside the range. */
+int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length, uint64_t *ret_pages);
+int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t length);
+int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
+                      uint64_t *ret_generation);
+int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t length,
+                        uint64_t generation);
+int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length);
+void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret);
+
+/* What wakes the drop policy of `dontneed`; `path` is a cgroup v1 directory or a PSI file. */
+int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger);
+/* How often pressure was announced, and pages that the drop policy has dropped in all. */
+void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages);
+/* Runs the drop policy once, as if pressure of level 0 (low) to 2 (critical) had been announced. */
+void scratch_pressure_announce(int level);
+
+/*
+ * Around a fork by a caller that counts threads right after it: the pager is then restarted in the
+ * parent only by `scratch_fork_finish`.
+ */
+void scratch_fork_expect(void);
+void scratch_fork_finish(void);
+/* The pager's thread id, 0 if none runs. */
+pid_t scratch_pager_thread(void);
+
+#endif

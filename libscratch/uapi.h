@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Constants of the Linux user-space interface that are newer than the headers of Linux 5.10, so that
+ * libscratch builds on an old distribution and finds out at run time what the kernel can do. Each
+ * names the commit that added it.
+ */
+#ifndef SCRATCH_UAPI_H
+#define SCRATCH_UAPI_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+#include <linux/userfaultfd.h>
+#include <sys/mman.h>
+
+/* 37cd0575b849 ("userfaultfd: add UFFD_USER_MODE_ONLY", in v5.11) */
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+
+/* 4ca9b3859dac ("mm/madvise: introduce MADV_POPULATE_(READ|WRITE)", in v5.14) */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+/* 9457056ac426 ("mm: madvise: MADV_DONTNEED_LOCKED", in v5.18) */
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+/* 2d5de004e009 ("userfaultfd: add /dev/userfaultfd for fine grained access control", in v6.1) */
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+/* fc71884a5f59 ("mm: userfaultfd: add new UFFDIO_POISON ioctl", in v6.6) */
+#ifndef UFFDIO_POISON
+struct uffdio_poison {
+    struct uffdio_range range;
+    __u64 mode;
+    __s64 updated;
+};
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#endif
+
+/*
+ * Not in any released kernel: the mapping type that the patches under kernel/ add. Its number is a
+ * map type (it stands where MAP_PRIVATE stands), so that an unpatched kernel answers EINVAL.
+ */
+#ifndef MAP_SCRATCH
+#define MAP_SCRATCH 0x0a
+#endif
+
+/* The older ones that the C library's headers may still lack. */
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21 /* 1a4e58cce84e ("mm: introduce MADV_PAGEOUT", in v5.4) */
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1U << 1) /* 278a5fbaed89 ("open: add close_range()", in v5.9) */
+#endif
+
+#endif

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge to libscratch: word operations on `mmap.mmap`, and what the engines call.
+
+Nothing here is for users but the three word operations, which `mapscratch.ScratchMap` inherits.
+"""
+
+import mmap
+from typing import Final, Self, SupportsIndex, TypedDict
+
+from typing_extensions import Buffer
+
+ENGINE_LAZYFREE: Final[int]
+ENGINE_DONTNEED: Final[int]
+RULE_SET: Final[int]
+RULE_ADD: Final[int]
+PRESSURE_CGROUP1: Final[int]
+PRESSURE_STALL: Final[int]
+
+class RangeCounts(TypedDict):
+    """Pages made, made again and dropped so far; pages pinned now; nanoseconds; bytes."""
+
+    filled: int
+    rebuilt: int
+    dropped: int
+    pinned: int
+    fixup_ns: int
+    locked_bytes: int
+
+class UserfaultStatus(TypedDict):
+    """What userfaultfd this process gets; the errors are errno values, 0 for none."""
+
+    error: int
+    system_calls: bool
+    write_protect: bool
+    poison: bool
+    remote_read_error: int
+
+class WordMap(mmap.mmap):
+    """An mmap.mmap with indivisible word operations and the engines' hooks."""
+
+    def load(self, offset: SupportsIndex, /) -> int:
+        """The aligned unsigned 8-byte word at `offset`, read indivisibly (acquire)."""
+
+    def store(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
+        """Stores an aligned unsigned 8-byte word indivisibly (release)."""
+
+    def compare_exchange(
+        self, offset: SupportsIndex, expected: SupportsIndex, desired: SupportsIndex, /
+    ) -> int:
+        """Stores `desired` if the word is `expected`; returns the word that was found."""
+
+    @property
+    def _address(self) -> int: ...
+    def _attach(
+        self,
+        engine: int,
+        protection: int,
+        source_fd: int,
+        source_offset: int,
+        name: str,
+        rule: int,
+        offsets: Buffer | None,
+        operands: Buffer | None,
+        lock_length: int,
+        /,
+    ) -> None: ...
+    def _drop(self, offset: int, length: int, /) -> int: ...
+    def _reclaim(self, offset: int, length: int, /) -> int: ...
+    def _rearm(self, offset: int, length: int, /) -> int: ...
+    def _pin(self, offset: int, length: int, /) -> int: ...
+    def _unpin(self, offset: int, length: int, generation: int, /) -> None: ...
+    def _range_counts(self) -> RangeCounts: ...
+    def __enter__(self) -> Self: ...
+
+def configure(
+    *,
+    fault_around_pages: int,
+    rearm_window_ns: int,
+    poll_after_fault_ns: int,
+    readahead_bytes: int,
+    drop_percent_low: int,
+    drop_percent_medium: int,
+    drop_percent_critical: int,
+) -> None: ...
+def userfault_status() -> UserfaultStatus: ...
+def kernel_probe(descriptor: int, /) -> int: ...
+def watch_pressure(kind: int, path: str, trigger: str, /) -> None: ...
+def pressure_counts() -> tuple[int, int]: ...
+def announce_pressure(level: int, /) -> None: ...
+def pager_thread() -> int: ...
+def fork_expect() -> None: ...
+def fork_finish() -> None: ...
+def heal_words(memory: Buffer, offsets: Buffer, file_words: Buffer, values: Buffer, /) -> int: ...
+def page_states() -> dict[str, str]: ...
+def page_transitions() -> list[tuple[str, str, str, str]]: ...

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine ``dontneed``: MAP_PRIVATE of the file, and we drop its dirty pages with MADV_DONTNEED.
+
+A page's life::
+
+    file, dropped --page fault--> clean --store--> dirty --drop by us--> dropped
+    clean --reclaim by the kernel--> file
+    clean, dirty --pin--> pinned --release--> dirty
+
+It works on any Linux, in any sandbox, over fork and in system calls, and keeps clean pages shared
+with the page cache. But *we* decide, woken by memory pressure, and the kernel may be faster and
+write a page to swap: best effort. What fits in RLIMIT_MEMLOCK is locked on fault, which the kernel
+never swaps; those pages are firm.
+
+The drop policy is ``libscratch/pressure.c``; it runs on the native thread, without the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from mmap import PAGESIZE
+
+from mapscratch import _native
+from mapscratch.engines.interface import (
+    Engine,
+    EngineStatus,
+    Guarantees,
+    PageCounts,
+    ReclaimNotApplicable,
+    Request,
+)
+from mapscratch.kernelstats import count_pages, memory_cgroup, read_meminfo
+
+_PRESSURE_STALL_FILE = "/proc/pressure/memory"
+_STALL_TRIGGER = "some 20000 2000000"
+"""20 ms of stalls in 2 s, the shortest window that an ordinary user may ask for
+(Documentation/accounting/psi.rst, "Monitoring for pressure thresholds")."""
+
+_SHARE_LEFT_FOR_PINS = 4
+"""A quarter of RLIMIT_MEMLOCK is never locked on fault, so that `ScratchMap.pin` still works."""
+_SHARE_OF_MEMORY = 8
+"""Where RLIMIT_MEMLOCK has no limit, at most an eighth of the machine's memory is locked."""
+
+_woken_by: str | None = None
+
+
+class DontneedEngine(Engine):
+    """MAP_PRIVATE of the file, dropped by MADV_DONTNEED on memory pressure."""
+
+    name = "dontneed"
+
+    def status(self) -> EngineStatus:
+        """Runs on any Linux; what would wake its drop policy is found out without starting it."""
+        return EngineStatus(
+            self.name, available=True, reason=f"dropped by us: {_who_would_wake_us()}."
+        )
+
+    def guarantees(self, request: Request) -> Guarantees:
+        """Firm if all of the mapping can be locked on fault."""
+        return _guarantees(min(_lock_budget(), _whole_pages(request.length)), request.length)
+
+    def guarantees_of(self, mapping: _native.WordMap) -> Guarantees:
+        """Firm if all of the mapping is locked on fault."""
+        return _guarantees(mapping._range_counts()["locked_bytes"], len(mapping))
+
+    def attach(self, mapping: _native.WordMap, request: Request) -> None:
+        """Locks on fault what fits and starts to watch memory pressure."""
+        _watch_pressure()
+        mapping._attach(
+            _native.ENGINE_DONTNEED,
+            request.protection,
+            -1,
+            0,
+            request.name,
+            _native.RULE_SET,
+            None,
+            None,
+            min(_lock_budget(), _whole_pages(request.length)),
+        )
+
+    def counts(self, mapping: _native.WordMap) -> PageCounts:
+        """Page tables say what is there and whether it is a private copy."""
+        native = mapping._range_counts()
+        pages = count_pages(mapping._address, len(mapping))
+        private = pages.private - pages.swapped
+        return PageCounts(
+            resident=pages.present,
+            dirty=private,
+            droppable=None,
+            swapped=pages.swapped,
+            pinned=native["pinned"],
+            filled=None,
+            dropped=native["dropped"],
+            rebuilt=None,
+            fixup_seconds=None,
+        )
+
+    def reclaim(self, mapping: _native.WordMap, offset: int, length: int) -> None:
+        """Not ours to ask for: the kernel would swap the pages.
+
+        Raises:
+            ReclaimNotApplicable: always; it names `ScratchMap.drop`.
+        """
+        raise ReclaimNotApplicable(
+            "engine 'dontneed' drops pages itself; the kernel, asked to reclaim them, would write "
+            "them to swap. Use m.drop() to drop them now."
+        )
+
+
+def _whole_pages(length: int) -> int:
+    return -(-length // PAGESIZE) * PAGESIZE
+
+
+def _lock_budget() -> int:
+    """Bytes that may still be locked on fault."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY:
+        limit = read_meminfo().total // _SHARE_OF_MEMORY
+    usable = limit - limit // _SHARE_LEFT_FOR_PINS
+    return max(0, usable - _locked_bytes()) // PAGESIZE * PAGESIZE
+
+
+def _locked_bytes() -> int:
+    """VmLck: what counts against RLIMIT_MEMLOCK, resident or not."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("VmLck:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _guarantees(locked: int, length: int) -> Guarantees:
+    is_firm = locked >= length
+    return Guarantees(
+        no_swap="firm" if is_firm else "best effort",
+        no_swap_detail="all of it is locked on fault"
+        if is_firm
+        else f"{locked} of {length} bytes are locked on fault, which is what RLIMIT_MEMLOCK "
+        "leaves; of the rest pages are swapped if the kernel is faster than our drop policy, "
+        f"woken by: {_woken_by or _who_would_wake_us()}",
+        window_seconds=0.0,
+        system_calls=True,
+        page_in_fixups=False,
+        clean_pages_shared=True,
+        locked_bytes=locked,
+    )
+
+
+def _who_would_wake_us() -> str:
+    if _woken_by:
+        return _woken_by
+    group = memory_cgroup()
+    if group and group.version == 1:
+        control = group.directory / "cgroup.event_control"
+        if os.access(control, os.W_OK):
+            return "memory cgroup's pressure_level"
+    if os.access(_PRESSURE_STALL_FILE, os.W_OK):
+        return "the machine's pressure stall information"
+    return "nothing (no cgroup event control and no /proc/pressure/memory): only m.drop() drops"
+
+
+def _watch_pressure() -> None:
+    """Starts to watch the best source of memory pressure there is; once a process."""
+    global _woken_by  # noqa: PLW0603 - there is one native thread, and one watch, a process
+    if _woken_by:
+        return
+    group = memory_cgroup()
+    if (
+        group
+        and group.version == 1
+        and _try_watch(_native.PRESSURE_CGROUP1, str(group.directory), "")
+    ):
+        _woken_by = "memory cgroup's pressure_level"
+    elif _try_watch(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _STALL_TRIGGER):
+        _woken_by = "the machine's pressure stall information"
+
+
+def _try_watch(kind: int, path: str, trigger: str) -> bool:
+    try:
+        _native.watch_pressure(kind, path, trigger)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine is, and the words in which it speaks of itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mapscratch._native import WordMap
+    from mapscratch.fixups import Words
+
+
+class EngineUnavailable(RuntimeError):
+    """No engine can do what was asked for here; the message says why and what to do."""
+
+
+class ReclaimNotApplicable(RuntimeError):
+    """In this engine we decide what is dropped, not the kernel: use `ScratchMap.drop`."""
+
+
+class SystemCallWarning(UserWarning):
+    """System calls fail with EFAULT on pages of a mapping that are not in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Whether an engine runs in this process, found out by trying.
+
+    Attributes:
+        name: the engine.
+        available: it runs here.
+        reason: what it is, or why it doesn't run.
+        remedy: what would allow it; empty where it runs or nothing would.
+        page_in_fixups: it can make fixups at page-in.
+        system_calls: page faults of system calls are served.
+    """
+
+    name: str
+    available: bool
+    reason: str
+    remedy: str = ""
+    page_in_fixups: bool = False
+    system_calls: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantees:
+    """What an engine promises for one mapping; never rounded up.
+
+    Attributes:
+        no_swap: ``"firm"``: no page reaches swap. ``"outside window"``: none does, except within
+            `window_seconds` of a store to it. ``"best effort"``: pages may reach swap.
+        no_swap_detail: the same in a sentence.
+        window_seconds: see `no_swap`; 0 where there is no window.
+        system_calls: system calls may be given any part of the mapping.
+        page_in_fixups: fixups are made at page-in.
+        clean_pages_shared: pages that nobody stored to are shared with the page cache.
+        locked_bytes: so much from the start is locked on fault and never reaches swap.
+    """
+
+    no_swap: Literal["firm", "outside window", "best effort"]
+    no_swap_detail: str
+    window_seconds: float
+    system_calls: bool
+    page_in_fixups: bool
+    clean_pages_shared: bool
+    locked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageCounts:
+    """Pages of a mapping. What an engine can't know is None, not 0.
+
+    Attributes:
+        resident: in memory now.
+        dirty: stored to, in memory, and not droppable by the kernel at this moment.
+        droppable: in memory and ours, and will be dropped, not swapped, when memory is wanted.
+        swapped: in swap now.
+        pinned: pinned now.
+        filled: made at page-in so far.
+        dropped: gone so far, by the kernel or by us.
+        rebuilt: of `filled`, those that had been made before.
+        fixup_seconds: time spent in page-in fixups so far.
+    """
+
+    resident: int
+    dirty: int | None
+    droppable: int | None
+    swapped: int
+    pinned: int
+    filled: int | None
+    dropped: int | None
+    rebuilt: int | None
+    fixup_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A mapping that wants an engine: sizes in bytes."""
+
+    name: str
+    fileno: int
+    offset: int
+    length: int
+    protection: int
+    fixup: Words | None
+
+
+class Engine(ABC):
+    """How pages of a mapping are dropped and come back.
+
+    Ranges that are passed in are whole pages inside the mapping.
+    """
+
+    name: str
+
+    @abstractmethod
+    def status(self) -> EngineStatus:
+        """Whether it runs here, by trying."""
+
+    @abstractmethod
+    def guarantees(self, request: Request) -> Guarantees:
+        """What it would promise for a mapping that doesn't exist yet."""
+
+    @abstractmethod
+    def guarantees_of(self, mapping: WordMap) -> Guarantees:
+        """What it promises for a mapping that it has."""
+
+    @abstractmethod
+    def attach(self, mapping: WordMap, request: Request) -> None:
+        """Takes over the memory of a fresh private mapping of the file.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+
+    @abstractmethod
+    def counts(self, mapping: WordMap) -> PageCounts:
+        """The pages of a mapping."""
+
+    @abstractmethod
+    def reclaim(self, mapping: WordMap, offset: int, length: int) -> None:
+        """Asks the kernel to reclaim a range."""

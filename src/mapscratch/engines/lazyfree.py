@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine ``lazyfree``: anonymous memory that userfaultfd fills and MADV_FREE lets the kernel drop.
+
+A page's life (`mapscratch._native.page_transitions` has it as data)::
+
+    file, dropped --page fault--> filling --page-in--> clean --store--> dirty --re-arm--> armed
+    clean, armed --reclaim by the kernel, or drop--> dropped
+    clean, dirty, armed --pin--> pinned --release--> dirty
+
+A page that was just made is write-protected by userfaultfd and lazily freed: the kernel may drop
+it. The first store to it is a page fault that opens it (and its neighbours) to stores and marks
+it; within the window it is re-armed, that is, write-protected and lazily freed again. So every
+store is seen, whichever way it is made, and nothing runs while nobody stores.
+
+All of that is done by one native thread a process (``libscratch/pager.c``). It holds the only
+descriptor of the userfaultfd, in a descriptor table of its own, and needs no interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+
+from mapscratch import _native
+from mapscratch.engines.interface import (
+    Engine,
+    EngineStatus,
+    Guarantees,
+    PageCounts,
+    Request,
+    SystemCallWarning,
+)
+from mapscratch.kernelstats import count_pages, range_memory
+
+REARM_WINDOW_SECONDS = 0.010
+"""At the latest so long after a store its page is droppable again."""
+
+_REMEDY = (
+    "To allow userfaultfd: run as root, or `sysctl vm.unprivileged_userfaultfd=1`, or give this "
+    "user access to /dev/userfaultfd; in a container, allow the system calls userfaultfd and "
+    "close_range in its seccomp profile."
+)
+
+# A caller of os.fork that counts threads right after it (Python 3.12 does, and warns) must not
+# find the pager: it is stopped before the fork, and restarted after the count.
+os.register_at_fork(before=_native.fork_expect, after_in_parent=_native.fork_finish)
+
+_warned_of_system_calls = False
+
+
+class LazyfreeEngine(Engine):
+    """Anonymous memory, MADV_FREE, filled through userfaultfd in event mode."""
+
+    name = "lazyfree"
+
+    def status(self) -> EngineStatus:
+        """Opens a userfaultfd and closes it again."""
+        userfault = _native.userfault_status()
+        problem = ""
+        if userfault["error"]:
+            problem = f"userfaultfd is not allowed here: {os.strerror(userfault['error'])}."
+        elif not userfault["write_protect"]:
+            problem = "userfaultfd can't write-protect pages on this kernel or processor."
+        elif userfault["remote_read_error"]:
+            problem = (
+                "process_vm_readv is not allowed here: "
+                f"{os.strerror(userfault['remote_read_error'])}."
+            )
+        if problem:
+            return EngineStatus(
+                self.name, available=False, reason=problem, remedy=_REMEDY, system_calls=False
+            )
+        served = userfault["system_calls"]
+        reason = "userfaultfd" + (
+            " (system calls are served too)."
+            if served
+            else " in user mode only: system calls fail on pages that are not in memory."
+        )
+        return EngineStatus(
+            self.name, available=True, reason=reason, page_in_fixups=True, system_calls=served
+        )
+
+    def guarantees(self, request: Request) -> Guarantees:
+        """The same for every mapping."""
+        return _guarantees()
+
+    def guarantees_of(self, mapping: _native.WordMap) -> Guarantees:
+        """The same for every mapping."""
+        return _guarantees()
+
+    def attach(self, mapping: _native.WordMap, request: Request) -> None:
+        """Maps anonymous memory over the file's and registers it."""
+        fixup = request.fixup
+        try:
+            mapping._attach(
+                _native.ENGINE_LAZYFREE,
+                request.protection,
+                request.fileno,
+                request.offset,
+                request.name,
+                fixup.rule if fixup else _native.RULE_SET,
+                fixup.offsets if fixup else None,
+                fixup.operands if fixup else None,
+                0,
+            )
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOSYS):
+                raise
+            raise OSError(
+                error.errno, f"lazyfree can't start: {error.strerror}. {_REMEDY}"
+            ) from None
+        _warn_of_system_calls()
+
+    def counts(self, mapping: _native.WordMap) -> PageCounts:
+        """Page tables say what is there, smaps what is lazily freed, the pager what it made."""
+        address, length = mapping._address, len(mapping)
+        native = mapping._range_counts()
+        pages = count_pages(address, length)
+        memory = range_memory(address, length)
+        droppable = memory.usage.lazy_free // os.sysconf("SC_PAGESIZE") if memory.exact else None
+        if droppable is not None:
+            droppable = min(droppable, pages.present)
+        return PageCounts(
+            resident=pages.present,
+            dirty=None if droppable is None else pages.present - droppable,
+            droppable=droppable,
+            swapped=pages.swapped,
+            pinned=native["pinned"],
+            filled=native["filled"],
+            dropped=max(0, native["filled"] - pages.present - pages.swapped),
+            rebuilt=native["rebuilt"],
+            fixup_seconds=native["fixup_ns"] / 1e9,
+        )
+
+    def reclaim(self, mapping: _native.WordMap, offset: int, length: int) -> None:
+        """Re-arms what is marked, then MADV_PAGEOUT."""
+        mapping._reclaim(offset, length)
+
+
+def _guarantees() -> Guarantees:
+    milliseconds = REARM_WINDOW_SECONDS * 1000
+    return Guarantees(
+        no_swap="outside window",
+        no_swap_detail=f"a page can be swapped within {milliseconds:g} ms of a store to it, "
+        "and between being made and being lazily freed (microseconds)",
+        window_seconds=REARM_WINDOW_SECONDS,
+        system_calls=_native.userfault_status()["system_calls"],
+        page_in_fixups=True,
+        clean_pages_shared=False,
+    )
+
+
+def _warn_of_system_calls() -> None:
+    global _warned_of_system_calls  # noqa: PLW0603 - one warning a process, as documented
+    if _warned_of_system_calls or _native.userfault_status()["system_calls"]:
+        return
+    _warned_of_system_calls = True
+    warnings.warn(
+        "without privilege userfaultfd serves no page faults of system calls: write(), send(), "
+        "readinto() and the like fail with EFAULT, or do less than asked for, on pages of this "
+        "mapping that are not in memory. Put them into `with m.pin():`.",
+        SystemCallWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ScratchMap`: a private mapping of a file whose dirty pages may be thrown away."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import resource
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from mmap import PAGESIZE
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
+
+from mapscratch._native import WordMap
+from mapscratch.engines import Engine, Guarantees, PageCounts, Request, choose
+
+if TYPE_CHECKING:
+    from mapscratch.fixups import Words
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+File: TypeAlias = int | str | os.PathLike[str] | _HasFileno
+"""A descriptor, a path, or an open file."""
+
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+
+_HARMLESS_ADVICE = frozenset(
+    getattr(mmap, name)
+    for name in (
+        "MADV_NORMAL",
+        "MADV_RANDOM",
+        "MADV_SEQUENTIAL",
+        "MADV_WILLNEED",
+        "MADV_DODUMP",
+        "MADV_DONTDUMP",
+    )
+    if hasattr(mmap, name)
+)
+
+
+class ScratchMap(WordMap):
+    """A private mapping of a file. **Stores vanish**: any page may be dropped at any moment.
+
+    When the kernel wants a page back it is dropped, not written to swap, and the next touch shows
+    the file's current content again, with the mapping's page-in fixups if it has any. So store only
+    what you can make again when it is gone, and publish only values that any thread would compute
+    equal. Everything else is `mmap.mmap` with ``access=ACCESS_COPY``: slices, ``find``,
+    ``memoryview``, ``numpy.frombuffer``, ``re.search`` and ``struct.unpack_from`` work, and nothing
+    ever changes the file.
+
+    Words. `load`, `store` and `compare_exchange` work on aligned unsigned 8-byte words, each
+    indivisible with respect to a drop. They promise nothing *over* a drop, which makes three things
+    wrong that look right:
+
+    - *A lock.* ``if m.compare_exchange(o, 0, 1) == 0:`` enters the critical section; the page is
+      dropped, the word is the file's 0 again, and another thread enters it too.
+    - *A counter.* ``m.compare_exchange(o, n, n + 1)`` counts; after a drop it starts at the file's
+      value again.
+    - *A once-flag.* ``m.store(data, x); m.store(flag, 1)``: a drop takes both away, or comes
+      between the two, so that the flag is seen set and the data is the file's. Put everything that
+      belongs together into one word.
+
+    What is right: a word whose value in the file means "not made yet", and which every thread, on
+    finding that, computes and stores by itself.
+
+    Args:
+        fileno: what is mapped: a descriptor, a path, or an open file. A regular file; opened for
+            reading is enough. The descriptor may be closed afterwards.
+        length: bytes to map; 0 means to the end of the file.
+        flags: ``MAP_PRIVATE``; whatever is shared or anonymous is refused.
+        prot: as for `mmap.mmap`; ``PROT_READ`` must be in it.
+        access: ``ACCESS_COPY`` (default) or ``ACCESS_READ``. If `prot` is given it takes effect.
+        offset: where in the file the mapping begins, a multiple of the page size.
+        fixup: page-in fixups, see `mapscratch.fixups`.
+        engine: how pages are dropped: ``"auto"`` or a name, see `mapscratch.engines`. The
+            environment variable MAPSCRATCH_ENGINE takes the place of ``"auto"``.
+        guarantee: what the engine must promise, of ``"no-swap"`` and ``"system-calls"``.
+
+    Raises:
+        ValueError: a shared or anonymous mapping, a file that is not a regular one, a length past
+            the end of the file, an empty file, an unknown engine or guarantee.
+        OSError: the file can't be opened or mapped.
+        EngineUnavailable: no engine gives what is asked for; the message says what to do.
+
+    Warns:
+        SystemCallWarning: once a process, where system calls fail on pages not in memory.
+    """
+
+    __slots__ = ("_engine", "_name", "_offset")
+    _engine: Engine
+    _name: str
+    _offset: int
+
+    def __new__(
+        cls,
+        fileno: File,
+        length: int = 0,
+        flags: int = mmap.MAP_PRIVATE,
+        prot: int = _READ_WRITE,
+        access: int = mmap.ACCESS_COPY,
+        offset: int = 0,
+        *,
+        fixup: Words | None = None,
+        engine: str = "auto",
+        guarantee: Collection[str] | None = None,
+    ) -> Self:
+        """Maps the file; see the class."""
+        protection = _checked_protection(flags, prot, access)
+        if isinstance(guarantee, str):
+            guarantee = {guarantee}
+        with _descriptor_of(fileno) as descriptor:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                _refuse_irregular(descriptor)
+            # The standard's own mapping first: its errors and its size() are the standard's.
+            self = super().__new__(
+                cls, descriptor, length, flags=flags, prot=protection, offset=offset
+            )
+            try:
+                self._name = _name_of(fileno, descriptor)
+                self._offset = offset
+                request = Request(
+                    name=self._name,
+                    fileno=descriptor,
+                    offset=offset,
+                    length=len(self),
+                    protection=protection,
+                    fixup=fixup,
+                )
+                self._engine = choose(engine, request, guarantee or ())
+                self._engine.attach(self, request)
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    @property
+    def engine(self) -> str:
+        """The engine that drops and brings back this mapping's pages."""
+        return self._engine.name
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What the engine promises for this mapping; never rounded up.
+
+        Raises:
+            ValueError: the mapping is closed.
+        """
+        return self._engine.guarantees_of(self)
+
+    def drop(self, offset: int = 0, length: int | None = None) -> int:
+        """Drops pages now, pinned ones excepted: they show the file at the next touch.
+
+        Args:
+            offset: byte offset; every page that holds a byte of the range is meant.
+            length: bytes; None means to the end.
+
+        Returns:
+            How many pages went. A page that only shows the file where it is shared with the page
+            cache (`dontneed`) doesn't count.
+
+        Raises:
+            ValueError: the range is not in the mapping, or the mapping is closed.
+        """
+        return self._drop(*self._pages(offset, length))
+
+    def reclaim(self, offset: int = 0, length: int | None = None) -> None:
+        """Asks the kernel to reclaim pages now (MADV_PAGEOUT): what memory pressure would do.
+
+        Pinned pages stay. Whether the others go is the kernel's decision; see `counts`.
+
+        Raises:
+            ReclaimNotApplicable: this engine drops pages itself; use `drop`.
+            ValueError: the range is not in the mapping, or the mapping is closed.
+            OSError: the kernel has no MADV_PAGEOUT (before Linux 5.4).
+        """
+        self._engine.reclaim(self, *self._pages(offset, length))
+
+    @contextmanager
+    def pin(self, offset: int = 0, length: int | None = None) -> Iterator[None]:
+        """Keeps pages in memory, with the content that they have at entry, for a ``with`` block.
+
+        Pins nest and are counted a page. Stores into a pinned page last until the last pin is
+        released. A forked child holds no pins. Closing the mapping releases them.
+
+        Raises:
+            OSError: more than RLIMIT_MEMLOCK allows; nothing is pinned then.
+            ValueError: the range is not in the mapping, or the mapping is closed.
+        """
+        first, bytes_pinned = self._pages(offset, length)
+        try:
+            generation = self._pin(first, bytes_pinned)
+        except OSError as error:
+            _explain_lock_failure(error, bytes_pinned)
+        try:
+            yield
+        finally:
+            self._unpin(first, bytes_pinned, generation)
+
+    def counts(self) -> PageCounts:
+        """The pages of this mapping: what they are now, and what happened so far.
+
+        Raises:
+            ValueError: the mapping is closed.
+        """
+        return self._engine.counts(self)
+
+    def resize(self, newsize: int, /) -> NoReturn:
+        """Never: the standard's, on a private mapping, would truncate the file.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a scratch mapping can't be resized; make a new one of another length")
+
+    def flush(self, offset: int = 0, size: int | None = None, /) -> None:
+        """Does nothing: there is nothing to write back."""
+
+    def madvise(self, option: int, start: int = 0, length: int | None = None, /) -> None:
+        """Gives advice that doesn't change whose decision it is to drop a page.
+
+        Raises:
+            ValueError: other advice, which would break the engine; `drop`, `reclaim` and `pin` do
+                safely what it would do. Or the range is not in the mapping.
+        """
+        if option not in _HARMLESS_ADVICE:
+            raise ValueError(
+                f"advice {option} would break engine {self.engine!r}: use drop(), reclaim() or "
+                "pin()"
+            )
+        super().madvise(option, *self._pages(start, length))
+
+    def __repr__(self) -> str:
+        """Says which engine runs and what it promises."""
+        if not self._address:
+            return f"<{type(self).__name__} of {self._name!r}, closed>"
+        return (
+            f"<{type(self).__name__} of {self._name!r}, {len(self)} bytes at {self._offset}, "
+            f"engine {self.engine!r}, no swap: {self.guarantees.no_swap}>"
+        )
+
+    def _pages(self, offset: int, length: int | None) -> tuple[int, int]:
+        """The whole pages that hold [offset, offset + length): their offset and length."""
+        size = len(self)  # raises ValueError if closed
+        end = size if length is None else offset + length
+        if not 0 <= offset <= size or not offset <= end <= size:
+            raise ValueError(
+                f"bytes {offset} to {end} are not in the mapping, which has {size} bytes"
+            )
+        if end == offset:
+            return 0, 0
+        first = offset // PAGESIZE * PAGESIZE
+        return first, -(-end // PAGESIZE) * PAGESIZE - first
+
+
+def _checked_protection(flags: int, prot: int, access: int) -> int:
+    """The protection that the arguments ask for together.
+
+    Raises:
+        ValueError: they ask for a shared or anonymous mapping, or contradict each other.
+    """
+    if flags & mmap.MAP_ANONYMOUS:
+        raise ValueError("a scratch mapping is of a file: MAP_ANONYMOUS has nothing to show again")
+    if flags & mmap.MAP_SHARED or not flags & mmap.MAP_PRIVATE:
+        raise ValueError(
+            "a scratch mapping is private: flags must have MAP_PRIVATE, not MAP_SHARED"
+        )
+    if access == mmap.ACCESS_WRITE:
+        raise ValueError(
+            "ACCESS_WRITE would change the file: use ACCESS_COPY (stores stay in memory) or "
+            "ACCESS_READ"
+        )
+    if access not in (mmap.ACCESS_DEFAULT, mmap.ACCESS_READ, mmap.ACCESS_COPY):
+        raise ValueError(f"access must be ACCESS_COPY or ACCESS_READ, not {access}")
+    if access == mmap.ACCESS_READ:
+        if prot not in (_READ_WRITE, mmap.PROT_READ):
+            raise ValueError("give either access or prot")
+        return mmap.PROT_READ
+    if not prot & mmap.PROT_READ:
+        raise ValueError("prot must have PROT_READ: a page that can't be read can't be made again")
+    return prot
+
+
+@contextmanager
+def _descriptor_of(file: File) -> Iterator[int]:
+    """A descriptor for as long as the block runs; ours is closed again, the caller's is not."""
+    if isinstance(file, int):
+        if file < 0:
+            raise ValueError("a scratch mapping is of a file: descriptor -1 would be anonymous")
+        yield file
+    elif isinstance(file, str | os.PathLike):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    elif hasattr(file, "fileno"):
+        yield file.fileno()
+    else:
+        raise TypeError(f"expected a descriptor, a path or an open file, not {type(file).__name__}")
+
+
+def _refuse_irregular(descriptor: int) -> NoReturn:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise ValueError("only a regular file can be mapped: this one is a pipe, a socket or a device")
+
+
+def _name_of(file: File, descriptor: int) -> str:
+    """A name for messages."""
+    if isinstance(file, str | os.PathLike):
+        return os.fspath(file)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return f"descriptor {descriptor}"
+
+
+def _explain_lock_failure(error: OSError, wanted: int) -> NoReturn:
+    if error.errno not in (errno.ENOMEM, errno.EAGAIN, errno.EPERM):
+        raise error
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    raise OSError(
+        error.errno,
+        f"can't pin {wanted} bytes: a process may lock {soft} bytes in memory (RLIMIT_MEMLOCK; "
+        f"hard limit {hard}). Pin less at a time, or raise it: `ulimit -l`, or resource.setrlimit",
+    ) from None

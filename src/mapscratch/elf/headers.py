@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""File header, segments, notes and dynamic section: what a loader looks at before the tables.
+
+pyelftools knows the structures; it is handed only bytes that `ByteSource` has checked, because its
+own walkers trust the counts and offsets that a file states. Section headers are not used: a loader
+doesn't need them, and stripped libraries may have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from elftools.common.exceptions import ELFError
+from elftools.common.utils import struct_parse
+from elftools.construct import ConstructError, Struct
+from elftools.elf.structs import ELFStructs
+from numpy.typing import NDArray
+
+from .source import ByteSource
+
+_HEADER_SIZE = 64
+_SEGMENT_SIZE = 56
+_DYNAMIC_SIZE = 16
+_NOTE_HEADER_SIZE = 12
+_MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
+
+# Offset and address of a segment agree modulo the page size, or no kernel can map it. 4 KiB is the
+# smallest page of both machines.
+_PAGE = 4096
+_ADDRESS_LIMIT = 1 << 63
+
+# Bounds far beyond any real file, so that a damaged count costs milliseconds.
+_MAX_SEGMENTS = 1024
+_MAX_DYNAMIC_ENTRIES = 4096
+_MAX_NOTE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSegment:
+    """One PT_LOAD program header. All sizes and offsets are in bytes.
+
+    Attributes:
+        virtual_address: where it starts, relative to the load base.
+        memory_size: how much memory it takes; beyond `file_size` it is zeros (.bss).
+        file_offset: where its bytes start in the file.
+        file_size: how many bytes of it the file holds.
+        writable: whether PF_W is set.
+        executable: whether PF_X is set.
+    """
+
+    virtual_address: int
+    memory_size: int
+    file_offset: int
+    file_size: int
+    writable: bool
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the file header and the program headers say.
+
+    Attributes:
+        machine: "x86-64" or "aarch64".
+        structs: pyelftools' structures for this class, byte order and machine.
+        segments: the PT_LOAD headers, by ascending address, not overlapping.
+        relro: address and size of PT_GNU_RELRO, or None.
+        dynamic: address and size of PT_DYNAMIC.
+        build_id: GNU build-id in hexadecimal, or None.
+    """
+
+    machine: str
+    structs: ELFStructs
+    segments: tuple[LoadSegment, ...]
+    relro: tuple[int, int] | None
+    dynamic: tuple[int, int]
+    build_id: str | None
+
+    def file_offsets(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where 8-byte words at virtual addresses, shape (n,), lie in the file; -1 for nowhere.
+
+        A word that is only partly in the file (its end is in .bss) counts as nowhere.
+        """
+        if not self.segments:
+            return np.full(len(addresses), -1, dtype=np.int64)
+        starts = np.array([s.virtual_address for s in self.segments], dtype=np.uint64)
+        sizes = np.array([s.file_size for s in self.segments], dtype=np.uint64)
+        offsets = np.array([s.file_offset for s in self.segments], dtype=np.int64)
+        index = np.searchsorted(starts, addresses, side="right") - 1
+        inside = np.maximum(index, 0)
+        distance = addresses - starts[inside]
+        backed = (index >= 0) & (distance < sizes[inside]) & (sizes[inside] - distance >= 8)
+        found = offsets[inside] + np.where(backed, distance, 0).astype(np.int64)
+        return np.where(backed, found, np.int64(-1))
+
+    def locate(self, source: ByteSource, address: int, what: str) -> tuple[int, int]:
+        """Find a table by its address.
+
+        Returns:
+            its offset in the file and how many bytes of the segment follow there.
+
+        Raises:
+            ElfError: no segment's file part holds the address.
+        """
+        for segment in self.segments:
+            distance = address - segment.virtual_address
+            if 0 <= distance < segment.file_size:
+                return segment.file_offset + distance, segment.file_size - distance
+        raise source.error(f"the address of the {what}, {address:#x}, is in no loaded segment")
+
+    def read(self, source: ByteSource, address: int, size: int, what: str) -> bytes:
+        """Read a table of `size` bytes at a virtual address.
+
+        Raises:
+            ElfError: the table is not wholly inside one segment of the file.
+        """
+        offset, available = self.locate(source, address, what)
+        if size > available:
+            raise source.error(f"the {what} ({size} bytes at {address:#x}) exceeds its segment")
+        return source.read(offset, size, what)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicTable:
+    """The dynamic section.
+
+    Attributes:
+        values: tag ("DT_STRTAB") to value; of a repeated tag the last one, as in ld.so.
+        needed: string table offsets of all DT_NEEDED, in file order.
+    """
+
+    values: dict[str, int]
+    needed: tuple[int, ...]
+
+
+def parse(source: ByteSource, struct: Struct, data: bytes, offset: int, what: str) -> Any:
+    """Parse one pyelftools structure out of `data`; ElfError where pyelftools raises its own."""
+    try:
+        return struct_parse(struct, BytesIO(data), offset)
+    except (ELFError, ConstructError) as problem:
+        raise source.error(f"damaged {what}: {problem}") from None
+
+
+def read_headers(source: ByteSource) -> Headers:
+    """Read and check the file header and all program headers.
+
+    Raises:
+        ElfError: not a little-endian ELF64 shared library (or position-independent executable) for
+            x86-64 or aarch64, or its segments can't be mapped.
+    """
+    structs, header, machine = _read_file_header(source)
+    programs = list(_program_headers(source, structs, header))
+    loads = tuple(_load_segment(p) for p in programs if p["p_type"] == "PT_LOAD")
+    _check_segments(source, loads)
+    ranges = {p["p_type"]: (p["p_vaddr"], p["p_memsz"]) for p in programs}
+    if "PT_DYNAMIC" not in ranges:
+        raise source.error("not a shared library: it has no dynamic section")
+    notes = [p for p in programs if p["p_type"] == "PT_NOTE"]
+    return Headers(
+        machine=machine,
+        structs=structs,
+        segments=loads,
+        relro=ranges.get("PT_GNU_RELRO"),
+        dynamic=ranges["PT_DYNAMIC"],
+        build_id=_build_id(source, structs, notes),
+    )
+
+
+def read_dynamic(source: ByteSource, headers: Headers) -> DynamicTable:
+    """Read the dynamic section up to DT_NULL.
+
+    Raises:
+        ElfError: it is outside the file, or has an absurd number of entries.
+    """
+    address, size = headers.dynamic
+    count = min(size // _DYNAMIC_SIZE, _MAX_DYNAMIC_ENTRIES)
+    data = headers.read(source, address, count * _DYNAMIC_SIZE, "dynamic section")
+    values: dict[str, int] = {}
+    needed: list[int] = []
+    for offset in range(0, len(data), _DYNAMIC_SIZE):
+        entry = parse(source, headers.structs.Elf_Dyn, data, offset, "dynamic section")
+        if entry["d_tag"] == "DT_NULL":
+            break
+        if entry["d_tag"] == "DT_NEEDED":
+            needed.append(entry["d_val"])
+        values[str(entry["d_tag"])] = entry["d_val"]
+    else:
+        if count == _MAX_DYNAMIC_ENTRIES:
+            raise source.error(f"the dynamic section has more than {count} entries")
+    return DynamicTable(values, tuple(needed))
+
+
+def _read_file_header(source: ByteSource) -> tuple[ELFStructs, Any, str]:
+    if source.size < _HEADER_SIZE:
+        raise source.error(f"not an ELF file: only {source.size} bytes long")
+    data = source.read(0, _HEADER_SIZE, "file header")
+    if data[:4] != b"\x7fELF":
+        raise source.error("not an ELF file: it does not start with the magic bytes 7f 45 4c 46")
+    if data[4] != 2:
+        raise source.error("not a 64-bit ELF file")
+    if data[5] != 1:
+        raise source.error("not a little-endian ELF file")
+    structs = ELFStructs(little_endian=True, elfclass=64)
+    structs.create_basic_structs()
+    header = parse(source, structs.Elf_Ehdr, data, 0, "file header")
+    machine = _MACHINES.get(header["e_machine"])
+    if machine is None:
+        known = " and ".join(_MACHINES.values())
+        raise source.error(f"made for the machine {header['e_machine']}; read are {known}")
+    if header["e_type"] != "ET_DYN":
+        raise source.error(
+            "neither a shared library nor a position-independent executable, "
+            f"but {header['e_type']}"
+        )
+    structs.create_advanced_structs(
+        header["e_type"], header["e_machine"], header["e_ident"]["EI_OSABI"]
+    )
+    return structs, header, machine
+
+
+def _program_headers(source: ByteSource, structs: ELFStructs, header: Any) -> Iterator[Any]:
+    count = header["e_phnum"]
+    if header["e_phentsize"] != _SEGMENT_SIZE or not 0 < count <= _MAX_SEGMENTS:
+        raise source.error(
+            f"states {count} program headers of {header['e_phentsize']} bytes; "
+            f"1 to {_MAX_SEGMENTS} of {_SEGMENT_SIZE} bytes are possible"
+        )
+    data = source.read(header["e_phoff"], count * _SEGMENT_SIZE, "program headers")
+    for offset in range(0, len(data), _SEGMENT_SIZE):
+        yield parse(source, structs.Elf_Phdr, data, offset, "program header")
+
+
+def _load_segment(program: Any) -> LoadSegment:
+    return LoadSegment(
+        virtual_address=program["p_vaddr"],
+        memory_size=program["p_memsz"],
+        file_offset=program["p_offset"],
+        file_size=program["p_filesz"],
+        writable=bool(program["p_flags"] & 2),
+        executable=bool(program["p_flags"] & 1),
+    )
+
+
+def _check_segments(source: ByteSource, segments: tuple[LoadSegment, ...]) -> None:
+    end = 0
+    for number, segment in enumerate(segments):
+        problem = _segment_problem(segment, end, source.size)
+        if problem:
+            raise source.error(f"loaded segment {number} {problem}")
+        end = segment.virtual_address + segment.memory_size
+
+
+def _segment_problem(segment: LoadSegment, previous_end: int, file_size: int) -> str | None:
+    if segment.file_offset + segment.file_size > file_size:
+        return f"ends beyond the file's {file_size} bytes: the file is truncated or damaged"
+    if segment.file_size > segment.memory_size:
+        return "is larger in the file than in memory"
+    if segment.virtual_address < previous_end:
+        return "overlaps the one before or is out of order"
+    if segment.virtual_address + segment.memory_size > _ADDRESS_LIMIT:
+        return "ends beyond the address space"
+    if (segment.virtual_address - segment.file_offset) % _PAGE:
+        return "can't be mapped: its address and its file offset differ within a page"
+    return None
+
+
+def _build_id(source: ByteSource, structs: ELFStructs, notes: list[Any]) -> str | None:
+    for program in notes:
+        size = min(program["p_filesz"], _MAX_NOTE_BYTES)
+        data = source.read(program["p_offset"], size, "note segment")
+        found = _build_id_note(source, structs, data)
+        if found:
+            return found
+    return None
+
+
+def _build_id_note(source: ByteSource, structs: ELFStructs, data: bytes) -> str | None:
+    offset = 0
+    while offset + _NOTE_HEADER_SIZE <= len(data):
+        note = parse(source, structs.Elf_Nhdr, data, offset, "note")
+        name_at = offset + _NOTE_HEADER_SIZE
+        content_at = name_at + _aligned(note["n_namesz"])
+        end = content_at + note["n_descsz"]
+        if end > len(data):
+            raise source.error("damaged note: it exceeds its segment")
+        owner = data[name_at : name_at + note["n_namesz"]]
+        if owner == b"GNU\0" and note["n_type"] == "NT_GNU_BUILD_ID":
+            return data[content_at:end].hex()
+        offset = content_at + _aligned(note["n_descsz"])
+    return None
+
+
+def _aligned(size: int) -> int:
+    """Round up to the 4 bytes that the parts of a note are aligned to."""
+    return -(-size // 4) * 4

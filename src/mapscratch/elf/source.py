@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Byte ranges of one file, and the one exception for a file that is not what it should be.
+
+Everything that `mapscratch.elf` learns about a file goes through `ByteSource.read`, so the rule
+that keeps hostile input harmless stands in one place: a range is checked against the size of the
+file *before* a byte is read or a buffer is made. The file is read, not mapped: a mapping of a file
+that somebody truncates meanwhile ends in SIGBUS, a short `pread` in an error that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MAX_TABLE_BYTES = 1 << 29
+"""No single table is read beyond this, whatever a (sparse) file claims to hold."""
+
+
+class ElfError(ValueError):
+    """A file is not an ELF library that can be read; the message names the file and the reason."""
+
+
+class ByteSource:
+    """A regular file, open for reading, that refuses ranges it does not hold.
+
+    Attributes:
+        path: the file, as the caller named it.
+        size: its length in bytes when it was opened.
+    """
+
+    __slots__ = ("_descriptor", "path", "size")
+
+    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._descriptor = descriptor
+
+    def error(self, problem: str) -> ElfError:
+        """Make (not raise) the exception that says what is wrong with this file."""
+        return ElfError(f"{self.path}: {problem}")
+
+    def read(self, offset: int, size: int, what: str) -> bytes:
+        """Read exactly `size` bytes at `offset`.
+
+        Args:
+            offset: bytes from the start of the file.
+            size: how many bytes.
+            what: what is being read, for the message of the exception.
+
+        Raises:
+            ElfError: the range is not wholly inside the file, or is larger than MAX_TABLE_BYTES.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self.error(
+                f"truncated or damaged: the {what} would take bytes {offset:#x} to "
+                f"{offset + size:#x} of a file of {self.size:#x} bytes"
+            )
+        if size > MAX_TABLE_BYTES:
+            raise self.error(f"the {what} takes {size} bytes; no real library's does")
+        pieces: list[bytes] = []
+        while size:
+            piece = os.pread(self._descriptor, size, offset)
+            if not piece:
+                raise self.error(f"the file became shorter while its {what} was read")
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
+    """Open a regular file as a `ByteSource`, closed at the end of the `with` block.
+
+    Raises:
+        ElfError: the path cannot be that of a file, or is a directory, pipe or device.
+        OSError: the file does not exist or may not be read (as `open` raises).
+    """
+    try:
+        # Without O_NONBLOCK the open of a pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as problem:
+        raise ElfError(f"{path!r}: {problem}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ElfError(f"{os.fspath(path)}: not a regular file")
+        yield ByteSource(Path(path), descriptor, status.st_size)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged and hostile libraries end in ElfError: no other exception, no wait, little memory."""
+
+from __future__ import annotations
+
+import random
+import struct
+import tracemalloc
+
+import pytest
+from elf_oracle import compile_library, needs_compiler, supports
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mapscratch.elf import ElfError, link, relocations
+from mapscratch.elf import source as elf_source
+
+pytestmark = needs_compiler
+
+SOURCE = """
+extern int other(void), weak(void) __attribute__((weak));
+static int x; int y = 3;
+void *table[300] = {[0 ... 99] = &x, [150] = &y, [200] = other, [201] = weak};
+__thread int counter;
+int get(void) { return counter + other() + weak(); }
+static void *resolver(void) { return get; }
+int chosen(void) __attribute__((ifunc("resolver")));
+asm(".symver old, get@V1");
+int old(void) { return 1; }
+"""
+
+# Numbers at which arithmetic and checks turn over.
+EDGES = [0, 1, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63]
+EDGES += [2**64 - 1, 2**64 - 8, 0x1000, 0x10000, 10**9]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Small libraries with every table: with RELR where the linker can, and with the old hash."""
+    directory = tmp_path_factory.mktemp("hostile")
+    script = directory / "versions.map"
+    script.write_text("V1 { get; }; V2 { chosen; table; get; } V1;")
+    other = compile_library(directory, "other", "int other(void) { return 1; }")
+    options = [f"-Wl,--version-script={script}", str(other)]
+    styles = {"gnu": "-Wl,--hash-style=gnu", "sysv": "-Wl,--hash-style=sysv"}
+    if supports(directory, "-Wl,-z,pack-relative-relocs"):
+        styles["relr"] = "-Wl,-z,pack-relative-relocs"
+    source = SOURCE.replace("asm(", 'asm(".symver get, get@@V2");\nasm(', 1)
+    paths = [compile_library(directory, n, source, o, *options) for n, o in styles.items()]
+    return [path.read_bytes() for path in paths]
+
+
+def survives(path, data: bytes) -> bool:
+    """Read and link a file that may be anything; whether it was accepted."""
+    path.write_bytes(data)
+    try:
+        library = relocations(path)
+        (plan,) = link([library])
+    except ElfError as error:
+        assert path.name in str(error)
+        return False
+    assert sum(plan.kinds.values()) + sum(plan.skipped.values()) == len(library)
+    assert len(plan.values([0x7F0000000000])) == len(plan)
+    assert plan.window_offset + plan.window_length <= len(data)
+    return True
+
+
+def interesting_ranges(data: bytes) -> list[tuple[int, int]]:
+    """Where headers and tables are: the head of the file, and the dynamic section."""
+    (offset,) = struct.unpack_from("<Q", data, 32)
+    (count,) = struct.unpack_from("<H", data, 56)
+    ranges = [(0, 64 + 56 * count), (64 + 56 * count, 0x1000)]
+    for at in range(offset, offset + 56 * count, 56):
+        kind, _, start, _, _, size = struct.unpack_from("<IIQQQQ", data, at)
+        if kind == 2:
+            ranges.append((start, start + size))
+    return ranges
+
+
+def mutate(randomness: random.Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(randomness.choice([1, 1, 1, 2, 3, 8])):
+        start, end = randomness.choice(interesting_ranges(data))
+        style = randomness.randrange(3)
+        if style == 0:
+            changed[randomness.randrange(start, end)] ^= 1 << randomness.randrange(8)
+        else:
+            layout = randomness.choice(["<H", "<I", "<Q", "<Q"])
+            size = struct.calcsize(layout)
+            at = randomness.randrange(start, end - size) // size * size
+            value = randomness.choice(EDGES) if style == 1 else randomness.getrandbits(64)
+            struct.pack_into(layout, changed, at, value % (1 << 8 * size))
+    if randomness.random() < 0.05:
+        del changed[randomness.randrange(len(changed)) :]
+    return bytes(changed)
+
+
+def test_thousands_of_mutations(samples, tmp_path):
+    randomness = random.Random(2004)
+    path = tmp_path / "mutated.so"
+    accepted = sum(
+        survives(path, mutate(randomness, samples[i % len(samples)])) for i in range(3000)
+    )
+    # Both happen, or the mutations test nothing.
+    assert 100 < accepted < 2900
+
+
+@pytest.mark.stress
+def test_many_more_mutations(samples, tmp_path):
+    randomness = random.Random()
+    path = tmp_path / "mutated.so"
+    for i in range(100_000):
+        survives(path, mutate(randomness, samples[i % len(samples)]))
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(choice=st.integers(0, 2), size=st.integers(0, 20_000), tail=st.binary(max_size=64))
+def test_cut_and_continued_otherwise(samples, tmp_path, choice, size, tail):
+    survives(tmp_path / "cut.so", samples[choice % len(samples)][:size] + tail)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    choice=st.integers(0, 2),
+    entry=st.integers(0, 25),
+    value=st.sampled_from(EDGES) | st.integers(0, 0x6000) | st.integers(0, 2**64 - 1),
+)
+def test_any_value_in_a_dynamic_entry(samples, tmp_path, choice, entry, value):
+    data = bytearray(samples[choice % len(samples)])
+    start, end = interesting_ranges(bytes(data))[-1]
+    struct.pack_into("<Q", data, min(start + 16 * entry + 8, end - 8), value)
+    survives(tmp_path / "dynamic.so", bytes(data))
+
+
+DYNAMIC_AT = 0x200
+TABLES_AT = 0x1000
+
+
+def handmade(path, dynamic: dict[int, int], tables: bytes, size: int):
+    """Write a library of one segment, addresses being file offsets, as large as is wished."""
+    identification = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, 6, 0, 0, 0, size, size, 0x1000)
+    entries = b"".join(struct.pack("<qQ", *entry) for entry in dynamic.items()) + bytes(16)
+    place = struct.pack("<IIQQQQQQ", 2, 6, DYNAMIC_AT, DYNAMIC_AT, 0, *[len(entries)] * 2, 8)
+    head = (identification + header + load + place).ljust(DYNAMIC_AT, b"\0") + entries
+    with path.open("wb") as file:
+        file.write(head.ljust(TABLES_AT, b"\0") + tables)
+        file.truncate(size)
+
+
+GIANT = 1 << 41
+HOSTILE = {
+    "relocations": ({7: TABLES_AT, 8: 24 << 35}, b"", GIANT, "34359738368 relocations"),
+    "plt relocations": ({23: TABLES_AT, 2: 24 << 25}, b"", GIANT, "33554432 relocations"),
+    "packed relocations": ({36: TABLES_AT, 35: 8 << 37}, b"", GIANT, "takes"),
+    "packed bitmaps": (
+        {36: TABLES_AT, 35: 1 << 16},
+        bytes(8) + b"\xff" * ((1 << 16) - 8),
+        1 << 17,
+        "more words than the file holds",
+    ),
+    "symbols": (
+        {4: TABLES_AT, 6: TABLES_AT},
+        struct.pack("<II", 1, 0xFFFFFFFF),
+        GIANT,
+        "4294967295 symbols",
+    ),
+    "a string table": ({5: TABLES_AT, 10: GIANT >> 1}, b"", GIANT, "takes"),
+    "names of one string": (
+        {4: TABLES_AT, 6: TABLES_AT + 8, 5: TABLES_AT + 8 + (24 << 12), 10: 1 << 17},
+        struct.pack("<II", 1, 1 << 12) + bytes(24 << 12) + b"x" * ((1 << 17) - 1) + b"\0",
+        1 << 20,
+        "add up to",
+    ),
+    "an endless hash chain": (
+        {0x6FFFFEF5: TABLES_AT, 6: TABLES_AT},
+        struct.pack("<IIIII", 1, 1, 0, 0, 5),
+        GIANT,
+        "has no end",
+    ),
+    "dynamic entries": (dict.fromkeys(range(100, 5000), 1), b"", 1 << 20, "entries"),
+    "versions": (
+        {4: 0x20000, 6: 0x21000, 5: 0x20800, 10: 8, 0x6FFFFFF0: 0x22000}
+        | {0x6FFFFFFE: TABLES_AT, 0x6FFFFFFF: 0x7000},
+        struct.pack("<HHIII", 1, 0x7000, 0, 32, 16) * 2 + bytes(64),
+        GIANT,
+        "version references",
+    ),
+    "a looping version list": (
+        {0x6FFFFFFE: TABLES_AT, 0x6FFFFFFF: 1 << 40, 0x6FFFFFF0: TABLES_AT},
+        b"",
+        GIANT,
+        "claims 1099511627776 versions",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_absurd_claims_take_little_memory(tmp_path, case):
+    """Files, some of them two terabytes long (of hole), that claim an absurd number of things."""
+    dynamic, tables, size, message = HOSTILE[case]
+    path = tmp_path / "giant.so"
+    handmade(path, dynamic, tables, size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ElfError, match=rf"giant\.so: .*{message}"):
+            relocations(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200 << 20
+
+
+def test_file_that_shrinks_while_it_is_read(samples, tmp_path):
+    path = tmp_path / "shrinking.so"
+    path.write_bytes(samples[0])
+    with elf_source.open_source(path) as source:
+        path.write_bytes(samples[0][:100])
+        with pytest.raises(ElfError, match=r"shrinking\.so: the file became shorter"):
+            source.read(64, 500, "symbol table")

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory control groups: the one that a process is in, and one of one's own for a while.
+
+The kernel's ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst`` ("Memory
+Interface Files") define the files; cgroups(7) the lines of ``/proc/PID/cgroup``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from pathlib import Path
+from typing import Literal
+
+from mapscratch.kernelstats.availability import Availability
+from mapscratch.kernelstats.guardian import Guardian
+from mapscratch.kernelstats.procfs import Pid, process_file
+
+
+class CgroupError(OSError):
+    """A control group could not be made, used or removed; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCgroup:
+    """The memory control group that a process is in.
+
+    Attributes:
+        version: of the control groups that the memory controller is in.
+        path: of the group in its hierarchy, as ``/proc/PID/cgroup`` has it.
+        mount: where the hierarchy is mounted.
+        directory: of the group's files.
+    """
+
+    version: Literal[1, 2]
+    path: str
+    mount: Path
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """What has happened in a group since it was made.
+
+    Attributes:
+        limit_hits: how often the limit made the kernel reclaim (v1 memory.failcnt, v2 max).
+        oom_kills: processes that the out-of-memory killer ended (oom_kill).
+    """
+
+    limit_hits: int
+    oom_kills: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The names of a version's files."""
+
+    limit: str
+    usage: str
+    unlimited: str
+
+
+_FILES = {
+    1: _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "-1"),
+    2: _Files("memory.max", "memory.current", "max"),
+}
+
+
+def memory_cgroup(pid: Pid = "self") -> MemoryCgroup | None:
+    """The memory control group of a process; None if no memory controller can be seen from here.
+
+    Raises:
+        ValueError: not a process id.
+        ProcessLookupError: there is no such process.
+    """
+    try:
+        membership = Path(process_file(pid, "cgroup")).read_text(errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists(process_file(pid, "")):
+            return None
+        raise _no_such_process(pid) from None
+    return _memory_cgroup(membership, Path("/proc/self/mountinfo").read_text())
+
+
+def _memory_cgroup(membership: str, mountinfo: str) -> MemoryCgroup | None:
+    """As `memory_cgroup`, from the text of /proc/PID/cgroup and /proc/PID/mountinfo."""
+    paths: dict[Literal[1, 2], str] = {}
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            paths[1] = path
+        elif not controllers:
+            paths[2] = path
+    # The controller is in one hierarchy at a time; a line for v2 is there with or without it.
+    version: Literal[1, 2] = 1 if 1 in paths else 2
+    if version not in paths:
+        return None
+    for root, mount in _cgroup_mounts(mountinfo, version):
+        relative = os.path.relpath(paths[version], root)
+        if relative.startswith(".."):
+            continue
+        if version == 2 and "memory" not in _words(mount / "cgroup.controllers"):
+            continue
+        return MemoryCgroup(version, paths[version], mount, mount / relative)
+    return None
+
+
+def _cgroup_mounts(mountinfo: str, version: Literal[1, 2]) -> Iterator[tuple[str, Path]]:
+    """The root and the mount point of each mount of the memory controller's hierarchy."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        root, mount = (_unescaped(field) for field in before.split()[3:5])
+        kind, _, options = after.split()[:3]
+        if kind == ("cgroup" if version == 1 else "cgroup2") and (
+            version == 2 or "memory" in options.split(",")
+        ):
+            yield root, Path(mount)
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+class TemporaryMemoryCgroup:
+    """A group made by `temporary_memory_cgroup`; it is not there after its ``with`` block.
+
+    Attributes:
+        version: 1 or 2, of control groups.
+        directory: of the group's files.
+    """
+
+    __slots__ = ("_files", "_guardian", "_origin", "directory", "version")
+
+    def __init__(
+        self, version: Literal[1, 2], directory: Path, origin: Path, guardian: Guardian
+    ) -> None:
+        self.version = version
+        self.directory = directory
+        self._origin = origin
+        self._guardian = guardian
+        self._files = _FILES[version]
+
+    def add(self, pid: int) -> None:
+        """Move a process into the group, until the end. What it uses already is not moved along.
+
+        Its children of later are in the group too; in the end they go where the group was
+        made from.
+
+        Raises:
+            ValueError: not a process id.
+            ProcessLookupError: there is no such process.
+            CgroupError: the kernel refuses.
+        """
+        before = memory_cgroup(pid)
+        home = before.directory if before else self._origin
+        if home == self.directory:
+            return
+        self._guardian.remember("return_process", str(self.directory), pid, str(home))
+        try:
+            _write(self.directory / "cgroup.procs", str(pid))
+        except ProcessLookupError:
+            raise _no_such_process(pid) from None
+        except OSError as error:
+            raise _refused(error, f"process {pid} can't be moved into {self.directory}") from error
+
+    def set_limit(self, limit: int) -> None:
+        """Set the limit, in bytes, rounded down to pages; the kernel reclaims what is above it.
+
+        Raises:
+            ValueError: under one page.
+            CgroupError: what is above it cannot be reclaimed (v1), or the kernel refuses.
+        """
+        text = str(_checked_limit(limit))
+        try:
+            _write(self.directory / self._files.limit, text)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise CgroupError(
+                    errno.EBUSY,
+                    f"{self.usage()} bytes are in use and can't be reclaimed below {limit}: take a "
+                    "higher limit, or add swap",
+                ) from error
+            raise _refused(error, f"the limit of {self.directory} can't be set") from error
+
+    def limit(self) -> int | None:
+        """The limit in bytes; None for unlimited."""
+        text = self._read(self._files.limit).strip()
+        # v1 says "unlimited" by the largest number of whole pages.
+        return None if text == "max" or int(text) > (1 << 63) - (1 << 20) else int(text)
+
+    def usage(self) -> int:
+        """Bytes that are charged to the group: memory of its processes, page cache, slab."""
+        return int(self._read(self._files.usage))
+
+    def statistics(self) -> dict[str, int]:
+        """The figures of memory.stat, by the kernel's name; most are bytes."""
+        pairs = (line.split() for line in self._read("memory.stat").splitlines())
+        return {name: int(value) for name, value in pairs}
+
+    def events(self) -> MemoryEvents:
+        """What has happened since the group was made."""
+        if self.version == 1:
+            return MemoryEvents(
+                limit_hits=int(self._read("memory.failcnt")),
+                oom_kills=_value(self._read("memory.oom_control"), "oom_kill"),
+            )
+        events = self._read("memory.events")
+        return MemoryEvents(_value(events, "max"), _value(events, "oom_kill"))
+
+    def reclaim(self, amount: int) -> int:
+        """Have the kernel reclaim ``amount`` bytes of the group; as much of it as can be had.
+
+        With v2 this is memory.reclaim (Linux 5.19). v1 has no such request: the limit is squeezed
+        to what shall remain and then set back, so the group's processes are short for that time.
+
+        Returns:
+            By how many bytes the usage fell; more or less than asked for, for the processes
+            go on meanwhile.
+
+        Raises:
+            ValueError: ``amount`` is negative.
+            CgroupError: the kernel has no memory.reclaim, or refuses.
+        """
+        if amount < 0:
+            raise ValueError(f"an amount to reclaim is not negative: {amount}")
+        before = self.usage()
+        try:
+            if self.version == 1:
+                self._squeeze(max(before - amount, PAGESIZE))
+            else:
+                _write(self.directory / "memory.reclaim", str(amount))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise CgroupError(
+                    errno.ENOSYS, "memory.reclaim needs Linux 5.19: lower the limit instead"
+                ) from error
+            # "That was all there is": a result, not an error.
+            if error.errno not in (errno.EAGAIN, errno.EBUSY):
+                raise _refused(error, f"{self.directory} can't be reclaimed") from error
+        return max(before - self.usage(), 0)
+
+    def _squeeze(self, remaining: int) -> None:
+        file = self.directory / self._files.limit
+        former = file.read_text()
+        try:
+            _write(file, str(remaining))
+        finally:
+            _write(file, former)
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.directory / name).read_text()
+        except OSError as error:
+            raise _refused(error, f"{self.directory / name} can't be read") from error
+
+
+def probe_temporary_memory_cgroup() -> Availability:
+    """Whether `temporary_memory_cgroup` is expected to work here; changes nothing."""
+    try:
+        group, parents = _parents()
+    except CgroupError as error:
+        return Availability(False, str(error.strerror))
+    return Availability(True, f"a group of version {group.version} in {parents[0]}")
+
+
+@contextmanager
+def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemoryCgroup]:
+    """Make a memory control group with a limit, until the end of the ``with`` block.
+
+    It is made at the root of the hierarchy if that can be written to, so that only its own limit
+    counts; else under this process's own group (v1), or beside it (v2, where a group with
+    processes has no children with controllers). Swap is not limited by it.
+
+    In the end the processes in it are moved back to where they were, and it is removed; also if
+    this process is ended by SIGTERM, SIGKILL or the closing of its terminal: a guardian process
+    sees to it (see `mapscratch.kernelstats.guardian`).
+
+    Args:
+        limit: bytes, rounded down to pages; None for no limit.
+
+    Raises:
+        ValueError: ``limit`` is under one page.
+        CgroupError: no memory controller, not privileged, or the kernel refuses; or in the end the
+            group could not be removed.
+    """
+    if limit is not None:
+        _checked_limit(limit)
+    own, parents = _parents()
+    name = f"mapscratch-{os.getpid()}-{os.urandom(4).hex()}"
+    with Guardian(CgroupError) as guardian:
+        directory = _make_group(guardian, own, parents, name)
+        group = TemporaryMemoryCgroup(own.version, directory, own.directory, guardian)
+        if limit is not None:
+            group.set_limit(limit)
+        yield group
+
+
+def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path], name: str) -> Path:
+    problems = []
+    for parent in parents:
+        directory = parent / name
+        guardian.remember("remove_group", str(directory), str(own.directory))
+        try:
+            directory.mkdir()
+        except OSError as error:
+            problems.append(f"{directory}: {error.strerror}")
+        else:
+            return directory
+    raise CgroupError(
+        errno.EACCES,
+        f"the kernel refuses a control group: {'; '.join(problems)}. Run as root; in a container, "
+        "mount the control groups writable",
+    )
+
+
+def _parents() -> tuple[MemoryCgroup, list[Path]]:
+    """This process's group, and where a new one may be made, the best first."""
+    own = memory_cgroup()
+    if own is None:
+        raise CgroupError(
+            errno.ENODEV,
+            "no memory controller can be seen from here: mount the control groups, or enable "
+            "CONFIG_MEMCG in the kernel",
+        )
+    parents = [parent for parent in _possible_parents(own) if _is_open(parent)]
+    if not parents:
+        raise CgroupError(
+            errno.EACCES,
+            f"{own.mount} can't be written to by this process: run as root, or under "
+            "`systemd-run --user --scope -p Delegate=memory`",
+        )
+    return own, parents
+
+
+def _possible_parents(own: MemoryCgroup) -> list[Path]:
+    if own.version == 1:
+        return list(dict.fromkeys([own.mount, own.directory]))
+    above = [path for path in own.directory.parents if path.is_relative_to(own.mount)]
+    return [
+        path
+        for path in dict.fromkeys([own.mount, *above])
+        if "memory" in _words(path / "cgroup.subtree_control")
+    ]
+
+
+def _is_open(directory: Path) -> bool:
+    return os.access(directory, os.W_OK) and os.access(directory / "cgroup.procs", os.W_OK)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _value(text: str, name: str) -> int:
+    for line in text.splitlines():
+        key, value = line.split()
+        if key == name:
+            return int(value)
+    raise CgroupError(errno.ENOSYS, f"this kernel does not count {name}: Linux 4.13 is needed")
+
+
+def _checked_limit(limit: int) -> int:
+    if limit < PAGESIZE:
+        raise ValueError(f"a limit is at least one page of {PAGESIZE} bytes, not {limit}")
+    return limit
+
+
+def _write(file: Path, text: str) -> None:
+    # One write(2): the kernel answers to that, and buffering would lose its answer.
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _no_such_process(pid: Pid) -> ProcessLookupError:
+    return ProcessLookupError(errno.ESRCH, f"there is no process {pid} (any more)")
+
+
+def _refused(error: OSError, what: str) -> CgroupError:
+    return CgroupError(
+        error.errno or errno.EIO,
+        f"{what}: {error.strerror}. Is the group still there, and is this process root?",
+    )

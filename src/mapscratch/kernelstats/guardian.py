@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Putting the machine back as it was, whatever becomes of the process that changed it.
+
+A swap area or a control group outlives the process that made it. Exceptions and Ctrl-C can be
+caught; SIGKILL, the kernel's out-of-memory killer, a crash and a closed terminal cannot. So for
+each such thing a small process is started, the guardian, in a session of its own where no Ctrl-C
+and no hang-up reaches it:
+
+- Each change is told to it *before* it is made, and made only when it has answered. What it undoes
+  may therefore never have been done, or be half done; every undo step takes that.
+- What has no name until it exists (the number of a new zram device), or must not overlap with
+  another session's change, it does itself.
+- It undoes everything, the last first, as soon as its owner says so, closes the pipe (by
+  exec, say), or ends, which it sees by a pidfd even if forked children hold the pipe open.
+- It is the only one who undoes, so nothing is undone twice. Should it be killed itself, its owner
+  does it instead, with the same code. That leaves one hole: both killed at once, as when a
+  container or the machine is stopped, where swap and groups end as well but a swapfile stays.
+
+A forked child which leaves the ``with`` block undoes nothing: it belongs to the process that
+entered it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from mapscratch.kernelstats.guardian_process import Argument, Step
+
+
+class Guardian:
+    """A context manager: what was remembered in it is undone when it ends or its process does.
+
+    Args:
+        error: the class of the exceptions raised, called with an errno and a message.
+    """
+
+    def __init__(self, error: type[OSError] = OSError) -> None:
+        self._error = error
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._number = 0
+        self._received = b""
+        self._steps: list[Step] = []
+        self._failures: list[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start the guardian, some 30 ms.
+
+        Raises:
+            OSError: of the class given: it could not be started.
+        """
+        import subprocess
+        import sys
+
+        script = Path(__file__).with_name("guardian_process.py")
+        try:
+            owner = os.pidfd_open(self._owner)
+            try:
+                # -I -S: neither the environment nor installed packages can get in the way.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(script), str(owner)],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    pass_fds=(owner,),
+                )
+            finally:
+                os.close(owner)
+        except OSError as error:
+            raise self._error(
+                error.errno or errno.EIO,
+                f"the guardian process, which cleans up after this one, could not be started: "
+                f"{error}; it needs Linux 5.3, the Python interpreter {sys.executable!r} and the "
+                f"file {script}",
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Undo everything, and wait for it.
+
+        A first Ctrl-C waits as well; a second one doesn't, and the guardian goes on alone.
+
+        Raises:
+            OSError: of the class given: something is left behind, and what to do about it.
+        """
+        if os.getpid() != self._owner:
+            return
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                failures = self._finish()
+                break
+            except KeyboardInterrupt as error:
+                if interrupt:
+                    raise
+                interrupt = error
+        if failures:
+            raise self._error(
+                errno.EBUSY, "left behind, to be removed by hand: " + "; ".join(failures)
+            )
+        if interrupt:
+            raise interrupt
+
+    @property
+    def pid(self) -> int:
+        """The process id of the guardian."""
+        return self._running().pid
+
+    def remember(self, step: str, *arguments: Argument) -> None:
+        """Have ``step`` of `guardian_process.UNDO` done in the end; to be called before the change.
+
+        Raises:
+            OSError: of the class given: the guardian is gone.
+        """
+        self._request("remember", step, *arguments)
+
+    def act(self, action: str, *arguments: Argument) -> Argument:
+        """Have ``action`` of `guardian_process.ACTIONS` done now and undone in the end.
+
+        Raises:
+            OSError: of the class given: the action failed, or the guardian is gone.
+        """
+        return self._request("act", action, *arguments)
+
+    def _request(self, verb: str, name: str, *arguments: Argument) -> Argument:
+        with self._lock:
+            self._number += 1
+            self._send([self._number, verb, name, *arguments])
+            answer = self._receive()
+            # Older answers are those to requests that an interrupt cut short.
+            while answer and answer["number"] != self._number:
+                answer = self._receive()
+            if not answer:
+                raise self._error(
+                    errno.EPIPE,
+                    "the guardian process, which cleans up after this one, was killed; "
+                    "nothing further is changed",
+                )
+            if "error" in answer:
+                raise self._error(answer["errno"], answer["error"])
+            self._steps.append(answer["step"])
+            value: Argument = answer["value"]
+            return value
+
+    def _finish(self) -> list[str]:
+        from mapscratch.kernelstats import guardian_process
+
+        # Said in words: the end of the pipe doesn't reach it while a forked child holds a copy.
+        self._send([0, "finish"])
+        while answer := self._receive():
+            # Kept on self: an interrupt may have this method called again.
+            self._failures = answer.get("failures")
+        process = self._running()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+        if self._failures is None:
+            self._failures = guardian_process.undo(self._steps)
+        return self._failures
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("a Guardian works inside of its with block only")
+        return self._process
+
+    def _send(self, request: list[Argument]) -> None:
+        import json
+
+        pipe = self._running().stdin
+        if pipe and not pipe.closed:
+            try:
+                pipe.write(json.dumps(request).encode() + b"\n")
+            except BrokenPipeError:
+                return  # It is gone; reading its answer says so.
+
+    def _receive(self) -> dict[str, Any] | None:
+        import json
+
+        pipe = self._running().stdout
+        while b"\n" not in self._received:
+            data = os.read(pipe.fileno(), 1 << 16) if pipe and not pipe.closed else b""
+            if not data:
+                return None
+            self._received += data
+        line, self._received = self._received.split(b"\n", 1)
+        answer: dict[str, Any] = json.loads(line)
+        return answer

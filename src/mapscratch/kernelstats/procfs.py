@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening the files of a process under ``/proc``, with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Literal
+
+Pid = int | Literal["self"]
+"""A process id, or ``"self"`` for the calling process."""
+
+
+def process_file(pid: Pid, name: str) -> str:
+    """Path of the file ``name`` of a process, such as ``/proc/self/smaps``.
+
+    Raises:
+        ValueError: ``pid`` is neither a positive integer nor ``"self"``.
+    """
+    if pid != "self" and (not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0):
+        raise ValueError(f'pid must be a positive integer or "self", not {pid!r}')
+    return f"/proc/{pid}/{name}"
+
+
+def open_process_file(pid: Pid, name: str) -> int:
+    """Open ``/proc/PID/name`` for reading; returns a descriptor that the caller closes.
+
+    Raises:
+        ValueError: ``pid`` is neither a positive integer nor ``"self"``.
+        ProcessLookupError: there is no such process.
+        PermissionError: the process belongs to someone else.
+    """
+    path = process_file(pid, name)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists(f"/proc/{pid}"):
+            raise
+        raise no_such_process(pid) from None
+    except PermissionError:
+        raise PermissionError(
+            errno.EACCES,
+            f"reading {path} needs the rights to trace that process: run as its user or as root",
+        ) from None
+
+
+def no_such_process(pid: Pid) -> ProcessLookupError:
+    """The error for a process that does not exist, or has ended; kernel threads have no memory."""
+    return ProcessLookupError(errno.ESRCH, f"there is no process {pid} (any more) with memory")
+
+
+def check_range(address: int, length: int) -> None:
+    """Refuse a range that no process can have.
+
+    Raises:
+        ValueError: ``address`` or ``length`` is negative, or the range leaves 64 bits.
+    """
+    if address < 0 or length < 0 or address + length > 1 << 64:
+        raise ValueError(f"not a range of addresses: address {address:#x}, length {length:#x}")

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swap areas: those that are there (``/proc/swaps``), and one of one's own for a while.
+
+The kernel's ``Documentation/admin-guide/blockdev/zram.rst`` and ``mm/zswap.rst`` define the
+settings used here; swapon(2) the priorities; ``union swap_header`` in ``include/linux/swap.h``
+the first page of an area.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from typing import Literal, get_args
+
+from mapscratch.kernelstats.availability import Availability, has_system_administration
+from mapscratch.kernelstats.guardian import Guardian
+
+SwapKind = Literal["file", "zram", "zswap"]
+
+SPACE_MARGIN = 512 << 20
+"""Bytes that a swapfile leaves free on its disk."""
+
+_ZRAM_CONTROL = "/sys/class/zram-control"
+_ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
+_DIRECTORIES = ("/var/tmp", "/var/lib", "/")
+_SMALLEST = 10 * PAGESIZE
+_HIGHEST_PRIORITY = 0x7FFF
+_SWAP_FLAG_PREFER = 0x8000  # include/linux/swap.h
+
+# include/uapi/linux/magic.h; what each lacks for a swapfile.
+_UNSUITABLE = {
+    0x01021994: "tmpfs is memory itself",
+    0x858458F6: "ramfs is memory itself",
+    0x794C7630: "overlayfs takes no swapfiles",
+    0x9123683E: "btrfs takes only swapfiles without copy-on-write and compression",
+    0x6969: "NFS is no place for a temporary swapfile",
+    0x65735546: "FUSE takes no swapfiles",
+    0x01021997: "9p takes no swapfiles",
+    0x2FC12FC1: "ZFS takes no swapfiles",
+    0x73717368: "squashfs is read-only",
+}
+
+
+class SwapError(OSError):
+    """A temporary swap could not be made or removed; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwapArea:
+    """An area that the kernel swaps to now.
+
+    Attributes:
+        path: the file or device.
+        kind: what it is. With zswap enabled, any of them is behind a compressed cache in memory.
+        size: bytes in all.
+        used: bytes in use.
+        priority: the area of the highest priority is filled first.
+    """
+
+    path: str
+    kind: Literal["file", "partition", "zram"]
+    size: int
+    used: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemporarySwap:
+    """A swap area made by `temporary_swap`.
+
+    Attributes:
+        kind: what was asked for.
+        path: the file or device that is swapped to.
+        size: bytes that fit in.
+    """
+
+    kind: SwapKind
+    path: str
+    size: int
+
+
+def active_swaps() -> list[SwapArea]:
+    """The areas that the kernel swaps to now; none if it was built without swap."""
+    try:
+        with open("/proc/swaps", encoding="utf-8", errors="surrogateescape") as file:
+            return [_swap_area(line) for line in file.readlines()[1:]]
+    except FileNotFoundError:
+        return []
+
+
+def probe_temporary_swap(
+    kind: SwapKind, size: int = 0, directory: str | os.PathLike[str] | None = None
+) -> Availability:
+    """Whether `temporary_swap` is expected to work with these arguments; changes nothing."""
+    try:
+        return Availability(True, _check(kind, size, directory))
+    except SwapError as error:
+        return Availability(False, str(error.strerror))
+
+
+@contextmanager
+def temporary_swap(
+    kind: SwapKind, size: int, directory: str | os.PathLike[str] | None = None
+) -> Iterator[TemporarySwap]:
+    """Swap to an area of its own, of the highest priority, until the end of the ``with`` block.
+
+    ``"file"`` is a swapfile on a disk; ``"zram"`` a new compressed device in memory, never one
+    that was there before; ``"zswap"`` the compressed cache in memory, enabled if it was not, before
+    a swapfile. The area is there for the whole machine: other processes swap to it too.
+
+    In the end the area is switched off, which reads back what is in it, and removed; zswap gets its
+    former setting. This happens after exceptions and Ctrl-C, and also if the process is ended by
+    SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it (see
+    `mapscratch.kernelstats.guardian`). Only one process at a time can have zswap; the next one
+    waits for half a minute.
+
+    Args:
+        kind: of the area.
+        size: bytes that shall fit in, rounded up to pages.
+        directory: where the swapfile goes; otherwise the first of /var/tmp, /var/lib and / that is
+            on a suitable disk with `SPACE_MARGIN` to spare.
+
+    Raises:
+        ValueError: ``kind`` is none of the three, ``size`` is under ten pages, or a directory is
+            given for zram.
+        SwapError: not privileged, no room, not in this kernel, or the kernel refuses; or in
+            the end the area could not be removed.
+    """
+    pages = -(-_checked_size(size) // PAGESIZE)
+    _check(kind, size, directory)
+    with Guardian(SwapError) as guardian:
+        if kind == "zram":
+            path = _make_zram(guardian, pages)
+        else:
+            if kind == "zswap":
+                with _advice(f"zswap could not be enabled by {_ZSWAP_ENABLED}"):
+                    guardian.act("change_setting", _ZSWAP_ENABLED, "Y")
+            path = _make_swap_file(guardian, pages, directory)
+        yield TemporarySwap(kind, path, pages * PAGESIZE)
+
+
+def _checked_size(size: int) -> int:
+    if size < _SMALLEST:
+        raise ValueError(f"a swap area has at least {_SMALLEST} bytes, not {size}")
+    return size
+
+
+def _swap_area(line: str) -> SwapArea:
+    path, area_type, size, used, priority = line.split()
+    path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+    kind: Literal["file", "partition", "zram"] = "file" if area_type == "file" else "partition"
+    if kind == "partition" and re.fullmatch(r"/dev/zram\d+", path):
+        kind = "zram"
+    return SwapArea(path, kind, int(size) * 1024, int(used) * 1024, int(priority))
+
+
+def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) -> str:
+    """How it will be done; ValueError or SwapError if it can't be."""
+    if kind not in get_args(SwapKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(SwapKind))}, not {kind!r}")
+    if kind == "zram" and directory is not None:
+        raise ValueError("zram is in memory: it takes no directory")
+    if not os.path.exists("/proc/swaps"):
+        raise SwapError(errno.ENOSYS, "this kernel was built without swap (CONFIG_SWAP)")
+    if not has_system_administration():
+        raise SwapError(
+            errno.EPERM,
+            "making a temporary swap needs root (CAP_SYS_ADMIN): run it with sudo, or have the "
+            "administrator add swap, or do without",
+        )
+    if kind == "zram":
+        _require(
+            f"{_ZRAM_CONTROL}/hot_add",
+            os.R_OK,
+            "run `modprobe zram num_devices=0`, or take kind 'file'",
+        )
+        return f"a new zram device by {_ZRAM_CONTROL}"
+    if kind == "zswap":
+        _require(
+            _ZSWAP_ENABLED, os.W_OK, "a kernel with CONFIG_ZSWAP is needed; or take kind 'file'"
+        )
+    where = _suitable_directories(size, directory)[0]
+    return f"a swapfile in {where}{', behind zswap' if kind == 'zswap' else ''}"
+
+
+def _require(path: str, access: int, advice: str) -> None:
+    if not os.path.exists(path):
+        raise SwapError(errno.ENODEV, f"{path} is not there: {advice}")
+    if not os.access(path, access):
+        raise SwapError(errno.EACCES, f"{path} is closed to this process (a container?): {advice}")
+
+
+def _suitable_directories(size: int, directory: str | os.PathLike[str] | None) -> list[str]:
+    """The directories that can take a swapfile of ``size`` bytes; SwapError if there is none."""
+    candidates = _DIRECTORIES if directory is None else (os.path.abspath(os.fspath(directory)),)
+    problems = {candidate: _problem(candidate, size) for candidate in candidates}
+    suitable = [candidate for candidate, problem in problems.items() if not problem]
+    if not suitable:
+        full = any(problem.startswith("only") for problem in problems.values())
+        raise SwapError(
+            errno.ENOSPC if full else errno.EINVAL,
+            "no place for a swapfile: "
+            + "; ".join(f"{candidate}: {problem}" for candidate, problem in problems.items())
+            + ". Name a directory on an ext4 or xfs disk with room, or ask for less",
+        )
+    return suitable
+
+
+def _problem(directory: str, size: int) -> str:
+    """Why a directory can't take a swapfile of ``size`` bytes; empty if it can."""
+    if not os.path.isdir(directory):
+        return "there is no such directory"
+    if not os.access(directory, os.W_OK):
+        return "it is not writable"
+    if reason := _UNSUITABLE.get(_file_system(directory)):
+        return reason
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size + SPACE_MARGIN:
+        return (
+            f"only {free >> 20} MiB are free, and {size >> 20} MiB are needed "
+            f"with {SPACE_MARGIN >> 20} MiB to spare"
+        )
+    return ""
+
+
+def _file_system(directory: str) -> int:
+    """The magic number of a directory's file system: the first word that statfs(2) gives."""
+    import ctypes
+
+    result = ctypes.create_string_buffer(1024)
+    _call_libc("statfs", os.fsencode(directory), result)
+    return ctypes.c_ulong.from_buffer(result).value & 0xFFFFFFFF
+
+
+def _make_swap_file(
+    guardian: Guardian, pages: int, directory: str | os.PathLike[str] | None
+) -> str:
+    from mapscratch.kernelstats.guardian_process import remove_swap_file
+
+    problems = []
+    for candidate in _suitable_directories(pages * PAGESIZE, directory):
+        path = f"{candidate.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
+        guardian.remember("remove_swap_file", path)
+        try:
+            _fill_swap_file(path, pages)
+            _swap_on(path)
+        except OSError as error:
+            remove_swap_file(path)
+            problems.append(f"{candidate}: {error.strerror}")
+        else:
+            return path
+    raise SwapError(
+        errno.EINVAL,
+        "the kernel refuses a swapfile: "
+        + "; ".join(problems)
+        + ". Name a directory on an ext4 or xfs disk; in a container swapon(2) is forbidden "
+        "unless it is privileged",
+    )
+
+
+def _fill_swap_file(path: str, pages: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, (pages + 1) * PAGESIZE)
+        os.pwrite(descriptor, _swap_header(pages), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_zram(guardian: Guardian, pages: int) -> str:
+    with _advice("the kernel gives no zram device: take kind 'file'"):
+        number = guardian.act("add_zram")
+    path = f"/dev/zram{number}"
+    with _advice(f"{path} could not be made a swap area: ask for less, or take kind 'file'"):
+        with open(f"/sys/block/zram{number}/disksize", "w", encoding="ascii") as file:
+            file.write(str((pages + 1) * PAGESIZE))
+        # Without O_CREAT: where no /dev/zramN appears, no ordinary file shall.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, _swap_header(pages), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _swap_on(path)
+    return path
+
+
+def _swap_header(pages: int) -> bytes:
+    """The first page of an area: version 1, the number of its last page, no bad pages, a UUID."""
+    header = struct.pack("=1024xIII16s16s", 1, pages, 0, os.urandom(16), b"mapscratch")
+    return header.ljust(PAGESIZE - 10, b"\0") + b"SWAPSPACE2"
+
+
+def _swap_on(path: str) -> None:
+    _call_libc("swapon", os.fsencode(path), _SWAP_FLAG_PREFER | _HIGHEST_PRIORITY)
+
+
+def _call_libc(name: str, *arguments: object) -> None:
+    import ctypes  # Not at the top: mapping code imports this package, and has no use for it.
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    call: Callable[..., int] = getattr(libc, name)
+    if call(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+@contextmanager
+def _advice(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SwapError(error.errno or errno.EIO, f"{advice} ({error.strerror})") from error

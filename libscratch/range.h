@@ -35,8 +35,8 @@ struct scratch_range {
     bool has_fixup;
     unsigned char *ever_filled; /* a bit a page */
     size_t next_fault_page;     /* where a sequential reader would fault next */
+    size_t sequence_pages;      /* how many pages the last page-in made */
     size_t readahead_end_page;
-    bool sequential;
 
     /* dontneed */
     size_t lock_length;

@@ -23,7 +23,7 @@ static struct mark marks[MARK_CAPACITY];
 static size_t mark_head;
 static size_t mark_count;
 
-/* Where page-in fixups work on a page before anybody sees it; grows with the fault-around. */
+/* Where page-in fixups work on pages before anybody sees them: the most that one fault makes. */
 enum { STAGING_BYTES = 256 * 1024 };
 static unsigned char staging[STAGING_BYTES] __attribute__((aligned(4096)));
 
@@ -31,8 +31,6 @@ static unsigned char staging[STAGING_BYTES] __attribute__((aligned(4096)));
 static void fault_around(const struct scratch_range *range, size_t page, size_t *ret_first,
                          size_t *ret_end) {
     size_t around = scratch_settings.fault_around_pages;
-    if (around > STAGING_BYTES / scratch_page_size())
-        around = STAGING_BYTES / scratch_page_size();
     *ret_first = page & ~(around - 1);
     *ret_end = *ret_first + around;
     if (*ret_end > scratch_range_pages(range))
@@ -235,17 +233,31 @@ static void fail_page(const struct scratch_userfault *userfault, struct scratch_
 }
 
 /*
- * The source's read-ahead is switched off (MADV_RANDOM), because read-around makes a random
- * page-in read far more than it needs. So ask for what is needed: these pages, and for somebody who
- * reads on where the last page-in ended a window ahead of them.
+ * Somebody who goes on where the last page-in ended is reading in sequence: for them the block
+ * doubles from fault to fault, because the cost of a fault is then shared by more pages.
  */
-static void read_ahead(struct scratch_range *range, size_t first, size_t end) {
+static void widen_for_sequence(struct scratch_range *range, size_t first, size_t *end,
+                               bool in_sequence) {
+    size_t limit = STAGING_BYTES / scratch_page_size();
+    range->sequence_pages = in_sequence ? 2 * range->sequence_pages : *end - first;
+    if (range->sequence_pages > limit)
+        range->sequence_pages = limit;
+    if (first + range->sequence_pages > *end)
+        *end = first + range->sequence_pages;
+    if (*end > scratch_range_pages(range))
+        *end = scratch_range_pages(range);
+    range->next_fault_page = *end;
+}
+
+/*
+ * The source's read-ahead is switched off (MADV_RANDOM), because read-around makes a random
+ * page-in read far more than it needs. So ask for what is needed: these pages, and in a sequence
+ * a window ahead of them.
+ */
+static void read_ahead(struct scratch_range *range, size_t first, size_t end, bool in_sequence) {
     size_t page_size = scratch_page_size();
-    size_t total = scratch_range_pages(range);
-    bool is_sequential = first == range->next_fault_page && first > 0;
-    range->next_fault_page = end;
     size_t wanted_end = end;
-    if (is_sequential) {
+    if (in_sequence) {
         size_t window = scratch_settings.readahead_bytes / page_size;
         if (end + window / 2 <= range->readahead_end_page)
             return; /* still well inside what was asked for */
@@ -253,8 +265,8 @@ static void read_ahead(struct scratch_range *range, size_t first, size_t end) {
             first = range->readahead_end_page;
         wanted_end = end + window;
     }
-    if (wanted_end > total)
-        wanted_end = total;
+    if (wanted_end > scratch_range_pages(range))
+        wanted_end = scratch_range_pages(range);
     range->readahead_end_page = wanted_end;
     if (first < wanted_end)
         madvise((void *)(range->source + first * page_size), (wanted_end - first) * page_size,
@@ -343,13 +355,15 @@ static const char *reason_of(int error) {
     }
 }
 
-/* Under the range's lock. */
+/* Makes `page` and those around it, under the range's lock: from *ret_first up to *ret_end. */
 static void page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
-                    size_t page, bool for_store) {
+                    size_t page, bool for_store, size_t *ret_first, size_t *ret_end) {
     size_t page_size = scratch_page_size();
     size_t first, end;
     fault_around(range, page, &first, &end);
-    read_ahead(range, first, end);
+    bool in_sequence = first > 0 && first == range->next_fault_page;
+    widen_for_sequence(range, first, &end, in_sequence);
+    read_ahead(range, first, end, in_sequence);
 
     int cpu = sched_getcpu();
     int error = 0;
@@ -381,20 +395,18 @@ static void page_in(const struct scratch_userfault *userfault, struct scratch_ra
     if (error && error != ENOENT && error != ESRCH)
         fail_page(userfault, range, page, reason_of(error));
     wake(userfault, (uintptr_t)range->address + first * page_size, (end - first) * page_size);
+    *ret_first = first;
+    *ret_end = end;
 }
 
 /* The first store since the pages were armed; under the range's lock. */
-static bool allow_stores(const struct scratch_userfault *userfault, struct scratch_range *range,
-                         size_t page, uint64_t now, struct mark *ret_displaced) {
+static void allow_stores(const struct scratch_userfault *userfault, struct scratch_range *range,
+                         size_t page, size_t *ret_first, size_t *ret_end) {
     size_t page_size = scratch_page_size();
-    size_t first, end;
-    fault_around(range, page, &first, &end);
-    uintptr_t address = (uintptr_t)range->address + first * page_size;
-    size_t length = (end - first) * page_size;
+    fault_around(range, page, ret_first, ret_end);
     scratch_check_event(range, page, 1, SCRATCH_EVENT_STORE);
-    bool displaced = mark_stored(range, address, length, now, ret_displaced);
-    write_protect(userfault, address, length, false); /* wakes who waits */
-    return displaced;
+    write_protect(userfault, (uintptr_t)range->address + *ret_first * page_size,
+                  (*ret_end - *ret_first) * page_size, false); /* wakes who waits */
 }
 
 void scratch_userfault_serve(const struct scratch_userfault *userfault,
@@ -407,27 +419,22 @@ void scratch_userfault_serve(const struct scratch_userfault *userfault,
     bool for_store = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
     bool closing;
     struct scratch_range *range = scratch_registry_find_locked(address, &closing);
-    if (!range || range->engine != SCRATCH_ENGINE_LAZYFREE) {
-        /* Being closed: whoever waits faults again, until the close has ended one way or the other. */
-        if (range)
-            scratch_lock_release(&range->lock);
+    if (!range) {
+        /* Being closed: whoever waits faults again, until the close has ended one way or other. */
         wake(userfault, address, page_size);
         return;
     }
     size_t page = (address - (uintptr_t)range->address) / page_size;
+    size_t first, end;
+    if (is_store_to_armed)
+        allow_stores(userfault, range, page, &first, &end);
+    else
+        page_in(userfault, range, page, for_store, &first, &end);
     struct mark displaced;
-    bool has_displaced = false;
-    if (is_store_to_armed) {
-        has_displaced = allow_stores(userfault, range, page, now, &displaced);
-    } else {
-        if (for_store) {
-            size_t first, end;
-            fault_around(range, page, &first, &end);
-            has_displaced = mark_stored(range, (uintptr_t)range->address + first * page_size,
-                                        (end - first) * page_size, now, &displaced);
-        }
-        page_in(userfault, range, page, for_store);
-    }
+    bool has_displaced =
+        (is_store_to_armed || for_store) &&
+        mark_stored(range, (uintptr_t)range->address + first * page_size, (end - first) * page_size,
+                    now, &displaced);
     scratch_lock_release(&range->lock);
     if (has_displaced)
         rearm_mark(userfault, &displaced);

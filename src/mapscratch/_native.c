@@ -40,27 +40,35 @@ static PyObject *raise_errno(int error) {
 
 /* Words */
 
-static void *word_at(const struct words *words, PyObject *offset_object) {
-    if (!words->address) {
+/* Why there is no word at an offset. */
+static void *refuse_word(const struct words *words, Py_ssize_t offset) {
+    if (!words->address)
         PyErr_SetString(PyExc_ValueError, "the scratch mapping is closed");
-        return NULL;
-    }
-    Py_ssize_t offset = PyNumber_AsSsize_t(offset_object, PyExc_IndexError);
-    if (offset == -1 && PyErr_Occurred())
-        return NULL;
-    if (offset < 0 || (size_t)offset + sizeof(uint64_t) > words->length) {
+    else if (offset < 0 || (size_t)offset > words->length - sizeof(uint64_t) ||
+             words->length < sizeof(uint64_t))
         PyErr_Format(PyExc_IndexError,
                      "offset %zd is out of range: a word of 8 bytes must lie in the mapping's %zu",
                      offset, words->length);
-        return NULL;
-    }
-    if (offset % (Py_ssize_t)sizeof(uint64_t)) {
+    else
         PyErr_Format(PyExc_ValueError,
                      "offset %zd is misaligned: only a word at a multiple of 8 is indivisible",
                      offset);
-        return NULL;
+    return NULL;
+}
+
+/* A word costs a few nanoseconds, so that each call into the interpreter counts here. */
+static void *word_at(const struct words *words, PyObject *offset_object) {
+    Py_ssize_t offset = PyLong_AsSsize_t(offset_object);
+    if (offset == -1 && PyErr_Occurred()) { /* not an int, or too large for one of these */
+        PyErr_Clear();
+        offset = PyNumber_AsSsize_t(offset_object, PyExc_IndexError);
+        if (offset == -1 && PyErr_Occurred())
+            return NULL;
     }
-    return words->address + offset;
+    bool is_word = words->address && words->length >= sizeof(uint64_t) &&
+                   (size_t)offset <= words->length - sizeof(uint64_t) &&
+                   offset % sizeof(uint64_t) == 0;
+    return is_word ? words->address + offset : refuse_word(words, offset);
 }
 
 static int word_value(PyObject *object, uint64_t *ret) {

@@ -10,11 +10,11 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "pager.h"
 #include "range.h"
+#include "tell.h"
 #include "uapi.h"
 
 static sigset_t signals_before_fork;
@@ -82,10 +82,9 @@ static void after_fork_in_child(void) {
     for (size_t index = 0; index < count; index++) {
         int range_error = has_lazyfree && error ? error : renew(ranges[index]);
         if (range_error)
-            fprintf(stderr,
-                    "mapscratch: after fork the scratch mapping of %s can't be used in process %d "
-                    "(%s): touching it will crash\n",
-                    ranges[index]->name, (int)getpid(), strerror(range_error));
+            scratch_tell("mapscratch: after fork the scratch mapping of %s can't be used in process "
+                         "%d (%s): touching it will crash\n",
+                         ranges[index]->name, (int)getpid(), strerror(range_error));
     }
     scratch_pager_stop_if_idle();
     scratch_lock_reset(&scratch_control_lock);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "clock.h"
 #include "placement.h"
 #include "pressure.h"
+#include "raw.h"
 #include "uapi.h"
 #include "userfault.h"
 
@@ -27,6 +27,7 @@ enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_PARK, O
  * because it does nothing wherever it might arrive by mistake.
  */
 static const int doorbell = SIGURG;
+enum { KERNEL_SIGSET_BYTES = _NSIG / 8 };
 static struct {
     enum order order;
     struct scratch_range *range;
@@ -71,10 +72,10 @@ static int own_descriptor_table(int keep) {
 static void occupy_standard_descriptors(void) {
     int null;
     do {
-        null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        null = raw_open("/dev/null", O_RDWR);
     } while (null >= 0 && null < 2);
     if (null > 2)
-        close(null);
+        raw_close(null);
 }
 
 static int pager_prepare(void) {
@@ -85,7 +86,8 @@ static int pager_prepare(void) {
     sigset_t only_doorbell;
     sigemptyset(&only_doorbell);
     sigaddset(&only_doorbell, doorbell);
-    signal_descriptor = signalfd(-1, &only_doorbell, SFD_CLOEXEC | SFD_NONBLOCK);
+    signal_descriptor = (int)syscall(SYS_signalfd4, -1, &only_doorbell, KERNEL_SIGSET_BYTES,
+                                     SFD_CLOEXEC | SFD_NONBLOCK);
     if (signal_descriptor < 0)
         return errno;
     userfault.descriptor = -1;
@@ -104,7 +106,7 @@ static int pager_prepare(void) {
  * only for a moment, so that no descriptor of ours lies in the application's table.
  */
 static int send_userfault(void) {
-    int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int sender = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (sender < 0)
         return errno;
     union {
@@ -125,8 +127,8 @@ static int send_userfault(void) {
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(header), &userfault.descriptor, sizeof(int));
-    int error = sendmsg(sender, &message, MSG_DONTWAIT) < 0 ? errno : 0;
-    close(sender);
+    int error = syscall(SYS_sendmsg, sender, &message, MSG_DONTWAIT) < 0 ? errno : 0;
+    raw_close(sender);
     return error;
 }
 
@@ -169,7 +171,7 @@ static bool serve_faults(uint64_t now) {
     struct uffd_msg messages[16];
     if (userfault.descriptor < 0)
         return false;
-    ssize_t got = read(userfault.descriptor, messages, sizeof messages);
+    long got = raw_read(userfault.descriptor, messages, sizeof messages);
     if (got <= 0)
         return false;
     size_t count = (size_t)got / sizeof messages[0];
@@ -214,7 +216,7 @@ static void *pager_run(void *unused) {
         uint64_t due = scratch_userfault_rearm_due(&userfault, now);
         uint64_t wait_ns = due > now ? due - now : 0;
         struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
-        int ready = ppoll(entries, 2 + pressure_count, due ? &timeout : NULL, NULL);
+        int ready = raw_poll(entries, 2 + pressure_count, due ? &timeout : NULL);
         if (ready <= 0)
             continue;
         if (entries[1].revents)
@@ -222,9 +224,7 @@ static void *pager_run(void *unused) {
         scratch_pressure_serve(&entries[2], pressure_count);
         if (entries[0].revents) {
             struct signalfd_siginfo rung;
-            if (read(signal_descriptor, &rung, sizeof rung) < 0) {
-                /* the order may have been seen already */
-            }
+            raw_read(signal_descriptor, &rung, sizeof rung);
         }
         if (atomic_load_explicit(&mail_waits, memory_order_acquire))
             ends = obey();

@@ -2,13 +2,13 @@
 #include "pressure.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 #include "pager.h"
+#include "raw.h"
 
 static struct {
     bool is_set;
@@ -32,7 +32,7 @@ bool scratch_pressure_is_watched(void) { return watched.is_set; }
 static int open_in_directory(const char *name, int flags) {
     char path[PATH_MAX + 64];
     snprintf(path, sizeof path, "%s/%s", watched.path, name);
-    return open(path, flags | O_CLOEXEC);
+    return raw_open(path, flags);
 }
 
 /*
@@ -47,13 +47,13 @@ static int open_cgroup1(void) {
     if (pressure < 0 || control < 0)
         error = errno;
     for (int level = 0; !error && level < 3; level++) {
-        int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        int descriptor = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
         char line[64];
         int length = snprintf(line, sizeof line, "%d %d %s", descriptor, pressure, levels[level]);
-        if (descriptor < 0 || write(control, line, (size_t)length) < 0) {
+        if (descriptor < 0 || raw_write(control, line, (size_t)length) < 0) {
             error = errno;
             if (descriptor >= 0)
-                close(descriptor);
+                raw_close(descriptor);
             break;
         }
         sources[source_count].descriptor = descriptor;
@@ -61,20 +61,20 @@ static int open_cgroup1(void) {
         sources[source_count++].level = level;
     }
     if (pressure >= 0)
-        close(pressure);
+        raw_close(pressure);
     if (control >= 0)
-        close(control);
+        raw_close(control);
     return error;
 }
 
 /* Documentation/accounting/psi.rst, "Monitoring for pressure thresholds". */
 static int open_stall(void) {
-    int descriptor = open(watched.path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    int descriptor = raw_open(watched.path, O_RDWR | O_NONBLOCK);
     if (descriptor < 0)
         return errno;
-    if (write(descriptor, watched.trigger, strlen(watched.trigger) + 1) < 0) {
+    if (raw_write(descriptor, watched.trigger, strlen(watched.trigger) + 1) < 0) {
         int error = errno;
-        close(descriptor);
+        raw_close(descriptor);
         return error;
     }
     sources[0].descriptor = descriptor;
@@ -86,7 +86,7 @@ static int open_stall(void) {
 
 void scratch_pressure_close(void) {
     while (source_count)
-        close(sources[--source_count].descriptor);
+        raw_close(sources[--source_count].descriptor);
 }
 
 int scratch_pressure_open(void) {
@@ -207,7 +207,7 @@ void scratch_pressure_serve(const struct pollfd *entries, size_t count) {
             continue;
         uint64_t ignored;
         if (entries[index].events == POLLIN &&
-            read(entries[index].fd, &ignored, sizeof ignored) < 0)
+            raw_read(entries[index].fd, &ignored, sizeof ignored) < 0)
             continue;
         if (sources[index].level > level)
             level = sources[index].level;

@@ -2,15 +2,15 @@
 #include "range.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "pager.h"
 #include "pressure.h"
+#include "raw.h"
+#include "tell.h"
 #include "uapi.h"
 
 struct scratch_settings scratch_settings = {
@@ -55,8 +55,9 @@ void scratch_check_event(struct scratch_range *range, size_t first, size_t pages
     for (size_t page = first; page < first + pages; page++) {
         uint8_t *state = &range->states[page];
         bool is_absent = *state == SCRATCH_STATE_FILE || *state == SCRATCH_STATE_DROPPED;
-        /* Events that say nothing about a page that isn't there. */
-        if (is_absent && (event == SCRATCH_EVENT_DROP || event == SCRATCH_EVENT_REARM))
+        /* These come too late for a page that went in the meantime, and do nothing to it. */
+        if (is_absent && (event == SCRATCH_EVENT_DROP || event == SCRATCH_EVENT_REARM ||
+                          event == SCRATCH_EVENT_STORE))
             continue;
         /* The kernel drops pages without telling: seen when they fault again. */
         if (!is_absent && event == SCRATCH_EVENT_FAULT &&
@@ -65,8 +66,9 @@ void scratch_check_event(struct scratch_range *range, size_t first, size_t pages
         if (scratch_state_step(range->engine, state, event))
             continue;
     impossible:
-        fprintf(stderr, "libscratch: page %zu of %s: no way from '%s' by '%s'\n", page, range->name,
-                scratch_state_label((enum scratch_page_state)*state), scratch_event_label(event));
+        scratch_tell("libscratch: page %zu of %s: no way from '%s' by '%s'\n", page, range->name,
+                     scratch_state_label((enum scratch_page_state)*state),
+                     scratch_event_label(event));
         abort();
     }
 #else
@@ -367,11 +369,11 @@ int scratch_advise_unpinned(struct scratch_range *range, size_t first, size_t en
     return 0;
 }
 
-int scratch_pagemap_open(void) { return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); }
+int scratch_pagemap_open(void) { return raw_open("/proc/self/pagemap", O_RDONLY); }
 
 void scratch_pagemap_close(int pagemap) {
     if (pagemap >= 0)
-        close(pagemap);
+        raw_close(pagemap);
 }
 
 uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap, size_t first,
@@ -386,8 +388,8 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
     uint64_t index = (uintptr_t)range->address / scratch_page_size() + first;
     while (pages) {
         size_t wanted = pages < ENTRIES ? pages : ENTRIES;
-        ssize_t got = pread(pagemap, entries, wanted * sizeof entries[0],
-                            (off_t)(index * sizeof entries[0]));
+        long got = syscall(SYS_pread64, pagemap, entries, wanted * sizeof entries[0],
+                           (off_t)(index * sizeof entries[0]));
         if (got <= 0)
             break;
         size_t entry_count = (size_t)got / sizeof entries[0];

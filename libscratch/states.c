@@ -19,6 +19,7 @@ const struct scratch_transition scratch_transitions[] = {
     LAZYFREE(CLEAN, REARM, CLEAN),
     LAZYFREE(CLEAN, RECLAIM, DROPPED),
     LAZYFREE(ARMED, RECLAIM, DROPPED),
+    LAZYFREE(DIRTY, RECLAIM, DROPPED), /* opened with its neighbours, and nobody stored to it */
     LAZYFREE(CLEAN, DROP, DROPPED),
     LAZYFREE(DIRTY, DROP, DROPPED),
     LAZYFREE(ARMED, DROP, DROPPED),

@@ -19,7 +19,7 @@
     STATE(FILE, "file", "nothing is here yet; a touch shows the file")                           \
     STATE(FILLING, "filling", "a thread waits while the page is made")                           \
     STATE(CLEAN, "clean", "shows the file (and its page-in fixups); the kernel may drop it")     \
-    STATE(DIRTY, "dirty", "stored to and not yet re-armed: ordinary memory, it can be swapped")  \
+    STATE(DIRTY, "dirty", "open to stores; once stored to it can be swapped, until re-armed")    \
     STATE(ARMED, "armed", "stored to and re-armed: the kernel may drop it, stores and all")      \
     STATE(PINNED, "pinned", "locked: neither the kernel nor we drop it")                         \
     STATE(DROPPED, "dropped", "gone, stores and all; a touch shows the file again")

@@ -2,15 +2,14 @@
 #include "userfault.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
 
 #include "clock.h"
 #include "placement.h"
+#include "raw.h"
+#include "tell.h"
 
 /* Stored-to pages that wait to be re-armed, oldest first: a ring. */
 enum { MARK_CAPACITY = 1024 };
@@ -41,20 +40,20 @@ static int open_with_features(int flags, uint64_t features, struct scratch_userf
     int descriptor = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
     if (descriptor < 0 && errno == EPERM && !flags) {
         /* The device grants by file permission what the system call grants by capability. */
-        int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+        int device = raw_open("/dev/userfaultfd", O_RDWR);
         if (device < 0)
             return EPERM;
-        descriptor = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        descriptor = (int)syscall(SYS_ioctl, device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
         int error = errno;
-        close(device);
+        raw_close(device);
         errno = error;
     }
     if (descriptor < 0)
         return errno;
     struct uffdio_api api = {.api = UFFD_API, .features = features};
-    if (ioctl(descriptor, UFFDIO_API, &api)) {
+    if (raw_ioctl(descriptor, UFFDIO_API, &api)) {
         int error = errno;
-        close(descriptor);
+        raw_close(descriptor);
         return error;
     }
     ret->descriptor = descriptor;
@@ -83,7 +82,7 @@ void scratch_userfault_probe(struct scratch_userfault_status *ret) {
     ret->write_protect = userfault.write_protect;
     ret->poison = userfault.poison;
     if (!ret->error)
-        close(userfault.descriptor);
+        raw_close(userfault.descriptor);
     char from = 'x', to = 0;
     struct iovec local = {&to, 1}, remote = {&from, 1};
     if (syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0) != 1)
@@ -99,12 +98,12 @@ int scratch_userfault_register(const struct scratch_userfault *userfault,
         .range = {(uintptr_t)range->address, range->length},
         .mode = UFFDIO_REGISTER_MODE_MISSING | (is_writable ? UFFDIO_REGISTER_MODE_WP : 0),
     };
-    return ioctl(userfault->descriptor, UFFDIO_REGISTER, &registration) ? errno : 0;
+    return raw_ioctl(userfault->descriptor, UFFDIO_REGISTER, &registration) ? errno : 0;
 }
 
 static void wake(const struct scratch_userfault *userfault, uintptr_t address, size_t length) {
     struct uffdio_range range = {address, length};
-    ioctl(userfault->descriptor, UFFDIO_WAKE, &range);
+    raw_ioctl(userfault->descriptor, UFFDIO_WAKE, &range);
 }
 
 static int write_protect(const struct scratch_userfault *userfault, uintptr_t address,
@@ -113,7 +112,7 @@ static int write_protect(const struct scratch_userfault *userfault, uintptr_t ad
         .range = {address, length},
         .mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
     };
-    while (ioctl(userfault->descriptor, UFFDIO_WRITEPROTECT, &request)) {
+    while (raw_ioctl(userfault->descriptor, UFFDIO_WRITEPROTECT, &request)) {
         if (errno != EAGAIN)
             return errno;
     }
@@ -199,34 +198,15 @@ static bool mark_stored(const struct scratch_range *range, uintptr_t address, si
     return is_full;
 }
 
-/* The application's standard error, through /proc: our descriptor table doesn't hold it. */
-static void tell_application(const char *message, size_t length) {
-    int descriptor = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY);
-    if (descriptor < 0)
-        return;
-    while (length) {
-        ssize_t written = write(descriptor, message, length);
-        if (written <= 0)
-            break;
-        message += written;
-        length -= (size_t)written;
-    }
-    close(descriptor);
-}
-
 /* Nobody may ever see something else than the file: the touch ends in SIGBUS, as with mmap. */
 static void fail_page(const struct scratch_userfault *userfault, struct scratch_range *range,
                       size_t page, const char *reason) {
     size_t page_size = scratch_page_size();
-    char message[4096 + 256];
-    int length = snprintf(message, sizeof message,
-                          "mapscratch: page %zu (byte %zu) of the scratch mapping of %.4096s can't "
-                          "be made: %s\n",
-                          page, page * page_size, range->name, reason);
-    tell_application(message, (size_t)length < sizeof message ? (size_t)length : sizeof message - 1);
+    scratch_tell("mapscratch: page %zu (byte %zu) of the scratch mapping of %s can't be made: %s\n",
+                 page, page * page_size, range->name, reason);
     uintptr_t address = (uintptr_t)range->address + page * page_size;
     struct uffdio_poison poison = {.range = {address, page_size}};
-    if (userfault->poison && !ioctl(userfault->descriptor, UFFDIO_POISON, &poison))
+    if (userfault->poison && !raw_ioctl(userfault->descriptor, UFFDIO_POISON, &poison))
         return;
     /* Before Linux 6.6 no page can be made to fault for good, and returning would fault again. */
     kill(getpid(), SIGKILL);
@@ -323,7 +303,7 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
             .len = (first + pages - page) * page_size,
             .mode = UFFDIO_COPY_MODE_DONTWAKE | (tracks_stores ? UFFDIO_COPY_MODE_WP : 0),
         };
-        int error = ioctl(userfault->descriptor, UFFDIO_COPY, &copy) ? errno : 0;
+        int error = raw_ioctl(userfault->descriptor, UFFDIO_COPY, &copy) ? errno : 0;
         size_t copied = copy.copy > 0 ? (size_t)copy.copy / page_size : 0;
         if (copied) {
             count_filled(range, page, copied);

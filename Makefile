@@ -8,6 +8,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13
 
+PIP_QUIETLY := --quiet --disable-pip-version-check
+ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
+
+# An environment with what the tests and the build need, but not with mapscratch.
+define make_venv
+@test -x $(1)/bin/python || $(2) -m venv $(1)
+@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
+@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test \
+  'numpy>=1.26' 'pyelftools>=0.30' 'rich>=13.7'
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help compare test lint format stress ordering wheel-test asan tsan native mutants bench docs clean prerequisites
 
@@ -27,9 +38,9 @@ prerequisites:
 # An editable install: the extension is built again, when its source changed, at the next import.
 $(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.build | prerequisites
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group lint
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'
+	$(BIN)/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
+	$(BIN)/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group lint
+	$(BIN)/python -m pip install $(PIP_QUIETLY) --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'
 	@touch $@
 
 compare: $(VENV)/installed ## the main job: MAP_PRIVATE against scratch mappings, on this machine
@@ -61,15 +72,18 @@ stress: $(NATIVE)/build.ninja ## the long tests and the long word stress (some m
 	$(PYTEST) -m stress --timeout 600 -s
 
 build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
-	@test -f $@ || $(BIN)/meson setup build/asan -Dnative_tests=true -Dcheck_states=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Db_ndebug=false
+	@test -f $@ || $(BIN)/meson setup build/asan -Dnative_tests=true -Dwerror=true $(ASAN_OPTIONS:%=-D%)
 	@touch $@
 
+# The extension is built into an environment of its own, and the sanitizers' libraries are loaded before Python.
 asan: build/asan/build.ninja ## everything native under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/meson test -C build/asan --print-errorlogs
+	$(call make_venv,.venv-asan,$(PYTHON))
+	.venv-asan/bin/python -m pip install $(PIP_QUIETLY) --no-deps --no-build-isolation --force-reinstall \
+	  $(ASAN_OPTIONS:%=-Csetup-args=-D%) .
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONPATH=$(CURDIR)/tests/support/sanitized MAPSCRATCH_SANITIZED=$(CURDIR)/build/asan \
-	$(PYTEST) tests/test_mapping_api.py tests/test_engines_choice.py -p no:cacheprovider
+	.venv-asan/bin/python -m pytest -q -p no:cacheprovider -k 'mapping or contract' tests
 
 build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
 	@test -f $@ || $(BIN)/meson setup build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
@@ -85,12 +99,23 @@ wheel-test: $(VENV)/installed ## one abi3 wheel on every Python 3.11-3.13 that i
 	  if [ -z "$$python" ]; then echo "Python $$version is not here: not tested"; continue; fi; \
 	  echo "== the wheel on Python $$version ($$python)"; \
 	  test -x .venv-$$version/bin/python || "$$python" -m venv .venv-$$version || exit 1; \
-	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' || exit 1; \
-	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
-	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check dist/mapscratch-*.whl --group test || exit 1; \
+	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1' || exit 1; \
+	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
+	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group test || exit 1; \
 	  warnings=; test $$version = 3.11 || warnings='-W error'; \
 	  .venv-$$version/bin/python -m pytest $$warnings -q -k 'mapping or fork or import or traps or engines' || exit 1; \
 	done
+
+mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that its test fails
+	$(call make_venv,.venv-mutants,$(PYTHON))
+	.venv-mutants/bin/python tests/mutants.py
+
+bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine
+	$(BIN)/meson compile -C $(NATIVE)
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/installed ## prints the tables that are generated into docs/
+	$(BIN)/python docs/generate.py
 
 clean: ## removes what the other targets made
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes each remedy out of libscratch, one at a time, and sees that the test of its trap fails.
+
+A test of a safeguard is worth something only if it fails without the safeguard. For each mutant
+this copies the tree, changes one place in the C source, installs the result into the environment
+that runs this script, and runs the named tests: at least one must fail. It first runs them all on
+the unchanged tree. Run it by ``make mutants``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parent.parent
+TEST_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One remedy taken out: in `file`, `remedy` becomes `instead`; `tests` must notice."""
+
+    trap: str
+    file: str
+    remedy: str
+    instead: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "closed descriptors: the pager's own descriptor table",
+        "libscratch/pager.c",
+        "    int error = own_descriptor_table(parked_descriptor);\n",
+        "    int error = 0; (void)own_descriptor_table;\n",
+        "tests/test_traps_descriptors.py",
+    ),
+    Mutant(
+        "fork: ranges mapped and registered anew in the child",
+        "libscratch/fork.c",
+        "error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);",
+        "error = pthread_atfork(before_fork, after_fork_in_parent, 0); (void)after_fork_in_child;",
+        "tests/test_fork_scratch.py",
+    ),
+    Mutant(
+        "raw clone: memory that isn't inherited",
+        "libscratch/range.c",
+        "madvise(range->address, range->length, MADV_DONTFORK) ||",
+        "",
+        "tests/test_fork_scratch.py",
+    ),
+    Mutant(
+        "fork: the userfaultfd outlives the parent's pager",
+        "libscratch/pager.c",
+        "parked_descriptor = parked_userfault.descriptor >= 0 ? receive_descriptor(receiver) : -1;",
+        "parked_descriptor = -1; (void)receive_descriptor;",
+        "tests/test_fork_scratch.py",
+    ),
+    Mutant(
+        "stores: write-protection before a page is freed again",
+        "libscratch/userfault.c",
+        "if (!write_protect(userfault, (uintptr_t)address, run * page_size, true))",
+        "if (0 == 0)",
+        "tests/test_traps_stores.py",
+    ),
+    Mutant(
+        "signals: the pager blocks them all",
+        "libscratch/range.c",
+        "    pthread_sigmask(SIG_BLOCK, &all, ret_previous);",
+        "    sigemptyset(&all); pthread_sigmask(SIG_BLOCK, &all, ret_previous);",
+        "tests/test_traps_signals.py",
+    ),
+    Mutant(
+        "system calls: a pinned page is open to them",
+        "libscratch/range.c",
+        "        touch_pages(range, first, end);\n",
+        "        (void)touch_pages;\n",
+        "tests/test_traps_system_calls.py",
+    ),
+    Mutant(
+        "reused addresses: a range is forgotten when its memory goes",
+        "libscratch/range.c",
+        "    registry_remove(range);\n",
+        "    (void)registry_remove;\n",
+        "tests/test_traps_reuse.py",
+    ),
+    Mutant(
+        "a file that shrinks: a message and a signal, never other bytes",
+        "libscratch/userfault.c",
+        "        fail_page(userfault, range, page, reason_of(error));",
+        "        (void)fail_page, (void)reason_of;",
+        "tests/test_traps_truncation.py",
+    ),
+)
+
+
+def install(tree: Path) -> None:
+    """Builds and installs a tree into this script's environment."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        + ["--no-deps", "--no-build-isolation", "--force-reinstall", str(tree)],
+        check=True,
+    )
+
+
+def tests_pass(tests: str) -> bool:
+    """Whether all of the named tests pass; a test that hangs or crashes Python doesn't."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["--timeout", "60", *tests.split()]
+    try:
+        finished = subprocess.run(
+            command, cwd=TREE, timeout=TEST_SECONDS, capture_output=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return finished.returncode == 0
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests pass although the remedy is out."""
+    with tempfile.TemporaryDirectory(prefix="mapscratch-mutant-") as directory:
+        copy = Path(directory) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv*", "build", "dist", ".hypothesis")
+        shutil.copytree(TREE, copy, ignore=ignored)
+        source = copy / mutant.file
+        text = source.read_text()
+        if text.count(mutant.remedy) != 1:
+            raise SystemExit(f"{mutant.file} has no single place of: {mutant.remedy.strip()}")
+        source.write_text(text.replace(mutant.remedy, mutant.instead))
+        install(copy)
+    return tests_pass(mutant.tests)
+
+
+def main() -> int:
+    """Runs all mutants, or those whose description contains an argument."""
+    wanted = [m for m in MUTANTS if all(word in m.trap for word in sys.argv[1:])]
+    install(TREE)
+    for tests in sorted({mutant.tests for mutant in wanted}):
+        if not tests_pass(tests):
+            print(f"{tests} fails on the unchanged tree")
+            return 1
+    survivors = 0
+    for mutant in wanted:
+        noticed = not survives(mutant)
+        survivors += not noticed
+        print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutant.trap}", flush=True)
+    print(f"{len(wanted) - survivors} of {len(wanted)} remedies are missed when taken out")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a command in a temporary memory cgroup: ``in_cgroup.py MEBIBYTES COMMAND…``.
+
+Exits with 77, which meson counts as skipped, where no such group can be made; the reason is printed.
+"""
+
+import os
+import subprocess
+import sys
+
+from mapscratch.kernelstats import probe_temporary_memory_cgroup, temporary_memory_cgroup
+
+
+def main() -> int:
+    mebibytes, command = int(sys.argv[1]), sys.argv[2:]
+    probe = probe_temporary_memory_cgroup()
+    if not probe.available:
+        print(f"skipped: {probe.reason}")
+        return 77
+    with temporary_memory_cgroup() as group:
+        group.add(os.getpid())
+        group.set_limit(mebibytes << 20)
+        status = subprocess.run(command, check=False).returncode
+        events = group.events()
+        print(
+            f"in {mebibytes} MiB: the limit was hit {events.limit_hits} times, "
+            f"{events.oom_kills} processes were killed"
+        )
+    return status if events.limit_hits else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -106,8 +106,8 @@ static void wake(const struct scratch_userfault *userfault, uintptr_t address, s
     raw_ioctl(userfault->descriptor, UFFDIO_WAKE, &range);
 }
 
-static int write_protect(const struct scratch_userfault *userfault, uintptr_t address,
-                         size_t length, bool protect) {
+static int write_protect_at_once(const struct scratch_userfault *userfault, uintptr_t address,
+                                 size_t length, bool protect) {
     struct uffdio_writeprotect request = {
         .range = {address, length},
         .mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
@@ -117,6 +117,22 @@ static int write_protect(const struct scratch_userfault *userfault, uintptr_t ad
             return errno;
     }
     return 0;
+}
+
+/*
+ * The kernel may refuse with ENOENT what crosses the edge of a pinned part, because mlock has split
+ * the mapping there: then page by page.
+ */
+static int write_protect(const struct scratch_userfault *userfault, uintptr_t address,
+                         size_t length, bool protect) {
+    size_t page_size = scratch_page_size();
+    int error = write_protect_at_once(userfault, address, length, protect);
+    if (error != ENOENT || length == page_size)
+        return error;
+    error = 0;
+    for (size_t offset = 0; offset < length && !error; offset += page_size)
+        error = write_protect_at_once(userfault, address + offset, page_size, protect);
+    return error;
 }
 
 /*
@@ -295,12 +311,15 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
     size_t page_size = scratch_page_size();
     bool tracks_stores = (range->protection & PROT_WRITE) && !for_store;
     size_t page = first;
+    size_t at_once = pages;
     int awaited_error = 0;
     while (page < first + pages) {
+        if (at_once > first + pages - page)
+            at_once = first + pages - page;
         struct uffdio_copy copy = {
             .dst = (uintptr_t)range->address + page * page_size,
             .src = (uintptr_t)bytes + (page - first) * page_size,
-            .len = (first + pages - page) * page_size,
+            .len = at_once * page_size,
             .mode = UFFDIO_COPY_MODE_DONTWAKE | (tracks_stores ? UFFDIO_COPY_MODE_WP : 0),
         };
         int error = raw_ioctl(userfault->descriptor, UFFDIO_COPY, &copy) ? errno : 0;
@@ -311,6 +330,8 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
             page += copied;
         } else if (error == EAGAIN) {
             continue; /* the address space is changing; nothing was copied */
+        } else if (error == ENOENT && at_once > 1) {
+            at_once = 1; /* across the edge of a pinned part, where mlock has split the mapping */
         } else {
             if (page == awaited && error != EEXIST)
                 awaited_error = error;

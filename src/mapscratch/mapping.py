@@ -11,13 +11,12 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from mmap import PAGESIZE
-from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
+from operator import index
+from typing import NoReturn, Protocol, Self, SupportsIndex, TypeAlias
 
 from mapscratch._native import WordMap
-from mapscratch.engines import Engine, Guarantees, PageCounts, Request, choose
-
-if TYPE_CHECKING:
-    from mapscratch.fixups import Words
+from mapscratch.engines import Engine, Guarantees, PageCounts, Request, choose, confirm
+from mapscratch.fixups import Words
 
 
 class _HasFileno(Protocol):
@@ -111,6 +110,11 @@ class ScratchMap(WordMap):
     ) -> Self:
         """Maps the file; see the class."""
         protection = _checked_protection(flags, prot, access)
+        if fixup is not None and not isinstance(fixup, Words):
+            raise TypeError(
+                f"fixup must be one of mapscratch.fixups (Words, Relocate), not "
+                f"{type(fixup).__name__}"
+            )
         if isinstance(guarantee, str):
             guarantee = {guarantee}
         with _descriptor_of(fileno) as descriptor:
@@ -133,6 +137,7 @@ class ScratchMap(WordMap):
                 )
                 self._engine = choose(engine, request, guarantee or ())
                 self._engine.attach(self, request)
+                confirm(self._engine, self, guarantee or ())
             except BaseException:
                 self.close()
                 raise
@@ -150,6 +155,7 @@ class ScratchMap(WordMap):
         Raises:
             ValueError: the mapping is closed.
         """
+        len(self)  # raises ValueError if closed
         return self._engine.guarantees_of(self)
 
     def drop(self, offset: int = 0, length: int | None = None) -> int:
@@ -218,7 +224,12 @@ class ScratchMap(WordMap):
         raise TypeError("a scratch mapping can't be resized; make a new one of another length")
 
     def flush(self, offset: int = 0, size: int | None = None, /) -> None:
-        """Does nothing: there is nothing to write back."""
+        """Does nothing: there is nothing to write back.
+
+        Raises:
+            ValueError: the mapping is closed.
+        """
+        len(self)  # raises ValueError if closed
 
     def madvise(self, option: int, start: int = 0, length: int | None = None, /) -> None:
         """Gives advice that doesn't change whose decision it is to drop a page.
@@ -234,6 +245,16 @@ class ScratchMap(WordMap):
             )
         super().madvise(option, *self._pages(start, length))
 
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        """Never: a mapping is of this process.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a scratch mapping can't be pickled or copied: give the file's name, and map it there"
+        )
+
     def __repr__(self) -> str:
         """Says which engine runs and what it promises."""
         if not self._address:
@@ -246,7 +267,8 @@ class ScratchMap(WordMap):
     def _pages(self, offset: int, length: int | None) -> tuple[int, int]:
         """The whole pages that hold [offset, offset + length): their offset and length."""
         size = len(self)  # raises ValueError if closed
-        end = size if length is None else offset + length
+        offset = index(offset)
+        end = size if length is None else offset + index(length)
         if not 0 <= offset <= size or not offset <= end <= size:
             raise ValueError(
                 f"bytes {offset} to {end} are not in the mapping, which has {size} bytes"
@@ -314,11 +336,14 @@ def _refuse_irregular(descriptor: int) -> NoReturn:
 def _name_of(file: File, descriptor: int) -> str:
     """A name for messages."""
     if isinstance(file, str | os.PathLike):
-        return os.fspath(file)
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:
-        return f"descriptor {descriptor}"
+        name = os.fsencode(file)
+    else:
+        try:
+            name = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        except OSError:
+            return f"descriptor {descriptor}"
+    # A file's name need not be UTF-8, but this must, to go into messages and through C.
+    return name.decode(errors="backslashreplace")
 
 
 def _explain_lock_failure(error: OSError, wanted: int) -> NoReturn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from mapscratch._native import WordMap
 from mapscratch.engines.dontneed import DontneedEngine
 from mapscratch.engines.interface import (
     Engine,
@@ -36,6 +37,7 @@ __all__ = [
     "Request",
     "SystemCallWarning",
     "choose",
+    "confirm",
     "engines",
 ]
 
@@ -87,6 +89,18 @@ def choose(name: str, request: Request, requirements: Collection[str]) -> Engine
     return engine
 
 
+def confirm(engine: Engine, mapping: WordMap, requirements: Collection[str]) -> None:
+    """Sees to it that a mapping got what its engine had promised before it was made.
+
+    Raises:
+        EngineUnavailable: it didn't (something else has used up RLIMIT_MEMLOCK meanwhile, say).
+    """
+    if requirements:
+        problem = _lacking(engine.guarantees_of(mapping), requirements)
+        if problem:
+            raise EngineUnavailable(f"engine {engine.name!r}: {problem}")
+
+
 def _choose_automatically(request: Request, requirements: Collection[str]) -> Engine:
     problems = []
     for engine in _ENGINES.values():
@@ -109,7 +123,10 @@ def _problem(engine: Engine, request: Request, requirements: Collection[str]) ->
         return f"{status.reason} {status.remedy}".strip()
     if request.fixup is not None and not status.page_in_fixups:
         return "it has no page-in fixups; without them, store fixups again when they are gone"
-    guarantees = engine.guarantees(request)
+    return _lacking(engine.guarantees(request), requirements)
+
+
+def _lacking(guarantees: Guarantees, requirements: Collection[str]) -> str | None:
     if "system-calls" in requirements and not guarantees.system_calls:
         return "system calls fail on pages that are not in memory (see ScratchMap.pin)"
     if "no-swap" in requirements and guarantees.no_swap != "firm":

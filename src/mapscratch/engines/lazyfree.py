@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
+from mmap import PAGESIZE
 
 from mapscratch import _native
 from mapscratch.engines.interface import (
@@ -114,11 +115,11 @@ class LazyfreeEngine(Engine):
 
     def counts(self, mapping: _native.WordMap) -> PageCounts:
         """Page tables say what is there, smaps what is lazily freed, the pager what it made."""
-        address, length = mapping._address, len(mapping)
         native = mapping._range_counts()
+        address, length = mapping._address, -(-len(mapping) // PAGESIZE) * PAGESIZE
         pages = count_pages(address, length)
         memory = range_memory(address, length)
-        droppable = memory.usage.lazy_free // os.sysconf("SC_PAGESIZE") if memory.exact else None
+        droppable = memory.usage.lazy_free // PAGESIZE if memory.exact else None
         if droppable is not None:
             droppable = min(droppable, pages.present)
         return PageCounts(

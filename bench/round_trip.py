@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page's round trip: reclaim, page-in in random order, and its fixups; MAP_PRIVATE against scratch.
+"""A page's round trip: reclaim, random page-in, and its fixups; MAP_PRIVATE against scratch.
 
 For each kind of swap (as root, a temporary one): a private mapping whose pages each hold 64 fixups
 is reclaimed (MADV_PAGEOUT), touched again in random order, and has its missing fixups made again.
 MAP_PRIVATE pays for swap-out and swap-in, and its fixups survive. `lazyfree` pays no I/O, but
 page-in by the pager and 64 fixups a page.
 
-After MADV_PAGEOUT pages linger in the swap cache, from where a page-in is cheap. Real pressure frees
-them too; so between reclaim and page-in the memory cgroup that this runs in is squeezed, untimed,
-and it is printed how many pages were really read from swap.
+After MADV_PAGEOUT pages linger in the swap cache, from where a page-in is cheap. Real pressure
+frees them too; so between reclaim and page-in the memory cgroup that this runs in is squeezed,
+untimed, and it is printed how many pages were really read from swap.
 """
 
 from __future__ import annotations
@@ -124,10 +124,11 @@ def measure(path: str, fixups: Fixups, group: TemporaryMemoryCgroup) -> None:
         for name in ("of that, the fixups", "MAP_PRIVATE", "lazyfree")
     )
     crossing = FIXUPS_A_PAGE * (1 + (private - lazyfree) / fixup)
-    print(
-        f"  a stored word costs {fixup / FIXUPS_A_PAGE * 1000:.0f} ns, so that scratch would stop "
-        f"paying at about {crossing:.0f} fixups a page (a page has {WORDS_A_PAGE} words)"
-    )
+    cost = f"a stored word costs {fixup / FIXUPS_A_PAGE * 1000:.0f} ns"
+    if crossing > WORDS_A_PAGE:
+        print(f"  {cost}: scratch pays even if all {WORDS_A_PAGE} words of a page are fixups")
+    else:
+        print(f"  {cost}: scratch stops paying at about {crossing:.0f} fixups a page")
 
 
 def main() -> None:

@@ -29,7 +29,15 @@ def page_states() -> str:
     ]
     lines += [f"| {state} | {meaning} |" for state, meaning in _native.page_states().items()]
     for engine, description in _ENGINES.items():
-        lines += ["", f"## `{engine}`", "", description, "", "| from | event | to |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## `{engine}`",
+            "",
+            description,
+            "",
+            "| from | event | to |",
+            "|---|---|---|",
+        ]
         lines += [
             f"| {before} | {event} | {after} |"
             for name, before, event, after in _native.page_transitions()

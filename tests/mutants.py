@@ -100,11 +100,9 @@ MUTANTS = (
 
 def install(tree: Path) -> None:
     """Builds and installs a tree into this script's environment."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        + ["--no-deps", "--no-build-isolation", "--force-reinstall", str(tree)],
-        check=True,
-    )
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--no-build-isolation", "--force-reinstall", str(tree)]
+    subprocess.run(command, check=True)
 
 
 def tests_pass(tests: str) -> bool:

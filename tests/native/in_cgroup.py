@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command in a temporary memory cgroup: ``in_cgroup.py MEBIBYTES COMMAND…``.
 
-Exits with 77, which meson counts as skipped, where no such group can be made; the reason is printed.
+Exits with 77, which meson counts as skipped, where no such group can be made, and prints why.
 """
 
 import os

@@ -5,33 +5,43 @@
 #include <stdint.h>
 
 static cpu_set_t home;
-static int bound_cpu = -1;
+static int followed_cpu; /* -1: nobody is followed */
+static bool is_settled;
 static pid_t followed_thread;
 static uint32_t faults_since_look;
 
 enum { LOOK_AGAIN_AFTER_FAULTS = 256 };
 
-void scratch_placement_start(void) {
-    bound_cpu = -1;
-    followed_thread = 0;
-    if (sched_getaffinity(0, sizeof home, &home))
-        CPU_ZERO(&home);
-}
-
-static void run_on(int cpu) {
+static void run_only_on(int cpu) {
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(cpu, &only);
     sched_setaffinity(0, sizeof only, &only);
 }
 
-void scratch_placement_visit(int cpu) { run_on(cpu); }
+void scratch_placement_start(void) {
+    followed_cpu = -1;
+    followed_thread = 0;
+    is_settled = false;
+    if (sched_getaffinity(0, sizeof home, &home))
+        CPU_ZERO(&home);
+    scratch_placement_settle();
+}
 
-void scratch_placement_return(void) {
-    if (bound_cpu >= 0)
-        run_on(bound_cpu);
-    else
-        sched_setaffinity(0, sizeof home, &home);
+void scratch_placement_settle(void) {
+    if (is_settled)
+        return;
+    int cpu = sched_getcpu();
+    if (cpu >= 0)
+        run_only_on(cpu);
+    is_settled = true;
+}
+
+void scratch_placement_loosen(void) {
+    if (!is_settled || followed_cpu >= 0)
+        return;
+    sched_setaffinity(0, sizeof home, &home);
+    is_settled = false;
 }
 
 static int only_cpu_of(pid_t thread) {
@@ -46,15 +56,14 @@ static int only_cpu_of(pid_t thread) {
 }
 
 void scratch_placement_follow(pid_t thread) {
-    if (thread != followed_thread || ++faults_since_look >= LOOK_AGAIN_AFTER_FAULTS) {
-        faults_since_look = 0;
-        followed_thread = thread;
-        int cpu = only_cpu_of(thread);
-        if (cpu != bound_cpu) {
-            bound_cpu = cpu;
-            scratch_placement_return();
-        }
-    }
+    if (thread == followed_thread && ++faults_since_look < LOOK_AGAIN_AFTER_FAULTS)
+        return;
+    faults_since_look = 0;
+    followed_thread = thread;
+    int cpu = only_cpu_of(thread);
+    if (cpu >= 0 && cpu != followed_cpu)
+        run_only_on(cpu);
+    followed_cpu = cpu;
 }
 
-bool scratch_placement_may_poll(void) { return bound_cpu < 0 && CPU_COUNT(&home) > 1; }
+bool scratch_placement_may_poll(void) { return followed_cpu < 0 && CPU_COUNT(&home) > 1; }

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * On which processor the pager runs, which decides how long a page fault takes.
+ * On which processor the pager runs. Two things depend on it.
  *
- * If the pager runs on the processor of the thread that faults, the fault costs two context
- * switches and no interrupt between processors. A thread that may run on one processor only is
- * followed there. A thread that may run anywhere can't be followed: when the pager wakes it the
- * scheduler sees that the pager occupies that processor and moves the thread to an idle one, fault after fault.
- * For such a thread the pager stays where it is and polls for a moment after each fault.
+ * Whether a page is droppable. New pages wait in a batch of the processor that made them before they
+ * join the lists of reclaim, and MADV_FREE passes over pages that wait in another processor's batch:
+ * they stay ordinary memory and can be swapped. So between making a page and freeing it the pager
+ * must not move: it settles on one processor when it wakes, and is loose while it sleeps.
+ *
+ * How long a page fault takes. If the pager runs on the processor of the thread that faults, the
+ * fault costs two context switches and no interrupt between processors. A thread that may run on
+ * one processor only is followed there. A thread that may run anywhere can't be followed: when the
+ * pager wakes it, the scheduler sees that processor occupied and moves the thread to an idle one,
+ * fault after fault. For such a thread the pager stays and polls for a moment after each fault.
  */
 #ifndef SCRATCH_PLACEMENT_H
 #define SCRATCH_PLACEMENT_H
@@ -16,12 +21,12 @@
 
 /* Once, on the pager's thread: remembers where it may run. */
 void scratch_placement_start(void);
+/* Before the pager does anything, and before it sleeps. */
+void scratch_placement_settle(void);
+void scratch_placement_loosen(void);
 /* Moves to the only processor of `thread`, if it has only one. */
 void scratch_placement_follow(pid_t thread);
-/* Runs on `cpu` for a moment. */
-void scratch_placement_visit(int cpu);
-void scratch_placement_return(void);
-/* More than one processor to run on: polling doesn't take it from the thread that faults. */
+/* Polling doesn't take the processor from the thread that faults. */
 bool scratch_placement_may_poll(void);
 
 #endif

@@ -471,7 +471,7 @@ int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t len
 }
 
 int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length) {
-    if (range->engine != SCRATCH_ENGINE_LAZYFREE || !(range->protection & PROT_WRITE))
+    if (range->engine != SCRATCH_ENGINE_LAZYFREE)
         return 0;
     size_t page_size = scratch_page_size();
     sigset_t signals;

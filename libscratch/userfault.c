@@ -2,12 +2,10 @@
 #include "userfault.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/uio.h>
 
 #include "clock.h"
-#include "placement.h"
 #include "raw.h"
 #include "tell.h"
 
@@ -145,7 +143,8 @@ static void rearm_locked(const struct scratch_userfault *userfault, struct scrat
     size_t run;
     while ((run = scratch_unpinned_run(range, &first, end))) {
         unsigned char *address = range->address + first * page_size;
-        if (!write_protect(userfault, (uintptr_t)address, run * page_size, true))
+        bool is_read_only = !(range->protection & PROT_WRITE);
+        if (is_read_only || !write_protect(userfault, (uintptr_t)address, run * page_size, true))
             madvise(address, run * page_size, MADV_FREE);
         scratch_check_event(range, first, run, SCRATCH_EVENT_REARM);
         first += run;
@@ -341,10 +340,6 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
     return awaited_error;
 }
 
-static void free_filled(struct scratch_range *range, size_t first, size_t end) {
-    scratch_advise_unpinned(range, first, end, MADV_FREE);
-}
-
 static const char *reason_of(int error) {
     switch (error) {
     case EFAULT:
@@ -366,7 +361,6 @@ static void page_in(const struct scratch_userfault *userfault, struct scratch_ra
     widen_for_sequence(range, first, &end, in_sequence);
     read_ahead(range, first, end, in_sequence);
 
-    int cpu = sched_getcpu();
     int error = 0;
     for (int attempt = 0; attempt < 1000; attempt++) {
         const unsigned char *bytes = range->source + first * page_size;
@@ -382,17 +376,8 @@ static void page_in(const struct scratch_userfault *userfault, struct scratch_ra
             break;
         usleep(1000); /* reclaim is under way: that is what we are for */
     }
-    free_filled(range, first, end);
-    if (sched_getcpu() != cpu) {
-        /*
-         * New pages wait in a batch of the processor that made them before they join the lists of
-         * reclaim, and MADV_FREE passes over pages in another processor's batch: they would stay
-         * ordinary memory that can be swapped. So do it again where they were made.
-         */
-        scratch_placement_visit(cpu);
-        free_filled(range, first, end);
-        scratch_placement_return();
-    }
+    /* On the processor that made them: see placement.h. */
+    scratch_advise_unpinned(range, first, end, MADV_FREE);
     if (error && error != ENOENT && error != ESRCH)
         fail_page(userfault, range, page, reason_of(error));
     wake(userfault, (uintptr_t)range->address + first * page_size, (end - first) * page_size);

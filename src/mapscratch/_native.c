@@ -110,8 +110,11 @@ static PyObject *word_map_store(PyObject *self, PyObject *const *arguments, Py_s
     uint64_t value;
     if (check_argument_count("store", 2, count))
         return NULL;
+    /* Values first: an __index__ of Python may close the mapping, and then there is no address. */
+    if (word_value(arguments[1], &value))
+        return NULL;
     void *word = writable_word_at(words_of(self), arguments[0]);
-    if (!word || word_value(arguments[1], &value))
+    if (!word)
         return NULL;
     scratch_word_store(word, value);
     Py_RETURN_NONE;
@@ -122,8 +125,10 @@ static PyObject *word_map_compare_exchange(PyObject *self, PyObject *const *argu
     uint64_t expected, desired;
     if (check_argument_count("compare_exchange", 3, count))
         return NULL;
+    if (word_value(arguments[1], &expected) || word_value(arguments[2], &desired))
+        return NULL;
     void *word = writable_word_at(words_of(self), arguments[0]);
-    if (!word || word_value(arguments[1], &expected) || word_value(arguments[2], &desired))
+    if (!word)
         return NULL;
     return PyLong_FromUnsignedLongLong(scratch_word_compare_exchange(word, expected, desired));
 }

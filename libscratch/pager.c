@@ -216,6 +216,7 @@ static void *pager_run(void *unused) {
         uint64_t due = scratch_userfault_rearm_due(&userfault, now);
         uint64_t wait_ns = due > now ? due - now : 0;
         struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
+        scratch_userfault_drain();
         scratch_placement_loosen();
         int ready = raw_poll(entries, 2 + pressure_count, due ? &timeout : NULL);
         scratch_placement_settle();

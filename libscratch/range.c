@@ -358,17 +358,6 @@ static bool page_can_be_lock_on_fault(const struct scratch_range *range, size_t 
     return page * scratch_page_size() < range->lock_length;
 }
 
-int scratch_advise_unpinned(struct scratch_range *range, size_t first, size_t end, int advice) {
-    size_t page_size = scratch_page_size();
-    size_t run;
-    while ((run = scratch_unpinned_run(range, &first, end))) {
-        if (madvise(range->address + first * page_size, run * page_size, advice))
-            return errno;
-        first += run;
-    }
-    return 0;
-}
-
 int scratch_pagemap_open(void) { return raw_open("/proc/self/pagemap", O_RDONLY); }
 
 void scratch_pagemap_close(int pagemap) {
@@ -455,6 +444,17 @@ int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length
     return error;
 }
 
+static int page_out_unpinned(struct scratch_range *range, size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    size_t run;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        if (madvise(range->address + first * page_size, run * page_size, MADV_PAGEOUT))
+            return errno;
+        first += run;
+    }
+    return 0;
+}
+
 int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t length) {
     size_t page_size = scratch_page_size();
     int error = scratch_range_rearm(range, offset, length);
@@ -463,8 +463,7 @@ int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t len
     sigset_t signals;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&range->lock);
-    error = scratch_advise_unpinned(range, offset / page_size, (offset + length) / page_size,
-                                    MADV_PAGEOUT);
+    error = page_out_unpinned(range, offset / page_size, (offset + length) / page_size);
     scratch_lock_release(&range->lock);
     scratch_signals_restore(&signals);
     return error;

@@ -88,9 +88,6 @@ static inline bool scratch_page_is_pinned(const struct scratch_range *range, siz
  */
 size_t scratch_unpinned_run(const struct scratch_range *range, size_t *first, size_t end);
 
-/* madvise on every unpinned run of pages [first, end), under the range's lock. */
-int scratch_advise_unpinned(struct scratch_range *range, size_t first, size_t end, int advice);
-
 /* A descriptor of /proc/self/pagemap, -1 if it can't be had: then nothing is counted. */
 int scratch_pagemap_open(void);
 void scratch_pagemap_close(int pagemap);

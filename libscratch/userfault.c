@@ -104,6 +104,31 @@ static void wake(const struct scratch_userfault *userfault, uintptr_t address, s
     raw_ioctl(userfault->descriptor, UFFDIO_WAKE, &range);
 }
 
+/*
+ * MADV_FREE makes a page droppable in two steps: the processor notes it in a batch, and moves the
+ * batch to the lists of reclaim when it is full, or when its next MADV_FREE begins. Until then
+ * reclaim on another processor takes the page for an ordinary one and swaps it. So before the pager
+ * wakes who waits for a page, sleeps, or answers that pages are armed, it begins one more: on a page
+ * of its own that is never touched.
+ */
+static void *drain_page;
+static bool has_batched_frees;
+
+static int lazily_free(void *address, size_t length) {
+    has_batched_frees = true;
+    return madvise(address, length, MADV_FREE);
+}
+
+void scratch_userfault_drain(void) {
+    if (!has_batched_frees)
+        return;
+    if (!drain_page)
+        drain_page = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    lazily_free(drain_page, scratch_page_size());
+    has_batched_frees = false;
+}
+
 static int write_protect_at_once(const struct scratch_userfault *userfault, uintptr_t address,
                                  size_t length, bool protect) {
     struct uffdio_writeprotect request = {
@@ -145,7 +170,7 @@ static void rearm_locked(const struct scratch_userfault *userfault, struct scrat
         unsigned char *address = range->address + first * page_size;
         bool is_read_only = !(range->protection & PROT_WRITE);
         if (is_read_only || !write_protect(userfault, (uintptr_t)address, run * page_size, true))
-            madvise(address, run * page_size, MADV_FREE);
+            lazily_free(address, run * page_size);
         scratch_check_event(range, first, run, SCRATCH_EVENT_REARM);
         first += run;
     }
@@ -157,6 +182,7 @@ void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct s
     if (!range->closing)
         rearm_locked(userfault, range, first, end);
     scratch_lock_release(&range->lock);
+    scratch_userfault_drain();
 }
 
 static void rearm_mark(const struct scratch_userfault *userfault, const struct mark *mark) {
@@ -340,6 +366,16 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
     return awaited_error;
 }
 
+/* On the processor that made them: see placement.h. */
+static void free_unpinned(struct scratch_range *range, size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    size_t run;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        lazily_free(range->address + first * page_size, run * page_size);
+        first += run;
+    }
+}
+
 static const char *reason_of(int error) {
     switch (error) {
     case EFAULT:
@@ -376,8 +412,8 @@ static void page_in(const struct scratch_userfault *userfault, struct scratch_ra
             break;
         usleep(1000); /* reclaim is under way: that is what we are for */
     }
-    /* On the processor that made them: see placement.h. */
-    scratch_advise_unpinned(range, first, end, MADV_FREE);
+    free_unpinned(range, first, end);
+    scratch_userfault_drain(); /* so that nobody sees a page that isn't droppable yet */
     if (error && error != ENOENT && error != ESRCH)
         fail_page(userfault, range, page, reason_of(error));
     wake(userfault, (uintptr_t)range->address + first * page_size, (end - first) * page_size);

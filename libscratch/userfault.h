@@ -29,5 +29,7 @@ void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct s
 /* Re-arms what is due; the time of the next that will be, or 0 if no page is marked. */
 uint64_t scratch_userfault_rearm_due(const struct scratch_userfault *userfault, uint64_t now);
 void scratch_userfault_forget_marks(void);
+/* Sees to it that what was freed is droppable, by reclaim on any processor. */
+void scratch_userfault_drain(void);
 
 #endif

@@ -37,7 +37,7 @@ prerequisites:
 
 # An editable install: the extension is built again, when its source changed, at the next import.
 $(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.build | prerequisites
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
 	$(BIN)/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group lint
 	$(BIN)/python -m pip install $(PIP_QUIETLY) --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'

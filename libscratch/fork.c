@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pager.h"
@@ -35,11 +36,30 @@ static bool needs_pager(void) {
     return count > 0;
 }
 
+/*
+ * Whoever touches a missing page waits for the pager; without one, for ever. A thread can be refused
+ * for a moment (a limit on tasks), but if it stays so the process must not hang in silence.
+ */
+static void restart_pager(void) {
+    enum { ATTEMPTS = 1000 };
+    int error = 0;
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        error = scratch_pager_ensure(false);
+        if (!error)
+            return;
+        usleep(1000);
+    }
+    scratch_tell("mapscratch: after fork the pager can't be started again (%s): this process can't "
+                 "go on\n",
+                 strerror(error));
+    abort();
+}
+
 static void after_fork_in_parent(void) {
     bool restart = needs_pager() && !restart_is_deferred;
     scratch_lock_release(&scratch_registry_lock);
     if (restart)
-        scratch_pager_ensure(false);
+        restart_pager();
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
     scratch_signals_restore(&signals_before_fork);
@@ -112,7 +132,7 @@ void scratch_fork_finish(void) {
     bool restart = needs_pager();
     scratch_lock_release(&scratch_registry_lock);
     if (restart)
-        scratch_pager_ensure(false);
+        restart_pager();
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
     scratch_signals_restore(&signals);

@@ -19,7 +19,7 @@
 #include "uapi.h"
 #include "userfault.h"
 
-enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_PARK, ORDER_STOP };
+enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_SEND, ORDER_STOP };
 
 /*
  * Orders to the pager. It sleeps in poll, so it is woken by a signal that only it can receive and
@@ -33,7 +33,7 @@ static struct {
     struct scratch_range *range;
     size_t first;
     size_t end;
-    struct sockaddr_un receiver; /* where ORDER_PARK sends the userfaultfd */
+    struct sockaddr_un receiver; /* where ORDER_SEND sends the userfaultfd */
     socklen_t receiver_length;
     uint64_t cookie[2];
     int error;
@@ -43,6 +43,7 @@ static _Atomic bool mail_waits;
 
 /* The application's view, under the control lock. */
 static bool is_running;
+static bool has_userfault;
 static pthread_t pager;
 static _Atomic pid_t pager_thread;
 static int parked_descriptor = -1;
@@ -150,17 +151,14 @@ static bool obey(void) {
     case ORDER_WATCH:
         mailbox.error = scratch_pressure_open();
         break;
-    case ORDER_PARK:
-        if (userfault.descriptor >= 0)
-            mailbox.error = send_userfault();
-        ends = !mailbox.error;
+    case ORDER_SEND:
+        mailbox.error = send_userfault();
         break;
     case ORDER_STOP:
         ends = true;
         break;
     }
-    if (ends)
-        parked_userfault = userfault;
+    parked_userfault = userfault;
     atomic_store_explicit(&mail_waits, false, memory_order_relaxed);
     scratch_completion_signal(&mailbox.answered);
     return ends;
@@ -250,7 +248,11 @@ static int give_order(enum order order, struct scratch_range *range, size_t firs
 
 static void join(void) {
     pthread_join(pager, NULL);
+    /* It has ended, but for a moment the kernel still counts it among our threads. */
+    while (!syscall(SYS_tgkill, getpid(), atomic_load(&pager_thread), 0))
+        sched_yield();
     is_running = false;
+    has_userfault = false;
     atomic_store(&pager_thread, 0);
 }
 
@@ -275,6 +277,7 @@ static int start(void) {
         join();
         return start_error;
     }
+    has_userfault = parked_descriptor >= 0;
     if (parked_descriptor >= 0) {
         close(parked_descriptor);
         parked_descriptor = -1;
@@ -286,8 +289,10 @@ static int start(void) {
 
 int scratch_pager_ensure(bool with_userfault) {
     int error = is_running ? 0 : start();
-    if (!error && with_userfault)
+    if (!error && with_userfault && !has_userfault) {
         error = give_order(ORDER_OPEN, NULL, 0, 0);
+        has_userfault = !error;
+    }
     return error;
 }
 
@@ -367,19 +372,29 @@ static int receive_descriptor(int receiver) {
     }
 }
 
+/* A copy of the pager's userfaultfd in the caller's descriptor table, or -1. */
+static int take_userfault(void) {
+    int receiver = bind_receiver();
+    if (receiver < 0)
+        return -1;
+    int descriptor = give_order(ORDER_SEND, NULL, 0, 0) ? -1 : receive_descriptor(receiver);
+    close(receiver);
+    return descriptor;
+}
+
 bool scratch_pager_park(void) {
     if (!is_running)
         return true;
-    int receiver = bind_receiver();
-    if (receiver < 0)
-        return false;
-    bool parked = !give_order(ORDER_PARK, NULL, 0, 0);
-    if (parked) {
-        join();
-        parked_descriptor = parked_userfault.descriptor >= 0 ? receive_descriptor(receiver) : -1;
+    if (has_userfault) {
+        /* Only when we hold it may the pager end (there may be no room in the table, say). */
+        int descriptor = take_userfault();
+        if (descriptor < 0)
+            return false;
+        parked_descriptor = descriptor;
     }
-    close(receiver);
-    return parked;
+    give_order(ORDER_STOP, NULL, 0, 0);
+    join();
+    return true;
 }
 
 bool scratch_pager_is_parked(void) { return parked_descriptor >= 0; }
@@ -390,6 +405,7 @@ void scratch_pager_abandon(void) {
     parked_descriptor = -1;
     userfault.descriptor = -1;
     is_running = false;
+    has_userfault = false;
     atomic_store(&pager_thread, 0);
     atomic_store(&mail_waits, false);
     scratch_userfault_forget_marks();

@@ -249,6 +249,10 @@ int scratch_lazyfree_map(struct scratch_range *range, int fixed_flag) {
         munmap(mapped, range->length);
         return EEXIST;
     }
+    /* After mlockall(MCL_FUTURE) it is locked, and full of zeros that must not be seen. */
+    if (munlock(range->address, range->length) ||
+        madvise(range->address, range->length, MADV_DONTNEED))
+        return errno;
     /*
      * DONTFORK: a child that our fork handlers didn't prepare (a raw clone) must crash, because it
      * has no registration and would read zeros. DONTDUMP: what can be made again needs no core
@@ -272,6 +276,7 @@ static int lazyfree_start(struct scratch_range *range, const struct scratch_desc
     if (source == MAP_FAILED)
         return errno;
     range->source = source;
+    munlock(source, range->length); /* mlockall would keep the file in memory */
     /* Read-ahead is the pager's: the kernel's read-around would make a random page-in read 128 KiB. */
     madvise(source, range->length, MADV_RANDOM);
     int error = scratch_pager_ensure(true);
@@ -392,20 +397,19 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
     return own;
 }
 
+/* Memory may be locked by us (on fault) or by the application (mlockall); dropping it is right. */
 static int dontneed(struct scratch_range *range, size_t first, size_t pages) {
     size_t page_size = scratch_page_size();
     unsigned char *address = range->address + first * page_size;
-    if (!page_can_be_lock_on_fault(range, first))
-        return madvise(address, pages * page_size, MADV_DONTNEED) ? errno : 0;
-    if (!madvise(address, pages * page_size, MADV_DONTNEED_LOCKED))
+    if (!madvise(address, pages * page_size, MADV_DONTNEED_LOCKED) ||
+        (errno == EINVAL && !madvise(address, pages * page_size, MADV_DONTNEED)))
         return 0;
     if (errno != EINVAL)
         return errno;
-    /* Before Linux 5.18: unlock, drop, lock again; nobody else locks this range. */
-    if (munlock(address, pages * page_size) ||
-        madvise(address, pages * page_size, MADV_DONTNEED))
+    /* Locked, before Linux 5.18: unlock, drop, and lock again what was locked by us. */
+    if (munlock(address, pages * page_size) || madvise(address, pages * page_size, MADV_DONTNEED))
         return errno;
-    return lock_on_fault(address, pages * page_size);
+    return page_can_be_lock_on_fault(range, first) ? lock_on_fault(address, pages * page_size) : 0;
 }
 
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,

@@ -58,6 +58,7 @@ struct scratch_userfault_status {
     bool write_protect;   /* stores can be tracked */
     bool poison;          /* a page that can't be made gives SIGBUS to whoever touches it */
     int remote_read_error; /* process_vm_readv on ourselves, needed by page-in fixups */
+    int descriptor_table_error; /* close_range, needed for the pager's own descriptor table */
 };
 
 enum scratch_pressure_kind { SCRATCH_PRESSURE_CGROUP1, SCRATCH_PRESSURE_STALL };

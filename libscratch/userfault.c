@@ -2,6 +2,7 @@
 #include "userfault.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -85,6 +86,8 @@ void scratch_userfault_probe(struct scratch_userfault_status *ret) {
     struct iovec local = {&to, 1}, remote = {&from, 1};
     if (syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0) != 1)
         ret->remote_read_error = errno;
+    if (syscall(SYS_close_range, UINT_MAX, UINT_MAX, 0)) /* a descriptor that nobody can have */
+        ret->descriptor_table_error = errno;
 }
 
 int scratch_userfault_register(const struct scratch_userfault *userfault,

@@ -451,11 +451,12 @@ static PyObject *native_userfault_status(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     struct scratch_userfault_status status;
     scratch_userfault_probe(&status);
-    return Py_BuildValue("{s:i,s:O,s:O,s:O,s:i}", "error", status.error, "system_calls",
+    return Py_BuildValue("{s:i,s:O,s:O,s:O,s:i,s:i}", "error", status.error, "system_calls",
                          status.system_calls ? Py_True : Py_False, "write_protect",
                          status.write_protect ? Py_True : Py_False, "poison",
                          status.poison ? Py_True : Py_False, "remote_read_error",
-                         status.remote_read_error);
+                         status.remote_read_error, "descriptor_table_error",
+                         status.descriptor_table_error);
 }
 
 static PyObject *native_kernel_probe(PyObject *module, PyObject *argument) {

@@ -34,6 +34,7 @@ class UserfaultStatus(TypedDict):
     write_protect: bool
     poison: bool
     remote_read_error: int
+    descriptor_table_error: int
 
 class WordMap(mmap.mmap):
     """An mmap.mmap with indivisible word operations and the engines' hooks."""

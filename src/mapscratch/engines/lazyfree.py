@@ -19,6 +19,7 @@ descriptor of the userfaultfd, in a descriptor table of its own, and needs no in
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import warnings
 from mmap import PAGESIZE
@@ -47,6 +48,22 @@ _REMEDY = (
 # find the pager: it is stopped before the fork, and restarted after the count.
 os.register_at_fork(before=_native.fork_expect, after_in_parent=_native.fork_finish)
 
+
+def _run_our_hook_first() -> None:
+    """Moves `fork_finish` to the front of the interpreter's list of hooks for the parent.
+
+    Until it has run nobody serves page faults. A hook of another module that ran before it could
+    touch a missing page, or let in a thread that does and holds the interpreter's lock meanwhile:
+    either would wait for ever. There is no call that registers a hook at the front, but the list
+    is an ordinary one that refers to our function. Where it isn't found, the order stays.
+    """
+    for hooks in gc.get_referrers(_native.fork_finish):
+        if type(hooks) is list and hooks and hooks[-1] is _native.fork_finish:
+            hooks.insert(0, hooks.pop())
+
+
+_run_our_hook_first()
+
 _warned_of_system_calls = False
 
 
@@ -60,14 +77,13 @@ class LazyfreeEngine(Engine):
         userfault = _native.userfault_status()
         problem = ""
         if userfault["error"]:
-            problem = f"userfaultfd is not allowed here: {os.strerror(userfault['error'])}."
+            problem = _not_allowed("userfaultfd", userfault["error"])
         elif not userfault["write_protect"]:
             problem = "userfaultfd can't write-protect pages on this kernel or processor."
         elif userfault["remote_read_error"]:
-            problem = (
-                "process_vm_readv is not allowed here: "
-                f"{os.strerror(userfault['remote_read_error'])}."
-            )
+            problem = _not_allowed("process_vm_readv", userfault["remote_read_error"])
+        elif userfault["descriptor_table_error"]:
+            problem = _not_allowed("close_range", userfault["descriptor_table_error"])
         if problem:
             return EngineStatus(
                 self.name, available=False, reason=problem, remedy=_REMEDY, system_calls=False
@@ -137,6 +153,10 @@ class LazyfreeEngine(Engine):
     def reclaim(self, mapping: _native.WordMap, offset: int, length: int) -> None:
         """Re-arms what is marked, then MADV_PAGEOUT."""
         mapping._reclaim(offset, length)
+
+
+def _not_allowed(system_call: str, error: int) -> str:
+    return f"{system_call} is not allowed here: {os.strerror(error)}."
 
 
 def _guarantees() -> Guarantees:

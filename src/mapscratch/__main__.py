@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m mapscratch`` is the command ``mapscratch``."""
+
+import sys
+
+from mapscratch.commands import main
+
+sys.exit(main())

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scratch mappings: private memory that the kernel may throw away.
+
+A scratch mapping is a file plus fixups that are made again when a page comes back. Its dirty pages
+are dropped when memory is wanted, and not written to swap once for every process.
+
+Examples:
+  mapscratch doctor               what an ordinary mapping gets here, and which engines run
+  mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
+  mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
+  mapscratch compare --help       what else it can do
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from mapscratch import EngineUnavailable, __version__
+from mapscratch.commands import compare, doctor
+from mapscratch.elf import ElfError
+from mapscratch.experiment.oracle import OracleError
+from mapscratch.experiment.rounds import ExperimentError
+from mapscratch.experiment.workers import WorkerError
+from mapscratch.experiment.workload import WorkloadError
+from mapscratch.reporting.charts import ChartError
+
+EXIT_WRONG = 1
+"""It ran, and what it found is wrong."""
+EXIT_ERROR = 2
+"""It could not run, or was used wrongly; one line on standard error says why."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Ctrl-C; everything is cleaned up."""
+
+_COMMANDS = (compare, doctor)
+_ERRORS = (
+    ChartError,
+    ElfError,
+    EngineUnavailable,
+    ExperimentError,
+    OracleError,
+    OSError,
+    WorkerError,
+    WorkloadError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: its name and arguments; None for those of this process.
+
+    Returns:
+        the exit status: 0, or `EXIT_WRONG`, `EXIT_ERROR`, `EXIT_INTERRUPTED`.
+    """
+    arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # "µ" must not end the program where the terminal knows only ASCII.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _silent_end()
+    except KeyboardInterrupt:
+        _say("interrupted; everything that was made is removed")
+        return EXIT_INTERRUPTED
+    except _ERRORS as error:
+        _say(_message(error))
+        return EXIT_ERROR
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mapscratch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mapscratch {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _message(error: BaseException) -> str:
+    """One line: what is wrong and what to do."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"mapscratch: {message}", file=sys.stderr)
+
+
+def _silent_end() -> int:
+    """Nobody reads the output any more, as with ``| head``: that is no error to report."""
+    # The interpreter flushes standard output once more when it ends.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare MAP_PRIVATE with each scratch engine, on real libraries and real reclaim.
+
+Worker processes map the pages of shared libraries that hold relocations, and apply the relocations
+as stores, each with load addresses of its own. Then the kernel reclaims the pages; the processes
+touch them again, make the fixups that are missing, and check every word of every page against what
+readelf says. With MAP_PRIVATE each process's pages go to swap; a scratch mapping drops them.
+
+Without --swap or --pressure nothing on the machine is changed. The exit status is 1 if a word was
+wrong, and 2 if the comparison could not be made.
+
+Examples:
+  mapscratch compare                           libraries of this machine, the swap that is there
+  mapscratch compare --swap file --verbose     with a temporary swapfile (root), all figures
+  mapscratch compare --swap zram -n 4          4 processes, against compressed memory
+  mapscratch compare --pressure cgroup         a squeezed control group: the kernel chooses (root)
+  mapscratch compare --chart compare.svg --json compare.json
+  mapscratch compare /usr/lib/x86_64-linux-gnu/libcrypto.so.3
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
+from mapscratch.experiment.rounds import Progress, compare
+from mapscratch.experiment.strategies import STRATEGIES
+from mapscratch.experiment.workload import DEFAULT_PAGES, read_workload
+from mapscratch.reporting.charts import chart_of, check_chart_file, save_chart
+from mapscratch.reporting.comparison import print_comparison, print_plan
+from mapscratch.reporting.documents import comparison_document
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_PROCESSES = (1, 2, 4, 8)
+DEFAULT_ROUNDS = 5
+DEFAULT_SECONDS = 60.0
+_MOST_PROCESSES = 1000
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "compare",
+        help="MAP_PRIVATE against each scratch engine, on real libraries",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "libraries", nargs="*", metavar="LIB", help="shared libraries; else some of this machine's"
+    )
+    parser.add_argument(
+        "-n",
+        "--processes",
+        type=_process_counts,
+        default=DEFAULT_PROCESSES,
+        metavar="N[,N...]",
+        help="how many processes, one sweep over all of them (default: 1,2,4,8)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=DEFAULT_ROUNDS,
+        help=f"rounds for each number of processes, if there is time (default: {DEFAULT_ROUNDS})",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=DEFAULT_SECONDS,
+        help=f"time for everything (default: {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--strategy",
+        action="append",
+        choices=tuple(STRATEGIES),
+        help="compare only this one; may be given several times (default: all that run here)",
+    )
+    parser.add_argument(
+        "--swap",
+        choices=get_args(SwapChoice),
+        default="none",
+        help="none: use what is there (default). file, zram, zswap: make a temporary one, removed "
+        "at the end (root). auto: a temporary file, if there is no swap and this is root",
+    )
+    parser.add_argument(
+        "--pressure",
+        choices=get_args(Pressure),
+        default="pageout",
+        help="pageout: ask the kernel to reclaim the mappings (default). cgroup: squeeze a "
+        "temporary memory control group, in which the kernel chooses (root)",
+    )
+    parser.add_argument(
+        "--pages",
+        type=_positive,
+        default=DEFAULT_PAGES,
+        help="at least so many pages with fixups a process, by mapping the libraries repeatedly "
+        f"(default: {DEFAULT_PAGES})",
+    )
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="save the picture as .svg or .png (matplotlib)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="save all figures; see docs/compare-schema.md"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print all figures")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns 1 if a word was wrong."""
+    started = time.monotonic()
+    _check_output_files(arguments)
+    console = _console()
+    settings = Settings(
+        processes=arguments.processes,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        strategies=_strategies(arguments.strategy),
+        pressure=arguments.pressure,
+        swap=arguments.swap,
+        pages=arguments.pages,
+    )
+    workload = read_workload(arguments.libraries, pages=settings.pages)
+    print_plan(console, workload, settings)
+    with _progress() as progress:
+        comparison = compare(
+            workload, settings, announce=console.print, progress=progress, started=started
+        )
+    print_comparison(console, comparison, verbose=arguments.verbose)
+    _save(comparison, arguments)
+    return 1 if comparison.wrong_words else 0
+
+
+def _strategies(named: list[str] | None) -> tuple[str, ...]:
+    return tuple(name for name in STRATEGIES if not named or name in named)
+
+
+def _check_output_files(arguments: argparse.Namespace) -> None:
+    """Finds out before the experiment, not after it."""
+    if arguments.chart:
+        check_chart_file(arguments.chart)
+    for path in (arguments.chart, arguments.json):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "can't be written to", str(path))
+
+
+def _save(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        document = comparison_document(comparison, datetime.now().astimezone())
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if arguments.chart:
+        chart = chart_of(comparison)
+        save_chart(chart, _subtitle(comparison), arguments.chart)
+
+
+def _subtitle(comparison: Comparison) -> str:
+    libraries = comparison.libraries
+    pages = comparison.copies * sum(library.pages for library in libraries)
+    names = ", ".join(library.path.name.split(".so")[0] for library in libraries[:4])
+    more = ", ..." if len(libraries) > 4 else ""
+    return f"{pages:,} relocated pages a process ({names}{more}); Linux {os.uname().release}"
+
+
+def _console() -> Console:
+    from rich import console as rich_console
+
+    class Console(rich_console.Console):
+        def on_broken_pipe(self) -> None:
+            """Left to `mapscratch.commands.main`, like every other error."""
+            raise BrokenPipeError
+
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # Into a file or a pipe: as wide as a terminal that nobody has changed.
+        console.width = 80
+    return console
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on standard error, if that is a terminal. No thread draws it: workers are forked."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, share: None
+        return
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+            bar.refresh()
+            sys.stderr.flush()
+
+        yield show
+
+
+def _process_counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 1,2,4, not {text!r}") from None
+    if counts[0] < 1 or counts[-1] > _MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"each number is 1 to {_MOST_PROCESSES}, unlike {text!r}")
+    return tuple(counts)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"expected a positive number, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value <= 86_400.0:
+        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, not {text!r}")
+    return value

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How results are shown: sentences, tables, charts, and documents for programs."""

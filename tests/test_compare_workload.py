@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What workers map: windows of libraries, what is stored there and what is expected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from elf_oracle import compile_library, needs_compiler, needs_readelf
+
+from mapscratch.experiment import workload as module
+from mapscratch.experiment.oracle import ExpectedWord
+from mapscratch.experiment.workload import WorkloadError, read_workload
+
+SOURCE = "static int x; int *table[600] = {[0 ... 599] = &x};"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compile_library(tmp_path_factory.mktemp("library"), "table", SOURCE)
+
+
+@needs_compiler
+@needs_readelf
+def test_the_set_is_mapped_until_there_are_enough_pages(library):
+    once = read_workload([library], pages=1)
+    assert once.copies == 1
+    assert once.pages >= 2
+    many = read_workload([library], pages=10 * once.pages - 1)
+    assert many.copies == 10
+    assert many.pages == 10 * once.pages
+    assert many.fixups == 10 * once.fixups
+    assert many.words == 10 * once.words
+
+
+@needs_compiler
+@needs_readelf
+def test_mappings_of_a_process_are_limited(library):
+    assert read_workload([library], pages=10**6).copies == module._MOST_MAPPINGS
+
+
+@needs_compiler
+@needs_readelf
+def test_plan_and_expectation_agree_and_differ_from_the_file(library):
+    workload = read_workload([library], pages=1)
+    (only,) = workload.libraries
+    (bases,) = workload.load_bases("a process")
+    expected = only.expected_content(bases)
+    stored = only.content.copy()
+    stored[only.plan.offsets // 8] = only.plan.values(bases)
+    assert np.array_equal(stored, expected)
+    assert np.count_nonzero(expected != only.content) >= 600
+    assert np.array_equal(only.file_words, only.content[only.plan.offsets // 8])
+    assert only.fixups_by_page.sum() == len(only.plan)
+
+
+@needs_compiler
+@needs_readelf
+def test_every_process_and_copy_has_its_own_page_aligned_bases(library):
+    workload = read_workload([library], pages=30)
+    bases = [
+        base for process in ("1", "2") for copy in workload.load_bases(process) for base in copy
+    ]
+    assert len(set(bases)) == 2 * workload.copies
+    assert all(base % 4096 == 0 and 0 < base < 1 << 47 for base in bases)
+    assert workload.load_bases("1") == workload.load_bases("1")
+
+
+@needs_compiler
+@needs_readelf
+def test_a_library_named_twice_counts_once(library):
+    assert read_workload([library, library], pages=1).linked == 1
+
+
+@needs_compiler
+@needs_readelf
+def test_without_relocations_there_is_nothing_to_compare(tmp_path):
+    empty = compile_library(tmp_path, "empty", "int f(void) { return 1; }")
+    with pytest.raises(WorkloadError, match="no relocations"):
+        read_workload([empty])
+
+
+@needs_compiler
+def test_disagreement_about_where_is_an_error(library, monkeypatch):
+    monkeypatch.setattr(module, "expected_words", lambda paths: [{1 << 30: ExpectedWord(0, 0)}])
+    with pytest.raises(WorkloadError, match="please report"):
+        read_workload([library])

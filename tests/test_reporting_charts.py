@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture: in plain text and as a file."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from support.comparisons import NO_SWAP, PAGES, make_comparison, make_round
+
+from mapscratch.reporting.charts import (
+    ASCII,
+    Chart,
+    ChartError,
+    Series,
+    chart_of,
+    check_chart_file,
+    plain,
+    save_chart,
+    text_chart,
+)
+
+COUNTS = (1, 2, 4, 8)
+NAMES = ("private", "lazyfree", "dontneed")
+SWEEP = make_comparison(*(make_round(name, count) for count in COUNTS for name in NAMES))
+
+
+def test_private_rises_and_scratch_is_flat():
+    chart = chart_of(SWEEP)
+    assert chart.series == (
+        Series("private", tuple((count, PAGES * count) for count in COUNTS)),
+        Series("lazyfree", tuple((count, 0) for count in COUNTS)),
+    )
+    assert "a swapfile" in chart.title
+
+
+def test_what_is_not_applicable_is_not_drawn_as_0():
+    chart = chart_of(SWEEP)
+    assert "dontneed: not applicable" in chart.note
+    assert "dontneed: not applicable" in plain(text_chart(chart))
+
+
+def test_without_swap_it_is_what_was_given_back():
+    rounds = [
+        make_round("private", 2, kept_pages=2 * PAGES),
+        make_round("lazyfree", 2),
+        make_round("dontneed", 2),
+    ]
+    chart = chart_of(make_comparison(*rounds, swap=NO_SWAP))
+    mebibytes = 2 * PAGES * 4096 / (1 << 20)
+    assert [one.points for one in chart.series] == [
+        ((2, 0.0),),
+        ((2, mebibytes),),
+        ((2, mebibytes),),
+    ]
+    assert "without swap" in chart.title
+
+
+def test_text_without_colour_in_ascii():
+    drawn = plain(text_chart(chart_of(SWEEP), width=56, height=7, glyphs=ASCII))
+    lines = drawn.splitlines()
+    assert drawn.isascii()
+    assert lines[0] == "Fixed-up pages that N processes sent to a swapfile"
+    assert lines[2].startswith("800 +") and lines[2].endswith("o  private")
+    assert lines[8].startswith("  0 +o") and lines[8].endswith("o  lazyfree")
+    assert lines[5].startswith("400 +")
+    assert lines[10].split() == ["1", "2", "4", "8", "processes"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_it_is_not_wider_than_asked_for(width):
+    rows = plain(text_chart(Chart("title", chart_of(SWEEP).series, ""), width=width)).splitlines()
+    assert max(map(len, rows)) <= width
+
+
+def test_lines_that_end_together_share_a_label():
+    same = tuple(Series(name, ((1, 5.0), (2, 5.0))) for name in ("kernel", "lazyfree"))
+    assert "kernel, lazyfree" in plain(text_chart(Chart("title", same, "")))
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        (),
+        (Series("private", ((4, 0.0),)),),
+        (Series("private", ((1, 0.0), (1000, 0.4))),),
+        (Series("private", ((1, 1e9), (2, 1e9), (3, 1e9), (4, 1e9))),),
+    ],
+)
+def test_odd_data_can_be_drawn(series):
+    assert "title" in plain(text_chart(Chart("title", series, ""))) or not series
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])
+def test_files(tmp_path, suffix, start):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"chart{suffix}"
+    save_chart(chart_of(SWEEP), "subtitle", path)
+    assert path.read_bytes().startswith(start)
+
+
+def test_another_format_is_refused(tmp_path):
+    with pytest.raises(ChartError, match=r"\.svg or \.png"):
+        check_chart_file(tmp_path / "chart.pdf")
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ChartError, match=r'pip install "mapscratch\[report\]"'):
+        check_chart_file(tmp_path / "chart.svg")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is saved for programs is what the schema and the documentation say."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.comparisons import NO_SWAP, make_comparison, make_round
+
+from mapscratch.experiment.diagnosis import diagnose
+from mapscratch.experiment.results import FIGURES
+from mapscratch.reporting.comparison import _LINES, NOT_KNOWN, print_comparison
+from mapscratch.reporting.diagnosis import diagnosis_document, diagnosis_lines
+from mapscratch.reporting.documents import comparison_document, comparison_schema
+
+jsonschema = pytest.importorskip("jsonschema")
+
+CREATED = datetime(2026, 2, 3, 17, 57, 5, tzinfo=UTC)
+DOCUMENTATION = Path(__file__).resolve().parent.parent / "docs" / "compare-schema.md"
+NAMES = ("private", "lazyfree", "dontneed")
+FULL = make_comparison(*(make_round(name, count) for count in (1, 2) for name in NAMES))
+
+
+def validate(document):
+    schema = comparison_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(document)
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        FULL,
+        make_comparison(),
+        make_comparison(make_round("private", round_trip_us=None), swap=NO_SWAP),
+        make_comparison(make_round("dontneed"), notes=("one",)),
+    ],
+)
+def test_documents_follow_the_schema(comparison):
+    text = json.dumps(comparison_document(comparison, CREATED), allow_nan=False)
+    validate(json.loads(text))
+
+
+def test_the_schema_finds_mistakes():
+    document = comparison_document(FULL, CREATED)
+    del document["results"][0]["figures"]["swapped_out_pages"]
+    with pytest.raises(jsonschema.ValidationError, match="swapped_out_pages"):
+        validate(document)
+    document = comparison_document(FULL, CREATED)
+    document["rounds"][0]["pages"] = "many"
+    with pytest.raises(jsonschema.ValidationError, match="many"):
+        validate(document)
+
+
+def test_what_is_not_known_is_null_and_not_0():
+    document = comparison_document(FULL, CREATED)
+    by_us = next(one for one in document["results"] if one["strategy"] == "dontneed")
+    assert by_us["figures"]["swapped_out_pages"] is None
+    assert by_us["figures"]["dropped_by_us_pages"]["median"] == 100
+    private = next(one for one in document["results"] if one["strategy"] == "private")
+    assert private["figures"]["file_bytes_read"] is None
+
+
+def test_ratios_are_to_private():
+    document = comparison_document(FULL, CREATED)
+    ratios = {
+        one["strategy"]: one["ratio_to_private"]["median"]
+        for one in document["results"]
+        if one["processes"] == 2
+    }
+    assert ratios == pytest.approx({"private": 1.0, "lazyfree": 8 / 30, "dontneed": 0.4})
+
+
+def test_every_figure_is_documented():
+    text = DOCUMENTATION.read_text()
+    assert not [name for name in FIGURES if f"`{name}`" not in text]
+    properties = comparison_schema()["properties"]
+    assert not [name for name in properties if f"`{name}`" not in text]
+    verdict = properties["verdict"]["properties"]
+    assert not [name for name in verdict if f"`{name}`" not in text]
+
+
+def printed(comparison, *, verbose, width=80):
+    console = Console(
+        file=StringIO(), width=width, highlight=False, markup=False, color_system=None
+    )
+    print_comparison(console, comparison, verbose=verbose)
+    return console.file.getvalue()
+
+
+def test_the_verbose_table_has_every_figure():
+    assert {name for _, name, _ in _LINES} == set(FIGURES) - {"fixups", "asked_bytes",
+        "given_back_bytes", "seconds"}  # fmt: skip
+    text = printed(FULL, verbose=True)
+    assert "ratio to private" in text
+    assert "IRELATIVE" in text
+    assert f"{NOT_KNOWN}" in text
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_it_fits_80_columns_and_ends_with_the_sentence(verbose):
+    text = printed(FULL, verbose=verbose)
+    assert max(map(len, text.splitlines())) <= 80
+    document = comparison_document(FULL, CREATED)
+    assert " ".join(text.split()).endswith(document["verdict"]["sentence"])
+
+
+def test_notes_and_what_is_left_out_are_printed():
+    text = printed(make_comparison(make_round("private"), notes=("Mind the gap.",)), verbose=False)
+    assert "Note: Mind the gap." in text
+    assert "Left out: kernel; this kernel has no MAP_SCRATCH." in text
+
+
+def test_the_spread_is_shown():
+    rounds = [
+        make_round("private", number=number, round_trip_us=value)
+        for number, value in enumerate((9.0, 10.0, 13.0), 1)
+    ]
+    assert "10.0 ±20%" in printed(make_comparison(*rounds), verbose=True)
+
+
+def test_a_diagnosis_as_text_and_document_says_the_same():
+    diagnosis = diagnose()
+    document = json.loads(json.dumps(diagnosis_document(diagnosis)))
+    lines = list(diagnosis_lines(diagnosis))
+    assert document["ordinary_mapping"] == lines[0]
+    assert [engine["name"] for engine in document["engines"]] == ["kernel", "lazyfree", "dontneed"]
+    for engine in document["engines"]:
+        assert any(engine["reason"] in line for line in lines)

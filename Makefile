@@ -53,7 +53,7 @@ lint: $(VENV)/installed ## linters, type checker, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(PYTEST) -q tests/test_layering.py
 
 format: $(VENV)/installed ## lays out the Python code
 	$(BIN)/ruff check --fix .

@@ -29,9 +29,7 @@ _ROUNDS = 400
 def busy_processors() -> Iterator[None]:
     """One more runnable process than there are processors."""
     command = [sys.executable, "-c", "while True: pass"]
-    processes = [
-        subprocess.Popen(command) for _ in range(len(os.sched_getaffinity(0)) + 1)
-    ]
+    processes = [subprocess.Popen(command) for _ in range(len(os.sched_getaffinity(0)) + 1)]
     yield
     for process in processes:
         process.kill()

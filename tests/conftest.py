@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: each engine, a file whose every word is known, a mapping of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.engines import AVAILABLE, STATUS, why_not
+from support.files import PatternFile, make_file
+
+from mapscratch import ScratchMap
+from mapscratch.engines import dontneed
+
+MapFile = Callable[..., ScratchMap]
+
+
+def _engine_or_skip(engine: str) -> str:
+    if not STATUS[engine].available:
+        pytest.skip(why_not(engine))
+    return engine
+
+
+@pytest.fixture
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the test drops pages of `dontneed`: others on this machine may be short."""
+    monkeypatch.setattr(dontneed, "_woken_by", "nothing: this is a test")
+
+
+@pytest.fixture(params=AVAILABLE)
+def engine(request: pytest.FixtureRequest, undisturbed: None) -> str:
+    """Each engine that runs here; test_engines_choice.py says why another doesn't."""
+    engine: str = request.param
+    return engine
+
+
+@pytest.fixture
+def lazyfree() -> str:
+    """For what only this engine does."""
+    return _engine_or_skip("lazyfree")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> PatternFile:
+    """40 pages and a part of one: more than two fault-arounds, and an incomplete last page."""
+    return make_file(tmp_path / "pattern", 40.3)
+
+
+@contextmanager
+def _map_maker(engine: str, file: PatternFile) -> Iterator[MapFile]:
+    made: list[ScratchMap] = []
+
+    def make(**arguments: object) -> ScratchMap:
+        mapping = ScratchMap(file.path, engine=engine, **arguments)  # type: ignore[arg-type]
+        made.append(mapping)
+        return mapping
+
+    yield make
+    for mapping in made:
+        try:
+            mapping.close()
+        except BufferError:
+            continue
+
+
+@pytest.fixture
+def map_file(engine: str, file: PatternFile) -> Iterator[MapFile]:
+    """Makes mappings of the file with the engine, closed at the end if nobody has a view."""
+    with _map_maker(engine, file) as make:
+        yield make
+
+
+@pytest.fixture
+def map_lazyfree(lazyfree: str, file: PatternFile) -> Iterator[MapFile]:
+    """As `map_file`, with this engine alone."""
+    with _map_maker(lazyfree, file) as make:
+        yield make
+
+
+@pytest.fixture
+def m(map_file: MapFile) -> ScratchMap:
+    """A mapping of the whole file."""
+    return map_file()

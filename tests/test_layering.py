@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pager, one drop policy, data flowing one way: what the source may and may not hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.staging import stage
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = [*ROOT.glob("libscratch/*.[ch]"), *ROOT.glob("src/mapscratch/*.c")]
+CODE = [*NATIVE, *ROOT.glob("src/mapscratch/**/*.py")]
+
+
+def without_comments(path: Path) -> str:
+    text = path.read_text()
+    if path.suffix == ".py":
+        text = re.sub(r'(?s)""".*?"""', "", text)
+        return re.sub(r"#.*", "", text)
+    return re.sub(r"(?s)/\*.*?\*/|//[^\n]*", "", text)
+
+
+def sites(pattern: str) -> list[tuple[str, str]]:
+    """Where the code matches: the file's name and the line."""
+    return [
+        (path.name, line.strip())
+        for path in CODE
+        for line in without_comments(path).splitlines()
+        if re.search(pattern, line)
+    ]
+
+
+def test_there_is_code_to_look_at() -> None:
+    assert len(NATIVE) > 10
+    assert len(CODE) > 30
+
+
+def test_one_pager_opens_a_userfaultfd() -> None:
+    assert [name for name, _ in sites(r"SYS_userfaultfd|NR_userfaultfd")] == ["userfault.c"]
+    assert {name for name, _ in sites(r"UFFDIO_COPY\b")} == {"userfault.c"}
+
+
+def test_pages_are_lazily_freed_in_one_file() -> None:
+    assert {name for name, _ in sites(r"\bMADV_FREE\b")} == {"userfault.c"}
+
+
+def test_one_drop_policy() -> None:
+    # One place that drops, and one that decides by memory pressure to call it.
+    assert {name for name, _ in sites(r"\bMADV_DONTNEED\b")} == {"range.c"}
+    callers = {name for name, _ in sites(r"\bscratch_drop_locked\(")}
+    assert callers == {"range.c", "range.h", "pressure.c"}
+    assert {name for name, _ in sites(r"memory\.pressure_level")} == {"pressure.c"}
+
+
+def test_no_assembly_and_nothing_of_one_processor() -> None:
+    assert not sites(r"\b(__)?asm(__)?\b|<(x86|imm|emm|xmm)intrin\.h>|__builtin_ia32")
+    assert not [name for name, _ in sites(r"__x86_64__|__amd64__|__i386__")]
+
+
+def test_libscratch_knows_no_python() -> None:
+    for path in ROOT.glob("libscratch/*.[ch]"):
+        assert "Python.h" not in without_comments(path)
+        assert not re.search(r"\bPy[A-Z_]\w+", without_comments(path)), path
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
+def test_every_source_file_names_its_license(path: Path) -> None:
+    assert "SPDX-License-Identifier: Apache-2.0" in path.read_text().splitlines()[0]
+
+
+def test_imports_flow_one_way(tmp_path: Path) -> None:
+    linter = pytest.importorskip("importlinter", reason="pip install --group lint")
+    # The source as it is now, not as it was when it was installed: so without site (-S).
+    staged = stage(tmp_path)
+    (staged / "mapscratch" / "_native.py").touch()  # the linter sees no compiled modules
+    path = (staged, Path(linter.__file__).parent.parent)
+    command = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Contracts: 2 kept, 0 broken" in result.stdout

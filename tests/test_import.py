@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,13 +102,21 @@ def test_the_stub_names_what_the_bridge_has() -> None:
     assert names == {name for name in vars(_native) if not name.startswith("__")}
 
 
+def _starts(interpreter: str) -> bool:
+    """Whether it is a Python, and not the stand-in of a version manager for one that isn't set."""
+    return not subprocess.run([interpreter, "-c", ""], capture_output=True, check=False).returncode
+
+
 def _interpreters() -> list[str]:
     """Other Pythons on this machine that the one wheel must serve."""
     found = []
     for version in ("3.11", "3.12", "3.13", "3.14"):
-        path = shutil.which(f"python{version}")
-        if path and version != f"{sys.version_info[0]}.{sys.version_info[1]}":
-            found.append(path)
+        if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+            continue
+        named = shutil.which(f"python{version}")
+        managed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+        candidates = ([named] if named else []) + [str(path) for path in managed]
+        found += [path for path in candidates if _starts(path)][:1]
     return found
 
 
@@ -117,10 +126,6 @@ def _interpreters() -> list[str]:
 def test_one_build_serves_every_python_without_a_warning(interpreter: str, tmp_path: Path) -> None:
     staged = stage(tmp_path / "staged")
     (tmp_path / "file").write_bytes(os.urandom(40 * 4096))
-    try:
-        run_python("pass", interpreter=interpreter)
-    except AssertionError as error:
-        pytest.skip(f"{interpreter} doesn't start: {error}")
     run_python(
         """
         import os, sys, threading

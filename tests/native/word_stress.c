@@ -131,7 +131,7 @@ static void *drop_pages(void *unused) {
         must("scratch_range_drop", scratch_range_drop(range, offset, length, &went));
         atomic_fetch_add(&drops, 1);
         atomic_fetch_add(&dropped_pages, went);
-        usleep(random_next(&random) % 300);
+        usleep(random_next(&random) % 3000);
     }
     return NULL;
 }
@@ -147,7 +147,7 @@ static void *have_kernel_reclaim(void *unused) {
         else
             scratch_pressure_announce((int)(random_next(&random) % 3));
         atomic_fetch_add(&reclaims, 1);
-        usleep(random_next(&random) % 2000);
+        usleep(random_next(&random) % 5000);
     }
     return NULL;
 }

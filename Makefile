@@ -82,8 +82,8 @@ asan: build/asan/build.ninja ## everything native under AddressSanitizer and Und
 	.venv-asan/bin/python -m pip install $(PIP_QUIETLY) --no-deps --no-build-isolation --force-reinstall \
 	  $(ASAN_OPTIONS:%=-Csetup-args=-D%) .
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	.venv-asan/bin/python -m pytest -q -p no:cacheprovider -k 'mapping or contract' tests
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	.venv-asan/bin/python -m pytest -q -p no:cacheprovider --timeout 600 tests/test_mapping_*.py tests/test_contract_*.py
 
 build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
 	@test -f $@ || $(BIN)/meson setup build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false

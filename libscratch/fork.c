@@ -15,6 +15,7 @@
 
 #include "pager.h"
 #include "range.h"
+#include "raw.h"
 #include "tell.h"
 #include "uapi.h"
 
@@ -65,29 +66,53 @@ static void after_fork_in_parent(void) {
     scratch_signals_restore(&signals_before_fork);
 }
 
+static bool map_closed(const struct scratch_range *range, int fixed_flag) {
+    return mmap(range->address, range->length, PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed_flag, -1, 0) == range->address;
+}
+
+/*
+ * The first thing in the child, before anything is allocated: the hole that MADV_DONTFORK left must
+ * not be filled with somebody else's memory, which the range's owner would unmap some day. If it is
+ * filled already (by another fork handler), going on would be worse than to end here.
+ */
+static void reserve(const struct scratch_range *range) {
+    if (range->closing || map_closed(range, MAP_FIXED_NOREPLACE))
+        return;
+    scratch_tell("mapscratch: after fork, process %d has other memory where the scratch mapping of "
+                 "%s was: it can't go on\n",
+                 (int)getpid(), range->name);
+    abort();
+}
+
 /* The pins and the locks of a range are the parent's; its memory is the child's. */
-static int renew(struct scratch_range *range) {
+static void forget_parent(struct scratch_range *range) {
     scratch_lock_reset(&range->lock);
     range->generation++;
     range->pinned_pages = 0;
     if (range->pins)
         memset(range->pins, 0, scratch_range_pages(range) * sizeof *range->pins);
-    if (range->closing)
-        return 0; /* the thread that was closing it doesn't exist here */
-    if (range->engine == SCRATCH_ENGINE_DONTNEED) {
-        if (range->lock_length &&
-            syscall(SYS_mlock2, range->address, range->lock_length, MLOCK_ONFAULT))
-            range->lock_length = 0;
-        return 0;
-    }
     if (range->states)
         memset(range->states, SCRATCH_STATE_FILE, scratch_range_pages(range));
-    int error = scratch_lazyfree_map(range, MAP_FIXED_NOREPLACE);
+    bool is_lock_lost = range->lock_length && raw_mlock_on_fault(range->address, range->lock_length);
+    if (is_lock_lost)
+        range->lock_length = 0;
+}
+
+static void renew(struct scratch_range *range, int pager_error) {
+    if (range->closing)
+        return; /* the thread that was closing it doesn't exist here */
+    int error = pager_error;
+    if (!error)
+        error = scratch_lazyfree_map(range);
     if (!error)
         error = scratch_pager_register(range);
-    if (error)
-        munmap(range->address, range->length); /* a crash, never zeros */
-    return error;
+    if (!error)
+        return;
+    map_closed(range, MAP_FIXED); /* a crash, never zeros */
+    scratch_tell("mapscratch: after fork the scratch mapping of %s can't be used in process %d (%s): "
+                 "touching it will crash\n",
+                 range->name, (int)getpid(), strerror(error));
 }
 
 static void after_fork_in_child(void) {
@@ -96,15 +121,17 @@ static void after_fork_in_child(void) {
     size_t count;
     struct scratch_range **ranges = scratch_registry_ranges(&count);
     bool has_lazyfree = false;
-    for (size_t index = 0; index < count; index++)
-        has_lazyfree |= ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE;
+    for (size_t index = 0; index < count; index++) {
+        forget_parent(ranges[index]);
+        if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE) {
+            has_lazyfree = true;
+            reserve(ranges[index]);
+        }
+    }
     int error = count ? scratch_pager_ensure(has_lazyfree) : 0;
     for (size_t index = 0; index < count; index++) {
-        int range_error = has_lazyfree && error ? error : renew(ranges[index]);
-        if (range_error)
-            scratch_tell("mapscratch: after fork the scratch mapping of %s can't be used in process "
-                         "%d (%s): touching it will crash\n",
-                         ranges[index]->name, (int)getpid(), strerror(range_error));
+        if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE)
+            renew(ranges[index], error);
     }
     scratch_pager_stop_if_idle();
     scratch_lock_reset(&scratch_control_lock);

@@ -240,17 +240,12 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     return range;
 }
 
-int scratch_lazyfree_map(struct scratch_range *range, int fixed_flag) {
-    void *mapped = mmap(range->address, range->length, range->protection,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed_flag, -1, 0);
-    if (mapped == MAP_FAILED)
+int scratch_lazyfree_map(struct scratch_range *range) {
+    if (mmap(range->address, range->length, range->protection,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
         return errno;
-    if (mapped != range->address) { /* a kernel that doesn't know MAP_FIXED_NOREPLACE */
-        munmap(mapped, range->length);
-        return EEXIST;
-    }
     /* After mlockall(MCL_FUTURE) it is locked, and full of zeros that must not be seen. */
-    if (munlock(range->address, range->length) ||
+    if (raw_munlock(range->address, range->length) ||
         madvise(range->address, range->length, MADV_DONTNEED))
         return errno;
     /*
@@ -276,20 +271,19 @@ static int lazyfree_start(struct scratch_range *range, const struct scratch_desc
     if (source == MAP_FAILED)
         return errno;
     range->source = source;
-    munlock(source, range->length); /* mlockall would keep the file in memory */
+    raw_munlock(source, range->length); /* mlockall would keep the file in memory */
     /* Read-ahead is the pager's: the kernel's read-around would make a random page-in read 128 KiB. */
     madvise(source, range->length, MADV_RANDOM);
     int error = scratch_pager_ensure(true);
     if (!error)
-        error = scratch_lazyfree_map(range, MAP_FIXED);
+        error = scratch_lazyfree_map(range);
     if (!error)
         error = scratch_pager_register(range);
     return error;
 }
 
-/* mlock2(2) by number, because the wrapper is newer than the system call. */
 static int lock_on_fault(void *address, size_t length) {
-    return syscall(SYS_mlock2, address, length, MLOCK_ONFAULT) ? errno : 0;
+    return raw_mlock_on_fault(address, length) ? errno : 0;
 }
 
 int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
@@ -407,7 +401,7 @@ static int dontneed(struct scratch_range *range, size_t first, size_t pages) {
     if (errno != EINVAL)
         return errno;
     /* Locked, before Linux 5.18: unlock, drop, and lock again what was locked by us. */
-    if (munlock(address, pages * page_size) || madvise(address, pages * page_size, MADV_DONTNEED))
+    if (raw_munlock(address, pages * page_size) || madvise(address, pages * page_size, MADV_DONTNEED))
         return errno;
     return page_can_be_lock_on_fault(range, first) ? lock_on_fault(address, pages * page_size) : 0;
 }
@@ -496,7 +490,7 @@ static void unlock_unpinned(struct scratch_range *range, size_t first, size_t en
         first = boundary < end ? boundary : end;
     size_t run;
     while ((run = scratch_unpinned_run(range, &first, end))) {
-        munlock(range->address + first * page_size, run * page_size);
+        raw_munlock(range->address + first * page_size, run * page_size);
         first += run;
     }
 }

@@ -98,8 +98,8 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
                         uint64_t *ret_pages);
 
-/* Maps the range anew over [address, address + length) with what `lazyfree` needs. */
-int scratch_lazyfree_map(struct scratch_range *range, int fixed_flag);
+/* Maps anonymous memory over the range, in place of what is there, as `lazyfree` needs it. */
+int scratch_lazyfree_map(struct scratch_range *range);
 
 /* Asserts the table of page states; nothing in ordinary builds. */
 void scratch_check_event(struct scratch_range *range, size_t first, size_t pages,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System calls on the pager's descriptors, by number.
+ * System calls by number, most of them on the pager's descriptors.
  *
  * The pager's thread has a descriptor table of its own, in which a number means something else than
  * in the rest of the process. The C library, and race detectors and profilers that wrap it, may keep books
@@ -30,6 +30,15 @@ static inline int raw_open(const char *path, int flags) {
 }
 
 static inline void raw_close(int descriptor) { syscall(SYS_close, descriptor); }
+
+/* Sanitizers turn munlock(3) into nothing; mlock2 has no wrapper in older C libraries. */
+static inline int raw_munlock(void *address, size_t length) {
+    return (int)syscall(SYS_munlock, address, length);
+}
+
+static inline int raw_mlock_on_fault(void *address, size_t length) {
+    return (int)syscall(SYS_mlock2, address, length, 1 /* MLOCK_ONFAULT */);
+}
 
 static inline int raw_ioctl(int descriptor, unsigned long request, void *argument) {
     return (int)syscall(SYS_ioctl, descriptor, request, argument);

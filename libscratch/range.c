@@ -504,7 +504,8 @@ static void count_pins(struct scratch_range *range, size_t first, size_t end, in
             range->pinned_pages++;
         if (was_pinned && !is_pinned) {
             range->pinned_pages--;
-            if (range->engine == SCRATCH_ENGINE_LAZYFREE)
+            /* A pin that was refused never came so far. */
+            if (range->states && range->states[page] == SCRATCH_STATE_PINNED)
                 scratch_check_event(range, page, 1, SCRATCH_EVENT_UNPIN);
         }
     }

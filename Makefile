@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13
+UNIT_TESTS := $(foreach kind,mapping engines fork import traps,tests/test_$(kind)*.py)
 
 PIP_QUIETLY := --quiet --disable-pip-version-check
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
@@ -103,7 +104,7 @@ wheel-test: $(VENV)/installed ## one abi3 wheel on every Python 3.11-3.13 that i
 	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
 	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group test || exit 1; \
 	  warnings=; test $$version = 3.11 || warnings='-W error'; \
-	  .venv-$$version/bin/python -m pytest $$warnings -q -k 'mapping or fork or import or traps or engines' || exit 1; \
+	  .venv-$$version/bin/python -m pytest $$warnings -q $(UNIT_TESTS) || exit 1; \
 	done
 
 mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that its test fails

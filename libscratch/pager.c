@@ -22,11 +22,16 @@
 enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_SEND, ORDER_STOP };
 
 /*
- * Orders to the pager. It sleeps in poll, so it is woken by a signal that only it can receive and
- * that it reads from a signalfd of its own: no descriptor of the application is involved. SIGURG,
- * because it does nothing wherever it might arrive by mistake.
+ * Orders to the pager. It sleeps in poll, so it is woken by a signal that is sent to its thread and
+ * that it reads from a signalfd of its own: no descriptor of the application is involved. A signalfd
+ * also takes what is sent to the whole process while nobody else may, so it is a signal that nobody
+ * sends: the one for faults of a coprocessor's stack, which Linux never had.
  */
-static const int doorbell = SIGURG;
+#ifdef SIGSTKFLT
+static const int doorbell = SIGSTKFLT;
+#else
+static const int doorbell = SIGPWR;
+#endif
 enum { KERNEL_SIGSET_BYTES = _NSIG / 8 };
 static struct {
     enum order order;

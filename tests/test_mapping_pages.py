@@ -213,7 +213,7 @@ def test_pins_overlap_and_are_counted_a_page(engine: str, file: PatternFile) -> 
         """,
         file.path,
         engine,
-        timeout=10,
+        timeout=30,
     )
 
 
@@ -240,7 +240,7 @@ def test_a_page_that_is_not_in_memory_is_pinned(engine: str, file: PatternFile, 
         file.path,
         engine,
         page,
-        timeout=10,
+        timeout=30,
     )
 
 

@@ -112,7 +112,7 @@ def test_a_pipe_that_the_program_closes_is_closed(engine: str, file: PatternFile
         """,
         file.path,
         engine,
-        timeout=10,
+        timeout=30,
     )
 
 

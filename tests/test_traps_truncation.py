@@ -41,7 +41,7 @@ def test_the_message_names_the_file(
     lazyfree: str, file: PatternFile, touch: str, fixups: str
 ) -> None:
     result = run_python(
-        SHRINKING.replace("{touch}", touch), file.path, lazyfree, fixups, check=False, timeout=10
+        SHRINKING.replace("{touch}", touch), file.path, lazyfree, fixups, check=False, timeout=30
     )
     assert result.stdout == "so far\n", result.stderr
     assert result.returncode in (-signal.SIGBUS, -signal.SIGKILL)

@@ -40,7 +40,7 @@ def run_python(
     environment: dict[str, str] | None = None,
     interpreter: str = sys.executable,
     path: tuple[str, ...] = (),
-    timeout: float = 30,
+    timeout: float = 60,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Runs indented code to its end.

@@ -220,7 +220,7 @@ def _table(comparison: Comparison, processes: int, *, verbose: bool) -> Table:
     summaries = [summary for summary in found if summary]
     rounds = max((summary.rounds for summary in summaries), default=0)
     unit = "process" if processes == 1 else "processes"
-    title = f"{processes} {unit}, {rounds} rounds"
+    title = f"{processes} {unit}, {rounds} round{'s' if rounds > 1 else ''}"
     table = _plain_table(title, *(summary.strategy for summary in summaries))
     for label, figure, write in _LINES:
         spreads = [summary.figures[figure] for summary in summaries]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,14 @@ from mapscratch import ScratchMap
 from mapscratch.engines import dontneed
 
 MapFile = Callable[..., ScratchMap]
+
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def _engine_or_skip(engine: str) -> str:

@@ -209,3 +209,36 @@ def test_closing_while_another_thread_drops_never_crashes(engine: str, file: Pat
         file.path,
         engine,
     )
+
+
+def test_an_address_goes_from_thread_to_thread(engine: str, file: PatternFile) -> None:
+    """A mapping is made where another thread has just unmapped one, of another length."""
+    run_python(
+        """
+        from support.prelude import *
+        import random, threading
+        m.close()
+        sys.setswitchinterval(1e-6)
+        made = []
+
+        def come_and_go(seed):
+            generator = random.Random(seed)
+            for _ in range(2000):
+                pages = generator.randrange(1, 41)
+                mapping = ScratchMap(path, engine=engine, length=pages * PAGESIZE)
+                for page in (0, pages // 2, pages - 1):
+                    mapping[page * PAGESIZE] = 0
+                mapping.close()
+            made.append(2000)
+
+        threads = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(made) == 8000
+        """,
+        file.path,
+        engine,
+        timeout=20,
+    )

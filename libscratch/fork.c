@@ -34,7 +34,7 @@ static bool needs_pager(void) {
         return true;
     size_t count;
     scratch_registry_ranges(&count);
-    return count > 0;
+    return count > 0 || scratch_registry_is_closing_one();
 }
 
 /*
@@ -77,7 +77,7 @@ static bool map_closed(const struct scratch_range *range, int fixed_flag) {
  * filled already (by another fork handler), going on would be worse than to end here.
  */
 static void reserve(const struct scratch_range *range) {
-    if (range->closing || map_closed(range, MAP_FIXED_NOREPLACE))
+    if (map_closed(range, MAP_FIXED_NOREPLACE))
         return;
     scratch_tell("mapscratch: after fork, process %d has other memory where the scratch mapping of "
                  "%s was: it can't go on\n",
@@ -100,8 +100,6 @@ static void forget_parent(struct scratch_range *range) {
 }
 
 static void renew(struct scratch_range *range, int pager_error) {
-    if (range->closing)
-        return; /* the thread that was closing it doesn't exist here */
     int error = pager_error;
     if (!error)
         error = scratch_lazyfree_map(range);
@@ -118,6 +116,7 @@ static void renew(struct scratch_range *range, int pager_error) {
 static void after_fork_in_child(void) {
     scratch_lock_reset(&scratch_registry_lock);
     scratch_pager_abandon();
+    scratch_registry_forget_closing();
     size_t count;
     struct scratch_range **ranges = scratch_registry_ranges(&count);
     bool has_lazyfree = false;

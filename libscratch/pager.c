@@ -315,10 +315,10 @@ int scratch_pager_watch(void) {
 }
 
 static bool is_needed(void) {
-    bool needed = false;
     scratch_lock_acquire(&scratch_registry_lock);
     size_t count;
     struct scratch_range **ranges = scratch_registry_ranges(&count);
+    bool needed = scratch_registry_is_closing_one(); /* it may come back */
     for (size_t index = 0; index < count && !needed; index++)
         needed = ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE || scratch_pressure_is_watched();
     scratch_lock_release(&scratch_registry_lock);

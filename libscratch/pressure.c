@@ -179,8 +179,7 @@ static void visit_dontneed_ranges(void (*visit)(struct scratch_range *, struct r
         if (range->engine != SCRATCH_ENGINE_DONTNEED)
             continue;
         scratch_lock_acquire(&range->lock);
-        if (!range->closing)
-            visit(range, relief);
+        visit(range, relief);
         scratch_lock_release(&range->lock);
     }
 }

@@ -29,6 +29,7 @@ struct scratch_lock scratch_registry_lock;
 static struct scratch_range **ranges;
 static size_t range_count;
 static size_t range_capacity;
+static size_t closing_count; /* ranges that were taken out and are neither forgotten nor back */
 
 size_t scratch_page_size(void) {
     static size_t page_size;
@@ -91,22 +92,14 @@ static size_t registry_position(uintptr_t address) {
     return low;
 }
 
-struct scratch_range *scratch_registry_find_locked(uintptr_t address, bool *ret_closing) {
+struct scratch_range *scratch_registry_find_locked(uintptr_t address) {
     struct scratch_range *found = NULL;
-    *ret_closing = false;
     scratch_lock_acquire(&scratch_registry_lock);
     size_t position = registry_position(address);
-    if (position > 0) {
-        struct scratch_range *candidate = ranges[position - 1];
-        if (address - (uintptr_t)candidate->address < candidate->length) {
-            scratch_lock_acquire(&candidate->lock);
-            if (candidate->closing) {
-                *ret_closing = true;
-                scratch_lock_release(&candidate->lock);
-            } else {
-                found = candidate;
-            }
-        }
+    if (position > 0 && address - (uintptr_t)ranges[position - 1]->address <
+                            ranges[position - 1]->length) {
+        found = ranges[position - 1];
+        scratch_lock_acquire(&found->lock);
     }
     scratch_lock_release(&scratch_registry_lock);
     return found;
@@ -117,49 +110,36 @@ struct scratch_range **scratch_registry_ranges(size_t *ret_count) {
     return ranges;
 }
 
-size_t scratch_registry_count(void) {
-    scratch_lock_acquire(&scratch_registry_lock);
-    size_t count = range_count;
-    scratch_lock_release(&scratch_registry_lock);
-    return count;
+/* Room for one more, besides the ranges that are being closed and may have to come back. */
+static int registry_make_room(void) {
+    if (range_count + closing_count < range_capacity)
+        return 0;
+    size_t capacity = range_capacity ? 2 * range_capacity : 16;
+    struct scratch_range **grown = realloc(ranges, capacity * sizeof *grown);
+    if (!grown)
+        return ENOMEM;
+    ranges = grown;
+    range_capacity = capacity;
+    return 0;
 }
 
-static int registry_insert(struct scratch_range *range) {
-    int error = 0;
-    scratch_lock_acquire(&scratch_registry_lock);
-    if (range_count == range_capacity) {
-        size_t capacity = range_capacity ? 2 * range_capacity : 16;
-        struct scratch_range **grown = realloc(ranges, capacity * sizeof *grown);
-        if (grown) {
-            ranges = grown;
-            range_capacity = capacity;
-        } else {
-            error = ENOMEM;
-        }
-    }
-    if (!error) {
-        size_t position = registry_position((uintptr_t)range->address);
-        memmove(&ranges[position + 1], &ranges[position],
-                (range_count - position) * sizeof *ranges);
-        ranges[position] = range;
-        range_count++;
-    }
-    scratch_lock_release(&scratch_registry_lock);
-    return error;
+static void registry_insert(struct scratch_range *range) {
+    size_t position = registry_position((uintptr_t)range->address);
+    memmove(&ranges[position + 1], &ranges[position], (range_count - position) * sizeof *ranges);
+    ranges[position] = range;
+    range_count++;
 }
 
 static void registry_remove(const struct scratch_range *range) {
-    scratch_lock_acquire(&scratch_registry_lock);
-    for (size_t index = 0; index < range_count; index++) {
-        if (ranges[index] == range) {
-            memmove(&ranges[index], &ranges[index + 1],
-                    (range_count - index - 1) * sizeof *ranges);
-            range_count--;
-            break;
-        }
-    }
-    scratch_lock_release(&scratch_registry_lock);
+    size_t position = registry_position((uintptr_t)range->address) - 1;
+    memmove(&ranges[position], &ranges[position + 1],
+            (range_count - position - 1) * sizeof *ranges);
+    range_count--;
 }
+
+bool scratch_registry_is_closing_one(void) { return closing_count > 0; }
+
+void scratch_registry_forget_closing(void) { closing_count = 0; }
 
 /* Memory that costs nothing until it is touched: one entry for each page of a large mapping. */
 static void *sparse_allocate(size_t bytes) {
@@ -303,8 +283,13 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
         if (scratch_pressure_is_watched())
             error = scratch_pager_ensure(false);
     }
-    if (!error)
-        error = registry_insert(range);
+    if (!error) {
+        scratch_lock_acquire(&scratch_registry_lock);
+        error = registry_make_room();
+        if (!error)
+            registry_insert(range);
+        scratch_lock_release(&scratch_registry_lock);
+    }
     if (error)
         scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
@@ -317,27 +302,36 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
     return 0;
 }
 
-static void range_set_closing(struct scratch_range *range, bool closing) {
+void scratch_range_close_begin(struct scratch_range *range) {
     sigset_t signals;
     scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_registry_lock);
+    registry_remove(range);
+    closing_count++;
+    scratch_lock_release(&scratch_registry_lock);
+    /* Whoever found it before holds its lock; nobody finds it any more. */
     scratch_lock_acquire(&range->lock);
-    range->closing = closing;
     scratch_lock_release(&range->lock);
     scratch_signals_restore(&signals);
 }
 
-void scratch_range_close_begin(struct scratch_range *range) { range_set_closing(range, true); }
-
-void scratch_range_close_abort(struct scratch_range *range) { range_set_closing(range, false); }
+void scratch_range_close_abort(struct scratch_range *range) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_registry_lock);
+    registry_insert(range);
+    closing_count--;
+    scratch_lock_release(&scratch_registry_lock);
+    scratch_signals_restore(&signals);
+}
 
 void scratch_range_forget(struct scratch_range *range) {
     sigset_t signals;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&scratch_control_lock);
-    registry_remove(range);
-    /* Whoever found it before holds its lock; nobody finds it any more. */
-    scratch_lock_acquire(&range->lock);
-    scratch_lock_release(&range->lock);
+    scratch_lock_acquire(&scratch_registry_lock);
+    closing_count--;
+    scratch_lock_release(&scratch_registry_lock);
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
     scratch_signals_restore(&signals);

@@ -4,12 +4,13 @@
  *
  * An address may be reused by malloc a microsecond after it was unmapped, and to drop somebody
  * else's memory is the worst bug that this library could have. So every madvise happens under the
- * lock of a range that the registry still holds and that nobody is closing.
+ * lock of a range that the registry still holds, and a range leaves the registry before its memory
+ * is unmapped: from then on the address may belong to another range.
  *
- * Order of locks: control (the pager's start, stop and mailbox) -> registry -> range. Nobody touches scratch
- * memory, waits for the pager or needs an interpreter's lock while holding registry or range; and
- * an application's thread holds either only with its signals blocked, because a signal handler may
- * touch scratch memory and would then wait for itself.
+ * Order of locks: control (the pager's start, stop and mailbox) -> registry -> range. Nobody touches
+ * scratch memory, waits for the pager or needs an interpreter's lock while holding registry or
+ * range; and an application's thread holds either only with its signals blocked, because a signal
+ * handler may touch scratch memory and would then wait for itself.
  */
 #ifndef SCRATCH_RANGE_H
 #define SCRATCH_RANGE_H
@@ -23,7 +24,6 @@
 struct scratch_range {
     struct scratch_lock lock;
     enum scratch_engine engine;
-    bool closing;
     unsigned char *address;
     size_t length; /* whole pages */
     int protection;
@@ -65,14 +65,14 @@ size_t scratch_page_size(void);
 void scratch_signals_block(sigset_t *ret_previous);
 void scratch_signals_restore(const sigset_t *previous);
 
-/*
- * The range that holds `address`, locked, or NULL. A range that is being closed is not found; then
- * *ret_closing says so.
- */
-struct scratch_range *scratch_registry_find_locked(uintptr_t address, bool *ret_closing);
+/* The range that holds `address`, locked, or NULL. */
+struct scratch_range *scratch_registry_find_locked(uintptr_t address);
 /* Under the registry's lock: the ranges, ascending by address. */
 struct scratch_range **scratch_registry_ranges(size_t *ret_count);
-size_t scratch_registry_count(void);
+/* Under the registry's lock: somebody is closing a range, which isn't among them meanwhile. */
+bool scratch_registry_is_closing_one(void);
+/* In the child of a fork, where the threads that were closing ranges don't exist. */
+void scratch_registry_forget_closing(void);
 
 static inline size_t scratch_range_pages(const struct scratch_range *range) {
     return range->length / scratch_page_size();

@@ -70,7 +70,10 @@ int scratch_kernel_probe(int fd);
 
 int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
                          struct scratch_range **ret);
-/* Between begin and abort or forget, nobody calls madvise on the range. */
+/*
+ * Closing: begin, unmap the memory, forget; or, if it can't be unmapped after all, abort. From begin
+ * on nobody calls madvise on the range.
+ */
 void scratch_range_close_begin(struct scratch_range *range);
 void scratch_range_close_abort(struct scratch_range *range);
 void scratch_range_forget(struct scratch_range *range);

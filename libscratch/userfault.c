@@ -182,15 +182,13 @@ static void rearm_locked(const struct scratch_userfault *userfault, struct scrat
 void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct scratch_range *range,
                              size_t first, size_t end) {
     scratch_lock_acquire(&range->lock);
-    if (!range->closing)
-        rearm_locked(userfault, range, first, end);
+    rearm_locked(userfault, range, first, end);
     scratch_lock_release(&range->lock);
     scratch_userfault_drain();
 }
 
 static void rearm_mark(const struct scratch_userfault *userfault, const struct mark *mark) {
-    bool closing;
-    struct scratch_range *range = scratch_registry_find_locked(mark->address, &closing);
+    struct scratch_range *range = scratch_registry_find_locked(mark->address);
     if (!range)
         return; /* unmapped since */
     size_t page_size = scratch_page_size();
@@ -442,8 +440,7 @@ void scratch_userfault_serve(const struct scratch_userfault *userfault,
     uintptr_t address = message->arg.pagefault.address & ~(page_size - 1);
     bool is_store_to_armed = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
     bool for_store = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
-    bool closing;
-    struct scratch_range *range = scratch_registry_find_locked(address, &closing);
+    struct scratch_range *range = scratch_registry_find_locked(address);
     if (!range) {
         /* Being closed: whoever waits faults again, until the close has ended one way or other. */
         wake(userfault, address, page_size);

@@ -13,42 +13,59 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from support.files import PatternFile, make_file
+from support.files import make_file
 from support.swap import some_swap
 
 from mapscratch import ScratchMap
 
 _MADV_PAGEOUT = 21
-_ROUNDS = 400
+_ROUNDS = 300
 
 
-@pytest.fixture
-def busy_processors() -> Iterator[None]:
-    """One more runnable process than there are processors."""
+@pytest.fixture(params=["busy", "idle"])
+def processors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Idle but for us; or with one more runnable process than there are processors."""
     command = [sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(command) for _ in range(len(os.sched_getaffinity(0)) + 1)]
+    count = len(os.sched_getaffinity(0)) + 1 if request.param == "busy" else 0
+    processes = [subprocess.Popen(command) for _ in range(count)]
     yield
     for process in processes:
         process.kill()
         process.wait()
 
 
-def test_no_new_page_is_swapped_while_processors_are_busy(
-    lazyfree: str, busy_processors: None, tmp_path: os.PathLike[str]
-) -> None:
-    file: PatternFile = make_file(tmp_path / "pattern", 160)  # type: ignore[operator]
-    libc = ctypes.CDLL(None)
+def page_out(m: ScratchMap) -> None:
+    """Not m.reclaim(), which would first give each page a second chance to be droppable."""
+    ctypes.CDLL(None).madvise(
+        ctypes.c_void_p(m._address), ctypes.c_size_t(len(m)), ctypes.c_int(_MADV_PAGEOUT)
+    )
+
+
+def test_no_new_page_is_swapped(lazyfree: str, processors: None, tmp_path: Path) -> None:
+    file = make_file(tmp_path / "pattern", 160)
     with some_swap(), ScratchMap(file.path, engine=lazyfree, access=mmap.ACCESS_READ) as m:
         swapped = 0
         for _ in range(_ROUNDS):
             m.drop()
             assert m[:] == file.data
-            # Not m.reclaim(), which would first give such a page a second chance.
-            libc.madvise(
-                ctypes.c_void_p(m._address), ctypes.c_size_t(len(m)), ctypes.c_int(_MADV_PAGEOUT)
-            )
+            page_out(m)
             swapped += m.counts().swapped
         assert swapped == 0
+
+
+def test_a_page_that_is_stored_to_again_is_droppable_again(lazyfree: str, tmp_path: Path) -> None:
+    file = make_file(tmp_path / "pattern", 160)
+    with some_swap(), ScratchMap(file.path, engine=lazyfree) as m:
+        well_after_the_window = 10 * m.guarantees.window_seconds
+        for value in range(5):
+            for page in range(160):
+                m.store(page * mmap.PAGESIZE, value)
+            time.sleep(well_after_the_window)
+        page_out(m)
+        assert m.counts().swapped == 0
+        assert m[:] == file.data

@@ -58,6 +58,25 @@ def test_no_new_page_is_swapped(lazyfree: str, processors: None, tmp_path: Path)
         assert swapped == 0
 
 
+def test_no_new_page_is_swapped_by_another_processor(lazyfree: str, tmp_path: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("there is only one processor")
+    here, there = sorted(allowed)[:2]
+    file = make_file(tmp_path / "pattern", 160)
+    with some_swap(), ScratchMap(file.path, engine=lazyfree, access=mmap.ACCESS_READ) as m:
+        try:
+            for _ in range(20):
+                m.drop()
+                os.sched_setaffinity(0, {here})  # the pager follows who can't go elsewhere
+                assert m[:] == file.data
+                os.sched_setaffinity(0, {there})
+                page_out(m)
+                assert m.counts().swapped == 0
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
 def test_a_page_that_is_stored_to_again_is_droppable_again(lazyfree: str, tmp_path: Path) -> None:
     file = make_file(tmp_path / "pattern", 160)
     with some_swap(), ScratchMap(file.path, engine=lazyfree) as m:

@@ -21,7 +21,7 @@ define make_venv
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint format stress ordering wheel-test asan tsan native mutants bench docs clean prerequisites
+.PHONY: help compare test lint format stress wheel-test asan tsan native mutants bench docs clean prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,7 +47,7 @@ $(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.bui
 compare: $(VENV)/installed ## the main job: MAP_PRIVATE against scratch mappings, on this machine
 	$(BIN)/mapscratch compare --swap auto
 
-test: $(VENV)/installed ## the tests, in about a minute
+test: $(VENV)/installed ## the tests, in two to three minutes
 	$(PYTEST)
 
 lint: $(VENV)/installed ## linters, type checker, the direction of imports

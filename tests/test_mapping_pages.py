@@ -418,3 +418,9 @@ def test_fixup_time_is_counted(map_lazyfree: MapFile) -> None:
     seconds = m.counts().fixup_seconds
     assert seconds is not None
     assert 0 < seconds < 5
+
+
+def test_not_even_the_base_class_truncates_the_file(m: ScratchMap, file: PatternFile) -> None:
+    with pytest.raises(TypeError):
+        mmap.mmap.resize(m, PAGESIZE)
+    assert file.is_intact()

@@ -121,9 +121,16 @@ class ScratchMap(WordMap):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 _refuse_irregular(descriptor)
             # The standard's own mapping first: its errors and its size() are the standard's.
-            self = super().__new__(
-                cls, descriptor, length, flags=flags, prot=protection, offset=offset
-            )
+            # As ACCESS_COPY it refuses to resize, which would truncate the file, even if somebody
+            # calls the base class's method; with another protection there is no such access.
+            if protection == _READ_WRITE and flags == mmap.MAP_PRIVATE:
+                self = super().__new__(
+                    cls, descriptor, length, access=mmap.ACCESS_COPY, offset=offset
+                )
+            else:
+                self = super().__new__(
+                    cls, descriptor, length, flags=flags, prot=protection, offset=offset
+                )
             try:
                 self._name = _name_of(fileno, descriptor)
                 self._offset = offset

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.waiting import eventually
 
 from mapscratch.kernelstats import (
     CgroupError,
@@ -33,15 +33,6 @@ MIB = 1 << 20
 needs_groups = pytest.mark.skipif(
     not probe_temporary_memory_cgroup(), reason=probe_temporary_memory_cgroup().reason
 )
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @contextmanager

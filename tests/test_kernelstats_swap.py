@@ -14,11 +14,12 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from support.waiting import eventually
 
 from mapscratch.kernelstats import (
     SwapArea,
@@ -44,15 +45,6 @@ def need(kind: SwapKind) -> None:
 
 def area_at(path: str) -> SwapArea | None:
     return next((area for area in active_swaps() if area.path == path), None)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def is_gone(path: str) -> bool:

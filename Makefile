@@ -21,7 +21,8 @@ define make_venv
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint format stress wheel-test asan tsan native mutants bench docs clean prerequisites
+.PHONY: help compare test lint format stress wheel-test asan tsan native mutants bench docs clean prerequisites \
+  kernel kernel-test kernel-order kernel-hunks droppable-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +55,7 @@ lint: $(VENV)/installed ## linters, type checker, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases --package kernel.vm
 	$(PYTEST) -q tests/test_layering.py
 
 format: $(VENV)/installed ## lays out the Python code
@@ -117,6 +119,23 @@ bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this
 
 docs: $(VENV)/installed ## prints the tables that are generated into docs/
 	$(BIN)/python docs/generate.py
+
+# The kernels go into a cache outside of the tree; see kernel/README.md.
+kernel: $(VENV)/installed ## Linux with MAP_SCRATCH, and without (some 6 minutes, once)
+	$(BIN)/python -m kernel.vm build
+
+kernel-test: $(VENV)/installed $(NATIVE)/build.ninja ## boots it in QEMU and tests MAP_SCRATCH and its engine
+	$(BIN)/meson compile -C $(NATIVE)
+	$(BIN)/python -m kernel.vm test $(KERNEL_TEST)
+
+kernel-order: $(VENV)/installed kernel ## the ordering stress: 20 runs with the series, 20 without
+	$(BIN)/python -m kernel.vm order
+
+kernel-hunks: $(VENV)/installed kernel ## takes each hunk out of the series and sees that a test misses it
+	$(BIN)/python -m kernel.vm hunks
+
+droppable-check: prerequisites ## shows the defects of MAP_DROPPABLE in this machine's own kernel
+	$(PYTHON) kernel/reproducers/check.py
 
 clean: ## removes what the other targets made
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

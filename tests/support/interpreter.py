@@ -22,7 +22,8 @@ def start_python(
 ) -> subprocess.Popen[str]:
     """Starts an interpreter on indented code; `arguments` are its sys.argv[1:]."""
     variables = {name: value for name, value in os.environ.items() if name != "MAPSCRATCH_ENGINE"}
-    variables["PYTHONPATH"] = os.pathsep.join((str(_TESTS), *path))
+    inherited = [variables["PYTHONPATH"]] if "PYTHONPATH" in variables else []
+    variables["PYTHONPATH"] = os.pathsep.join((str(_TESTS), *path, *inherited))
     return subprocess.Popen(
         [interpreter, *options, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdin=subprocess.PIPE,

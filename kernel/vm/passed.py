@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which sources the kernel's tests have passed with on this machine, so that CI runs them once."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kernel.vm.machine import TREE
+from kernel.vm.source import cache_directory
+
+_SOURCES = ("kernel", "libscratch", "src/mapscratch/engines", "src/mapscratch/_native.c")
+_SUFFIXES = (".c", ".h", ".py", ".sh", ".patch", ".config", ".build")
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        top = TREE / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.suffix in _SUFFIXES:
+                digest.update(str(path.relative_to(TREE)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def already() -> bool:
+    """Whether the series, the runner and the engine are those of a run that was all good."""
+    stamp = cache_directory() / "passed"
+    return stamp.exists() and _digest() in stamp.read_text().split()
+
+
+def remember() -> None:
+    """Takes note of a run that was all good."""
+    with (cache_directory() / "passed").open("a") as stamp:
+        stamp.write(f"{_digest()}\n")

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is run on which kernel, and how long each part may take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from kernel.vm.machine import TREE, Step
+from kernel.vm.package import environment
+
+EXT4, TMPFS, OVERLAY = "/run/ext4", "/tmp", "/var/tmp"
+FILE_SYSTEMS = {"ext4": EXT4, "tmpfs": TMPFS, "overlay": OVERLAY}
+
+NATIVE = TREE / "build" / "native" / "tests" / "native"
+CONTRACT_TESTS = ("contract", "engines", "fork", "mapping", "traps")
+
+FAIL_UNPATCHED = ("pressure.droppable.reclaim_counts_what_it_drops",)
+"""Tests of the self-test that show a defect of every kernel with MAP_DROPPABLE, each time."""
+MAY_FAIL_UNPATCHED = ("order.droppable.no_cpu_uses_a_dropped_page",)
+"""The same, where it takes a race to show it."""
+
+
+def _pytest(
+    name: str, files: tuple[str, ...], limit: int, *, select: str = "", at: str = EXT4
+) -> Step:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    command += ["-m", "not stress", "-s"]
+    command += ["--timeout", "180", "--basetemp", f"{at}/pytest-{name.replace(' ', '-')}"]
+    if select:
+        command += ["-k", select]
+    return Step(name, (*command, *files), limit, environment() | {"TMPDIR": at}, str(TREE))
+
+
+def _contract_files() -> tuple[str, ...]:
+    return tuple(
+        str(path) for kind in CONTRACT_TESTS for path in sorted(TREE.glob(f"tests/test_{kind}*.py"))
+    )
+
+
+def self_test(program: Path, file_system: str, *arguments: str, order_seconds: int = 5) -> Step:
+    """The series' own test with its file on a file system."""
+    return Step(
+        f"self-test on {file_system}",
+        (str(program), *arguments),
+        180,
+        {"TMPDIR": FILE_SYSTEMS[file_system], "ORDER_SECONDS": str(order_seconds)},
+    )
+
+
+def pressure() -> Step:
+    """MAP_PRIVATE beside MAP_SCRATCH under each kind of memory pressure."""
+    return _pytest("memory pressure", (str(TREE / "kernel/tests/test_pressure.py"),), 240)
+
+
+def reproducers(*arguments: str) -> Step:
+    """The programs that show the defects of today's MAP_DROPPABLE."""
+    program = str(TREE / "kernel/reproducers/check.py")
+    return Step("reproducers", (sys.executable, program, *arguments), 180)
+
+
+def contract() -> tuple[Step, ...]:
+    """The contract of scratch mappings with the kernel engine; the other engines in passing."""
+    quick = tuple(
+        str(TREE / "tests" / name)
+        for name in (
+            "test_mapping_words.py",
+            "test_mapping_pages.py",
+            "test_contract_page_states.py",
+        )
+        if (TREE / "tests" / name).exists()
+    )
+    return (
+        _pytest("contract on ext4", _contract_files(), 420, select="kernel"),
+        _pytest("contract on tmpfs", quick, 120, select="kernel", at=TMPFS),
+        _pytest("contract on overlay", quick, 120, select="kernel", at=OVERLAY),
+        Step(
+            "word stress", (str(NATIVE / "word_stress"), "kernel", "--operations", "1000000"), 120
+        ),
+        Step("page order", (str(NATIVE / "page_order"), "kernel", "--seconds", "10"), 60),
+        _pytest(
+            "dontneed in cgroup v2",
+            (str(TREE / "tests/test_engines_dontneed.py"),),
+            180,
+            select="cgroup2 or version_2 or v2",
+        ),
+        _pytest("lazyfree", quick, 180, select="lazyfree"),
+    )
+
+
+def compare() -> Step:
+    """The main job, with a picture and its figures for the documentation."""
+    command = (
+        sys.executable, "-m", "mapscratch", "compare", "--processes", "1,2,4", "--rounds", "3",
+        "--seconds", "90", "--json", "/run/share/compare.json", "--chart", "/run/share/compare.svg",
+    )  # fmt: skip
+    return Step("mapscratch compare", command, 240, environment(), EXT4)

@@ -12,6 +12,7 @@ TARGET = Path(__file__).with_name("page-states.md")
 _ENGINES = {
     "lazyfree": "Anonymous memory that userfaultfd fills and MADV_FREE lets the kernel drop.",
     "dontneed": "MAP_PRIVATE of the file; we drop its private copies with MADV_DONTNEED.",
+    "kernel": "MAP_SCRATCH of the file; the kernel drops its private copies instead of swapping.",
 }
 
 

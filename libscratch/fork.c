@@ -6,7 +6,8 @@
  * that it doesn't know (Python from 3.12 on warns). The child has no pager and, of `lazyfree`
  * ranges, not even the memory (MADV_DONTFORK): here they are mapped and registered anew, empty, so
  * that every page shows the file. A child that these handlers never see (a raw clone) has a hole there
- * and crashes, instead of reading zeros.
+ * and crashes, instead of reading zeros. Ranges of `dontneed` and `kernel` are inherited like any private
+ * mapping; those of `kernel` need no pager on either side.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -29,13 +30,7 @@ static void before_fork(void) {
     scratch_lock_acquire(&scratch_registry_lock);
 }
 
-static bool needs_pager(void) {
-    if (scratch_pager_is_parked())
-        return true;
-    size_t count;
-    scratch_registry_ranges(&count);
-    return count > 0 || scratch_registry_is_closing_one();
-}
+static bool needs_pager(void) { return scratch_pager_is_parked() || scratch_registry_needs_pager(); }
 
 /*
  * Whoever touches a missing page waits for the pager; without one, for ever. A thread can be refused
@@ -127,7 +122,7 @@ static void after_fork_in_child(void) {
             reserve(ranges[index]);
         }
     }
-    int error = count ? scratch_pager_ensure(has_lazyfree) : 0;
+    int error = scratch_registry_needs_pager() ? scratch_pager_ensure(has_lazyfree) : 0;
     for (size_t index = 0; index < count; index++) {
         if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE)
             renew(ranges[index], error);

@@ -316,11 +316,7 @@ int scratch_pager_watch(void) {
 
 static bool is_needed(void) {
     scratch_lock_acquire(&scratch_registry_lock);
-    size_t count;
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
-    bool needed = scratch_registry_is_closing_one(); /* it may come back */
-    for (size_t index = 0; index < count && !needed; index++)
-        needed = ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE || scratch_pressure_is_watched();
+    bool needed = scratch_registry_needs_pager();
     scratch_lock_release(&scratch_registry_lock);
     return needed;
 }

@@ -14,12 +14,19 @@ static struct {
     bool is_set;
     enum scratch_pressure_kind kind;
     char path[PATH_MAX];
-    char trigger[64];
+    char trigger[128];
 } watched;
 
-static struct {
-    int descriptor;
-    short events;
+/* How a descriptor says that memory is short. */
+enum source_kind {
+    SOURCE_EVENTFD,  /* it can be read from */
+    SOURCE_TRIGGER,  /* an exceptional condition of a PSI file */
+    SOURCE_COUNTERS, /* the same of a file of counters, until it is read again */
+};
+
+static struct source {
+    enum source_kind kind;
+    int descriptor; /* -1 when what it watched has gone */
     int level;
 } sources[SCRATCH_PRESSURE_DESCRIPTORS];
 static size_t source_count;
@@ -28,6 +35,10 @@ static _Atomic uint64_t event_count;
 static _Atomic uint64_t dropped_pages;
 
 bool scratch_pressure_is_watched(void) { return watched.is_set; }
+
+static void add_source(enum source_kind kind, int descriptor, int level) {
+    sources[source_count++] = (struct source){kind, descriptor, level};
+}
 
 static int open_in_directory(const char *name, int flags) {
     char path[PATH_MAX + 64];
@@ -56,9 +67,7 @@ static int open_cgroup1(void) {
                 raw_close(descriptor);
             break;
         }
-        sources[source_count].descriptor = descriptor;
-        sources[source_count].events = POLLIN;
-        sources[source_count++].level = level;
+        add_source(SOURCE_EVENTFD, descriptor, level);
     }
     if (pressure >= 0)
         raw_close(pressure);
@@ -67,41 +76,100 @@ static int open_cgroup1(void) {
     return error;
 }
 
-/* Documentation/accounting/psi.rst, "Monitoring for pressure thresholds". */
-static int open_stall(void) {
-    int descriptor = raw_open(watched.path, O_RDWR | O_NONBLOCK);
+/*
+ * Documentation/accounting/psi.rst, "Monitoring for pressure thresholds". Of the triggers, one a line,
+ * the first is taken that the kernel doesn't refuse: without privilege it refuses short windows.
+ */
+static int set_trigger(int descriptor) {
+    int error = EINVAL;
+    for (const char *line = watched.trigger; *line && error == EINVAL;) {
+        char trigger[sizeof watched.trigger];
+        size_t length = strcspn(line, "\n");
+        memcpy(trigger, line, length);
+        trigger[length] = '\0';
+        error = raw_write(descriptor, trigger, length + 1) < 0 ? errno : 0;
+        line += length + (line[length] == '\n');
+    }
+    return error;
+}
+
+/* Of a descriptor that may be -1, with errno. */
+static int add_trigger(int descriptor) {
     if (descriptor < 0)
         return errno;
-    if (raw_write(descriptor, watched.trigger, strlen(watched.trigger) + 1) < 0) {
-        int error = errno;
+    int error = set_trigger(descriptor);
+    if (error)
         raw_close(descriptor);
-        return error;
-    }
-    sources[0].descriptor = descriptor;
-    sources[0].events = POLLPRI;
-    sources[0].level = 1;
-    source_count = 1;
-    return 0;
+    else
+        add_source(SOURCE_TRIGGER, descriptor, 1);
+    return error;
+}
+
+static int open_stall(const char *path) { return add_trigger(raw_open(path, O_RDWR | O_NONBLOCK)); }
+
+/* Reading from the start is what makes the next poll wait for the next change. */
+static bool read_counters(int descriptor) {
+    char text[512];
+    return raw_pread(descriptor, text, sizeof text, 0) >= 0;
+}
+
+/*
+ * Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files": a change of memory.events says
+ * that a limit of the group was met, at the moment when reclaim begins; memory.pressure that its
+ * tasks wait for memory, whoever's limit that is. A group may have only one of them (the root has no
+ * memory.events, and who may not write to memory.pressure gets no trigger): then stalls of the whole
+ * machine are the next best.
+ */
+static int open_cgroup2(void) {
+    int error = add_trigger(open_in_directory("memory.pressure", O_RDWR | O_NONBLOCK));
+    if (error && !open_stall("/proc/pressure/memory"))
+        error = 0;
+    int counters = open_in_directory("memory.events", O_RDONLY);
+    if (counters >= 0 && read_counters(counters))
+        add_source(SOURCE_COUNTERS, counters, 2);
+    else if (counters >= 0)
+        raw_close(counters);
+    return source_count ? 0 : error;
+}
+
+static void forget_source(struct source *source) {
+    if (source->descriptor >= 0)
+        raw_close(source->descriptor);
+    source->descriptor = -1;
 }
 
 void scratch_pressure_close(void) {
     while (source_count)
-        raw_close(sources[--source_count].descriptor);
+        forget_source(&sources[--source_count]);
+}
+
+static int open_watched(void) {
+    switch (watched.kind) {
+    case SCRATCH_PRESSURE_CGROUP1:
+        return open_cgroup1();
+    case SCRATCH_PRESSURE_CGROUP2:
+        return open_cgroup2();
+    case SCRATCH_PRESSURE_STALL:
+        return open_stall(watched.path);
+    }
+    return EINVAL;
 }
 
 int scratch_pressure_open(void) {
     scratch_pressure_close();
     if (!watched.is_set)
         return 0;
-    int error = watched.kind == SCRATCH_PRESSURE_CGROUP1 ? open_cgroup1() : open_stall();
+    int error = open_watched();
     if (error)
         scratch_pressure_close();
     return error;
 }
 
 size_t scratch_pressure_poll_entries(struct pollfd entries[SCRATCH_PRESSURE_DESCRIPTORS]) {
-    for (size_t index = 0; index < source_count; index++)
-        entries[index] = (struct pollfd){sources[index].descriptor, sources[index].events, 0};
+    for (size_t index = 0; index < source_count; index++) {
+        short events = sources[index].kind == SOURCE_EVENTFD ? POLLIN : POLLPRI;
+        entries[index] = (struct pollfd){sources[index].descriptor, events, 0};
+    }
     return source_count;
 }
 
@@ -199,16 +267,33 @@ static void relieve(int level) {
     atomic_fetch_add_explicit(&event_count, 1, memory_order_relaxed);
 }
 
+/*
+ * Whether a source announces that memory is short. One whose group was removed is ready for ever, and
+ * announces nothing: it is forgotten.
+ */
+static bool announces(struct source *source, short events) {
+    uint64_t ignored;
+    bool has_gone = false;
+    switch (source->kind) {
+    case SOURCE_EVENTFD:
+        return (events & POLLIN) && raw_read(source->descriptor, &ignored, sizeof ignored) >= 0;
+    case SOURCE_TRIGGER:
+        has_gone = events & POLLERR;
+        break;
+    case SOURCE_COUNTERS: /* which says POLLERR with every change */
+        has_gone = !read_counters(source->descriptor);
+        break;
+    }
+    if (has_gone)
+        forget_source(source);
+    return !has_gone && (events & POLLPRI);
+}
+
 void scratch_pressure_serve(const struct pollfd *entries, size_t count) {
     int level = -1;
     for (size_t index = 0; index < count; index++) {
-        if (!(entries[index].revents & entries[index].events))
-            continue;
-        uint64_t ignored;
-        if (entries[index].events == POLLIN &&
-            raw_read(entries[index].fd, &ignored, sizeof ignored) < 0)
-            continue;
-        if (sources[index].level > level)
+        if (entries[index].revents && announces(&sources[index], entries[index].revents) &&
+            sources[index].level > level)
             level = sources[index].level;
     }
     if (level >= 0)

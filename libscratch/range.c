@@ -137,7 +137,18 @@ static void registry_remove(const struct scratch_range *range) {
     range_count--;
 }
 
-bool scratch_registry_is_closing_one(void) { return closing_count > 0; }
+/* A range of `kernel` needs nobody: the kernel drops its pages and brings them back. */
+static bool range_needs_pager(const struct scratch_range *range) {
+    return range->engine == SCRATCH_ENGINE_LAZYFREE ||
+           (range->engine == SCRATCH_ENGINE_DONTNEED && scratch_pressure_is_watched());
+}
+
+bool scratch_registry_needs_pager(void) {
+    bool needed = closing_count > 0;
+    for (size_t index = 0; index < range_count && !needed; index++)
+        needed = range_needs_pager(ranges[index]);
+    return needed;
+}
 
 void scratch_registry_forget_closing(void) { closing_count = 0; }
 
@@ -208,7 +219,7 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
             range->fixup.operands = copy_words(description->fixup->operands, range->fixup.count);
             complete = complete && range->fixup.offsets && range->fixup.operands;
         }
-    } else {
+    } else if (engine == SCRATCH_ENGINE_DONTNEED) {
         range->heat = sparse_allocate(heat_bytes(range));
         range->dropped_before = sparse_allocate(heat_bytes(range));
         complete = complete && range->heat && range->dropped_before;
@@ -266,6 +277,37 @@ static int lock_on_fault(void *address, size_t length) {
     return raw_mlock_on_fault(address, length) ? errno : 0;
 }
 
+static int dontneed_start(struct scratch_range *range, const struct scratch_description *from) {
+    if (from->lock_length && !lock_on_fault(range->address, from->lock_length))
+        range->lock_length = from->lock_length;
+    return scratch_pressure_is_watched() ? scratch_pager_ensure(false) : 0;
+}
+
+/* No thread, nothing to watch, and fork needs no help: it is a MAP_PRIVATE in all but reclaim. */
+static int kernel_start(struct scratch_range *range, const struct scratch_description *from) {
+    if (mmap(range->address, range->length, range->protection, MAP_SCRATCH | MAP_FIXED,
+             from->source_fd, from->source_offset) == MAP_FAILED)
+        return errno;
+    /* After mlockall(MCL_FUTURE) it is locked, all of it copied, and the kernel would drop nothing. */
+    if (raw_munlock(range->address, range->length) ||
+        madvise(range->address, range->length, MADV_DONTNEED))
+        return errno;
+    return 0;
+}
+
+static int range_start(struct scratch_range *range, const struct scratch_description *from) {
+    switch (range->engine) {
+    case SCRATCH_ENGINE_LAZYFREE:
+        return lazyfree_start(range, from);
+    case SCRATCH_ENGINE_DONTNEED:
+        return dontneed_start(range, from);
+    case SCRATCH_ENGINE_KERNEL:
+        return kernel_start(range, from);
+    default:
+        return EINVAL;
+    }
+}
+
 int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
                          struct scratch_range **ret) {
     struct scratch_range *range = range_allocate(engine, description);
@@ -275,14 +317,8 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
     scratch_signals_block(&signals);
     scratch_lock_acquire(&scratch_control_lock);
     int error = scratch_fork_prepare_once();
-    if (!error && engine == SCRATCH_ENGINE_LAZYFREE) {
-        error = lazyfree_start(range, description);
-    } else if (!error) {
-        if (description->lock_length && !lock_on_fault(range->address, description->lock_length))
-            range->lock_length = description->lock_length;
-        if (scratch_pressure_is_watched())
-            error = scratch_pager_ensure(false);
-    }
+    if (!error)
+        error = range_start(range, description);
     if (!error) {
         scratch_lock_acquire(&scratch_registry_lock);
         error = registry_make_room();
@@ -370,8 +406,8 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
     uint64_t index = (uintptr_t)range->address / scratch_page_size() + first;
     while (pages) {
         size_t wanted = pages < ENTRIES ? pages : ENTRIES;
-        long got = syscall(SYS_pread64, pagemap, entries, wanted * sizeof entries[0],
-                           (off_t)(index * sizeof entries[0]));
+        long got = raw_pread(pagemap, entries, wanted * sizeof entries[0],
+                             (off_t)(index * sizeof entries[0]));
         if (got <= 0)
             break;
         size_t entry_count = (size_t)got / sizeof entries[0];

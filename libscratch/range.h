@@ -69,8 +69,8 @@ void scratch_signals_restore(const sigset_t *previous);
 struct scratch_range *scratch_registry_find_locked(uintptr_t address);
 /* Under the registry's lock: the ranges, ascending by address. */
 struct scratch_range **scratch_registry_ranges(size_t *ret_count);
-/* Under the registry's lock: somebody is closing a range, which isn't among them meanwhile. */
-bool scratch_registry_is_closing_one(void);
+/* Under the registry's lock: a range needs the native thread; or one is being closed and may come back. */
+bool scratch_registry_needs_pager(void);
 /* In the child of a fork, where the threads that were closing ranges don't exist. */
 void scratch_registry_forget_closing(void);
 

@@ -21,6 +21,10 @@ static inline long raw_read(int descriptor, void *bytes, size_t count) {
     return syscall(SYS_read, descriptor, bytes, count);
 }
 
+static inline long raw_pread(int descriptor, void *bytes, size_t count, off_t offset) {
+    return syscall(SYS_pread64, descriptor, bytes, count, offset);
+}
+
 static inline long raw_write(int descriptor, const void *bytes, size_t count) {
     return syscall(SYS_write, descriptor, bytes, count);
 }

@@ -35,8 +35,8 @@ struct scratch_description {
     void *address; /* page-aligned; a private file mapping that the range takes over */
     size_t length; /* bytes; the last page may be incomplete */
     int protection;
-    int source_fd;      /* only `lazyfree`; not kept */
-    off_t source_offset;
+    int source_fd;      /* the file, for `lazyfree` and `kernel`; not kept */
+    off_t source_offset; /* where in it the range begins */
     const char *name;   /* for messages; copied */
     const struct scratch_word_table *fixup; /* only `lazyfree`; copied; may be NULL */
     size_t lock_length; /* only `dontneed`: this much from the start is locked on fault */
@@ -61,7 +61,11 @@ struct scratch_userfault_status {
     int descriptor_table_error; /* close_range, needed for the pager's own descriptor table */
 };
 
-enum scratch_pressure_kind { SCRATCH_PRESSURE_CGROUP1, SCRATCH_PRESSURE_STALL };
+enum scratch_pressure_kind {
+    SCRATCH_PRESSURE_CGROUP1,
+    SCRATCH_PRESSURE_CGROUP2,
+    SCRATCH_PRESSURE_STALL,
+};
 
 void scratch_configure(const struct scratch_settings *settings);
 void scratch_userfault_probe(struct scratch_userfault_status *ret);
@@ -88,7 +92,11 @@ int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t lengt
 int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length);
 void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret);
 
-/* What wakes the drop policy of `dontneed`; `path` is a cgroup v1 directory or a PSI file. */
+/*
+ * What wakes the drop policy of `dontneed`. `path` is a cgroup's directory or a PSI file. `trigger` is
+ * for PSI: one a line, of which the first is taken that this process may have. Of a cgroup v2 either
+ * of memory.pressure (in its place the machine's) and memory.events is enough.
+ */
 int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger);
 /* How often pressure was announced, and pages that the drop policy has dropped in all. */
 void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages);

@@ -5,6 +5,8 @@
     {SCRATCH_ENGINE_LAZYFREE, SCRATCH_STATE_##from, SCRATCH_EVENT_##event, SCRATCH_STATE_##to}
 #define DONTNEED(from, event, to)                                                              \
     {SCRATCH_ENGINE_DONTNEED, SCRATCH_STATE_##from, SCRATCH_EVENT_##event, SCRATCH_STATE_##to}
+#define KERNEL(from, event, to)                                                                \
+    {SCRATCH_ENGINE_KERNEL, SCRATCH_STATE_##from, SCRATCH_EVENT_##event, SCRATCH_STATE_##to}
 
 const struct scratch_transition scratch_transitions[] = {
     LAZYFREE(FILE, FAULT, FILLING),
@@ -42,6 +44,21 @@ const struct scratch_transition scratch_transitions[] = {
     DONTNEED(DIRTY, PIN, PINNED),
     DONTNEED(PINNED, STORE, PINNED),
     DONTNEED(PINNED, UNPIN, DIRTY),
+
+    KERNEL(FILE, FAULT, CLEAN),
+    KERNEL(DROPPED, FAULT, CLEAN),
+    KERNEL(FILE, STORE, DIRTY),
+    KERNEL(DROPPED, STORE, DIRTY),
+    KERNEL(CLEAN, STORE, DIRTY),
+    KERNEL(DIRTY, STORE, DIRTY),
+    KERNEL(CLEAN, RECLAIM, FILE),
+    KERNEL(DIRTY, RECLAIM, DROPPED), /* what MAP_SCRATCH is for */
+    KERNEL(CLEAN, DROP, DROPPED),
+    KERNEL(DIRTY, DROP, DROPPED),
+    KERNEL(CLEAN, PIN, PINNED),
+    KERNEL(DIRTY, PIN, PINNED),
+    KERNEL(PINNED, STORE, PINNED),
+    KERNEL(PINNED, UNPIN, DIRTY),
 };
 
 const size_t scratch_transition_count =
@@ -50,9 +67,13 @@ const size_t scratch_transition_count =
 #define STATE_LABEL(name, label, meaning) label,
 #define STATE_MEANING(name, label, meaning) meaning,
 #define EVENT_LABEL(name, label) label,
+#define ENGINE_LABEL(name, label) label,
 static const char *const state_labels[] = {SCRATCH_PAGE_STATES(STATE_LABEL)};
 static const char *const state_meanings[] = {SCRATCH_PAGE_STATES(STATE_MEANING)};
 static const char *const event_labels[] = {SCRATCH_PAGE_EVENTS(EVENT_LABEL)};
+static const char *const engine_labels[] = {SCRATCH_ENGINES(ENGINE_LABEL)};
+
+const char *scratch_engine_label(enum scratch_engine engine) { return engine_labels[engine]; }
 
 const char *scratch_state_label(enum scratch_page_state state) { return state_labels[state]; }
 

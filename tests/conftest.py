@@ -52,6 +52,12 @@ def lazyfree() -> str:
 
 
 @pytest.fixture
+def kernel() -> str:
+    """For what only this engine does."""
+    return _engine_or_skip("kernel")
+
+
+@pytest.fixture
 def file(tmp_path: Path) -> PatternFile:
     """40 pages and a part of one: more than two fault-arounds, and an incomplete last page."""
     return make_file(tmp_path / "pattern", 40.3)

@@ -102,6 +102,13 @@ MUTANTS = (
         "        (void)fail_page, (void)reason_of;",
         "tests/test_traps_truncation.py",
     ),
+    Mutant(
+        "memory pressure: the files of a group that was removed are forgotten",
+        "libscratch/pressure.c",
+        "        forget_source(source);\n",
+        "        (void)source;\n",
+        "tests/test_engines_dontneed.py",
+    ),
 )
 
 

@@ -94,7 +94,10 @@ def test_without_swap_private_gives_nothing_back(workload):
             assert one.kept_pages == one.pages
             assert one.round_trip_us is None
         else:
-            assert one.given_back_per_mib == pytest.approx(1, abs=0.05)
+            # With MAP_SCRATCH the kernel passes over the pages that wait in a list of another
+            # processor (mm/swap.c, PAGEVEC_SIZE); the other engines see to it that none does.
+            least = 0.4 if one.strategy == "kernel" else 0.95
+            assert least <= one.given_back_per_mib <= 1.05
             assert one.round_trip_us is not None
 
 
@@ -146,8 +149,9 @@ def test_private_pages_go_to_a_temporary_swap_once_for_every_process(kind):
         assert one.swap_cache_pages < 32 * processors
         assert one.major_faults > 0
         assert one.fixups_after_page_in == 0
-    for one in rounds_of(comparison, "lazyfree"):
-        assert one.swapped_out_pages == 0
+    for name in ("lazyfree", "kernel"):
+        for one in rounds_of(comparison, name):
+            assert one.swapped_out_pages == 0
 
 
 @needs(probe_temporary_swap("file", 192 << 20))

@@ -50,14 +50,17 @@ def test_fixups_are_missing_after_a_drop_only_where_nobody_makes_them(window):
     states = window.states()
     assert states.copies == len(window.library.pages)
     dropped = window.strategy.reclaim(window.memory)
-    left = states.copies - window.states().copies
+    after = window.states()
     window.touch()
     made = window.heal()
-    if window.strategy.self_healing:
-        assert dropped == left == len(window.library.pages)
-        assert made == len(window.library.plan)
-    else:
+    if not window.strategy.self_healing:
         assert dropped == made == 0
+    elif window.strategy.reclaimed_by_kernel:
+        assert dropped == after.swapped == 0
+        assert made == after.fixups_absent > 0  # the kernel need not take every page
+    else:
+        assert dropped == states.copies - after.copies == len(window.library.pages)
+        assert made == len(window.library.plan)
 
 
 def test_a_wrong_word_is_found(window):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 from support.engines import AVAILABLE
 from support.files import PatternFile
+from support.processors import on_one_processor
 from support.steps import (
     Players,
     Program,
@@ -46,6 +48,7 @@ def players(request: pytest.FixtureRequest, file: PatternFile) -> Iterator[Playe
     """The same programs on a real mapping, dropped in each way that the engine has."""
     engine, dropped = request.param
     with (
+        on_one_processor() if engine == "kernel" else nullcontext(),
         ScratchMap(file.path, engine=engine) as m,
         Players(m, m.drop if dropped == "drop" else m.reclaim) as players,
     ):

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 from support import seccomp
-from support.engines import STATUS
+from support.engines import STATUS, why_not
 from support.files import PatternFile
 from support.interpreter import run_python
 
@@ -26,8 +26,9 @@ def test_every_engine_says_whether_it_runs_and_why() -> None:
         if status.available:
             assert not status.remedy
     assert STATUS["dontneed"].available, "on any Linux"
+    assert "MAP_SCRATCH" in STATUS["kernel"].reason
     if not STATUS["kernel"].available:
-        assert "MAP_SCRATCH" in STATUS["kernel"].reason
+        assert "EINVAL" in STATUS["kernel"].reason
 
 
 @pytest.mark.parametrize("name", sorted(STATUS))
@@ -67,6 +68,14 @@ def test_automatic_choice_prefers_the_kernels_decision(file: PatternFile) -> Non
         assert m.engine == best
 
 
+def test_automatic_choice_takes_map_scratch_where_it_is(file: PatternFile) -> None:
+    if not STATUS["kernel"].available:
+        pytest.skip(why_not("kernel"))
+    for guarantee in ((), {"no-swap"}, {"no-swap", "system-calls"}):
+        with ScratchMap(file.path, guarantee=guarantee) as m:
+            assert m.engine == "kernel"
+
+
 def test_automatic_choice_with_fixups_takes_who_makes_them(
     lazyfree: str, file: PatternFile
 ) -> None:
@@ -85,6 +94,10 @@ def test_guarantees_are_what_each_engine_promises(engine: str, file: PatternFile
         assert promised.window_seconds == pytest.approx(0.010)
         assert "10 ms" in promised.no_swap_detail
         assert (promised.page_in_fixups, promised.clean_pages_shared) == (True, False)
+    elif engine == "kernel":
+        assert (promised.no_swap, promised.window_seconds) == ("firm", 0)
+        assert promised.system_calls
+        assert (promised.page_in_fixups, promised.clean_pages_shared) == (False, True)
     elif engine == "dontneed":
         assert promised.system_calls
         assert (promised.page_in_fixups, promised.clean_pages_shared) == (False, True)
@@ -138,7 +151,8 @@ WITHOUT_USERFAULTFD = """
         raise SystemExit(f"not refused: {arguments}")
 
     m = ScratchMap(source)
-    assert m.engine == "dontneed"
+    kernel = {status.name: status for status in mapscratch.engines()}["kernel"]
+    assert m.engine == ("kernel" if kernel.available else "dontneed")
     m.store(0, 1)
     assert m.drop() == 1
     assert m[:] == data
@@ -178,14 +192,19 @@ FORBIDDEN = """
             assert os.waitpid(child, 0)[1] == 0
             m.drop()
             assert m[:] == data
-    else:
+    elif sys.argv[2] != "memfd_create":
         assert sys.argv[2] in status.reason + status.remedy
+    if sys.argv[2] == "memfd_create":
+        status = {status.name: status for status in engines()}["kernel"]
+        assert "MAP_SCRATCH can't be tried" in status.reason, status
 """
 
 
 @needs_seccomp
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
-@pytest.mark.parametrize("name", ["close_range", "mlock2", "process_vm_readv", "socket"])
+@pytest.mark.parametrize(
+    "name", ["close_range", "memfd_create", "mlock2", "process_vm_readv", "socket"]
+)
 def test_automatic_choice_works_whatever_a_sandbox_forbids(
     file: PatternFile, name: str, error: int
 ) -> None:
@@ -199,9 +218,11 @@ def test_a_guarantee_that_fails_at_the_last_moment_raises(file: PatternFile) -> 
         import sys, errno
         from support.seccomp import forbid
         forbid("mlock2", error=errno.EPERM)
-        from mapscratch import EngineUnavailable, ScratchMap
+        from mapscratch import EngineUnavailable, ScratchMap, engines
         assert ScratchMap(sys.argv[1], engine="dontneed").guarantees.no_swap == "best effort"
-        for engine in ("dontneed", "auto"):
+        kernel = {status.name: status for status in engines()}["kernel"]
+        # What the kernel drops by itself is firm without a lock.
+        for engine in ("dontneed",) if kernel.available else ("dontneed", "auto"):
             try:
                 ScratchMap(sys.argv[1], engine=engine, guarantee={"no-swap"})
             except EngineUnavailable as error:

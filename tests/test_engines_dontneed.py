@@ -14,6 +14,7 @@ from support.files import PatternFile, make_file
 from support.interpreter import run_python, start_python
 
 from mapscratch import ScratchMap, _native
+from mapscratch.engines import dontneed
 from mapscratch.kernelstats import (
     memory_cgroup,
     probe_temporary_memory_cgroup,
@@ -180,10 +181,10 @@ def test_what_fits_in_the_limit_is_locked_on_fault(big: PatternFile) -> None:
     other.close()
     assert locked_kib() == 0
     # And what was given back can be had again.
-    with ScratchMap(source, engine="auto", length=40 * PAGESIZE, guarantee={"no-swap"}) as m:
+    with ScratchMap(source, engine="dontneed", length=40 * PAGESIZE, guarantee={"no-swap"}) as m:
         assert m.guarantees.no_swap == "firm"
     try:
-        ScratchMap(source, length=100 * PAGESIZE, guarantee={"no-swap"})
+        ScratchMap(source, engine="dontneed", length=100 * PAGESIZE, guarantee={"no-swap"})
     except EngineUnavailable as error:
         assert f"{48 * PAGESIZE} of {100 * PAGESIZE} bytes" in str(error), error
     else:
@@ -247,12 +248,22 @@ HOG = """
         m.store(page * mmap.PAGESIZE, 1)
     # Other memory grows until the kernel announces that it is short.
     hog = []
-    end = time.monotonic() + 20
-    while not _native.pressure_counts()[0] and time.monotonic() < end:
+
+    def read_a_file():
         with open(sys.argv[2], "rb") as file:
             while file.read(1 << 20):
                 pass
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def take_memory():
+        if len(hog) < 400:
+            hog.append(bytearray(b"x") * (1 << 18))
+        time.sleep(0.005)
+
+    grow = read_a_file if len(sys.argv[2]) > 1 else take_memory
+    end = time.monotonic() + 20
+    while not _native.pressure_counts()[0] and time.monotonic() < end:
+        grow()
     events, pages = _native.pressure_counts()
     for _ in range(200):  # it may be at work
         if pages:
@@ -290,6 +301,148 @@ def test_a_short_memory_cgroup_wakes_it(big: PatternFile, tmp_path: Path) -> Non
                 raise
     assert process.returncode == 0, errors
     assert "announcements" in output
+
+
+def test_a_short_memory_cgroup_of_version_2_wakes_it(big: PatternFile) -> None:
+    probe = probe_temporary_memory_cgroup()
+    group_now = memory_cgroup()
+    if not probe or group_now is None or group_now.version != 2:
+        pytest.skip(f"no memory cgroup of version 2: {probe.reason}")
+    with temporary_memory_cgroup(256 << 20) as group:
+        if not (group.directory / "memory.high").exists():
+            pytest.skip("this kernel's memory cgroups have no memory.high")
+        (group.directory / "memory.high").write_text(str(16 << 20))
+        process = start_python(HOG, big.path, "-", "memory.events")
+        with process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline() == "ready\n"
+                group.add(process.pid)
+                output, errors = process.communicate("\n", timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert process.returncode == 0, errors
+    assert "announcements" in output
+
+
+def second_version_mounts() -> list[Path]:
+    with open("/proc/self/mounts") as mounts:
+        fields = [line.split() for line in mounts]
+    return [Path(mount) for _, mount, kind, *_ in fields if kind == "cgroup2"]
+
+
+@pytest.fixture
+def group_of_second_version() -> Iterator[Path]:
+    """A group of version 2 without a process, with or without a memory controller."""
+    for mount in second_version_mounts():
+        group = mount / f"mapscratch-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        yield group
+        if group.exists():
+            group.rmdir()
+        return
+    pytest.skip("no control groups of version 2 are mounted that this process may make one in")
+
+
+def test_files_of_a_group_wake_it_until_the_group_is_gone(
+    big: PatternFile, group_of_second_version: Path, tmp_path: Path
+) -> None:
+    """With another file of the group that tells of its changes in place of memory.events."""
+    (tmp_path / "memory.events").symlink_to(group_of_second_version / "cgroup.events")
+    (tmp_path / "memory.pressure").symlink_to(group_of_second_version / "memory.pressure")
+    run_python(
+        """
+        import subprocess, sys, time
+        from pathlib import Path
+        from support.waiting import eventually
+        from mapscratch import ScratchMap, _native
+        from mapscratch.engines import dontneed
+
+        path, group, directory = sys.argv[1:]
+        _native.watch_pressure(
+            _native.PRESSURE_CGROUP2, directory, dontneed._STALL_TRIGGERS
+        )
+        dontneed._woken_by = "this test"
+
+        def announced():
+            return _native.pressure_counts()[0]
+
+        with ScratchMap(path, engine="dontneed") as m:
+            assert _native.pager_thread()
+            time.sleep(0.1)
+            assert announced() == 0, "nothing has changed"
+            m.store(0, 1)
+            inhabitant = subprocess.Popen(["sleep", "100"])
+            (Path(group) / "cgroup.procs").write_text(str(inhabitant.pid))
+            assert eventually(lambda: announced() == 1)
+            assert m.counts().dirty == 0, "a change is as bad as can be: everything goes"
+            inhabitant.kill()
+            inhabitant.wait()
+            assert eventually(lambda: announced() == 2)
+            # Removed, its files are ready for ever; nobody may be kept busy by that.
+            assert eventually(lambda: not Path(group).rmdir())
+            m.store(0, 1)
+            before = announced(), time.process_time()
+            time.sleep(0.5)
+            assert announced() - before[0] <= 1, "it may say for the last time that it is empty"
+            assert time.process_time() - before[1] < 0.1
+            _native.announce_pressure(2)
+            assert m.counts().dirty == 0
+        assert _native.pager_thread() == 0
+        """,
+        big.path,
+        group_of_second_version,
+        tmp_path,
+    )
+
+
+def test_of_several_triggers_the_first_that_is_allowed_is_taken(tmp_path: Path) -> None:
+    if not os.access("/proc/pressure/memory", os.W_OK):
+        pytest.skip("no pressure stall information (CONFIG_PSI)")
+    run_python(
+        """
+        import errno, sys
+        from mapscratch import _native
+        stall = _native.PRESSURE_STALL, "/proc/pressure/memory"
+        for refused in ("", "nonsense", "nonsense\\nsome 1 1", "\\n"):
+            try:
+                _native.watch_pressure(*stall, refused)
+            except OSError as error:
+                assert error.errno == errno.EINVAL, error
+            else:
+                raise SystemExit(f"watched by {refused!r}")
+        _native.watch_pressure(*stall, "nonsense\\nsome 20000 2000000\\n")
+        # A group that has none of its files: the machine's stalls are watched.
+        _native.watch_pressure(
+            _native.PRESSURE_CGROUP2, sys.argv[1], "nonsense\\nsome 20000 2000000"
+        )
+        assert _native.pager_thread() == 0, "there is no mapping"
+        """,
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("memory.pressure", "memory.events"), "memory.pressure and memory.events"),
+        (("memory.pressure",), "cgroup's memory.pressure"),
+        (("memory.events",), "cgroup's memory.events"),
+        ((), ""),
+    ],
+)
+def test_what_of_a_group_would_wake_it_is_said(
+    tmp_path: Path, files: tuple[str, ...], expected: str
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    said = dontneed._name_of_second_version(tmp_path)
+    assert expected in said
+    assert bool(said) == bool(files)
 
 
 def test_where_the_cgroup_says_nothing_the_machines_pressure_is_watched(

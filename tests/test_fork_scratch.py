@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+from support.engines import AVAILABLE
 from support.files import PatternFile
 from support.interpreter import run_python
 
@@ -29,7 +31,7 @@ def test_child_and_grandchild_see_right_bytes(engine: str, file: PatternFile) ->
 
         def child():
             for page in range(40):
-                # A child of lazyfree begins with the file, one of dontneed with what is here.
+                # A child of lazyfree begins with the file, one of the others with what is here.
                 if shows_stores(page):
                     assert engine != "lazyfree" and page % 2 == 0, page
             in_child(grandchild)
@@ -312,7 +314,8 @@ def test_a_raw_clone_crashes_and_never_reads_zeros(lazyfree: str, file: PatternF
     )
 
 
-def test_a_raw_clone_of_dontneed_sees_right_bytes(file: PatternFile) -> None:
+@pytest.mark.parametrize("engine", [name for name in AVAILABLE if name != "lazyfree"])
+def test_a_raw_clone_of_a_file_mapping_sees_right_bytes(engine: str, file: PatternFile) -> None:
     run_python(
         """
         from support.prelude import *
@@ -325,7 +328,7 @@ def test_a_raw_clone_of_dontneed_sees_right_bytes(file: PatternFile) -> None:
         assert os.waitpid(child, 0)[1] == 0
         """,
         file.path,
-        "dontneed",
+        engine,
     )
 
 
@@ -355,6 +358,7 @@ def test_other_ways_to_start_a_process(engine: str, file: PatternFile) -> None:
     )
 
 
+@pytest.mark.parametrize("engine", [name for name in AVAILABLE if name != "kernel"])
 def test_each_side_of_a_fork_has_its_own_native_thread(engine: str, file: PatternFile) -> None:
     run_python(
         """

@@ -66,7 +66,7 @@ CHURN = """
         for mapping in list(shared):
             try:
                 mapping.drop()
-                if engine == "lazyfree":
+                if engine != "dontneed":
                     mapping.reclaim()
                 assert mapping.load(8) == int.from_bytes(data[8:16], "little")
             except ValueError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from support.engines import AVAILABLE
 from support.files import PatternFile
 from support.interpreter import run_python
 
@@ -51,10 +52,11 @@ def test_the_message_names_the_file(
     assert len(message.splitlines()) == 1
 
 
-def test_an_ordinary_mapping_ends_by_sigbus(file: PatternFile) -> None:
-    """With `dontneed` it is the standard's mmap in this as well."""
+@pytest.mark.parametrize("engine", [name for name in AVAILABLE if name != "lazyfree"])
+def test_a_mapping_of_the_file_ends_by_sigbus(engine: str, file: PatternFile) -> None:
+    """With `dontneed` and `kernel` it is the standard's mmap in this as well."""
     result = run_python(
-        SHRINKING.replace("{touch}", TOUCHES["load"]), file.path, "dontneed", "plain", check=False
+        SHRINKING.replace("{touch}", TOUCHES["load"]), file.path, engine, "plain", check=False
     )
     assert result.stdout == "so far\n"
     assert result.returncode == -signal.SIGBUS

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from kernel.vm import hunks, package, passed, suites
+from kernel.vm import form, hunks, package, passed, suites
 from kernel.vm.build import Builder, BuildError
 from kernel.vm.machine import JobResult, MachineError, Step, run_job
 from kernel.vm.source import SourceError, cache_directory
@@ -82,7 +82,9 @@ def test(arguments: argparse.Namespace) -> int:
         )
         if any(wanted in step.name for step in steps)
     ]
-    good = True
+    complaints = form.problems(builder.source)
+    print("\nthe series: " + ("\n".join(complaints) or "git am takes it, checkpatch is silent"))
+    good = not complaints
     for title, result in results:
         good &= _report(title, result)
     if not wanted:

@@ -118,7 +118,9 @@ class Builder:
         for change in changes.values() if isinstance(changes, dict) else changes:
             # The self-test is no part of the kernel.
             if b"+++ b/" + SELF_TEST.encode() not in change:
-                digest.update(change)
+                digest.update(
+                    change[max(0, change.find(b"diff --git")) :]
+                )  # not what it says of itself
         return f"{self.source.version} {digest.hexdigest()}"
 
     def _configure(self) -> None:

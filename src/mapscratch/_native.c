@@ -581,7 +581,7 @@ static PyObject *native_page_transitions(PyObject *module, PyObject *unused) {
     for (size_t index = 0; transitions && index < scratch_transition_count; index++) {
         const struct scratch_transition *transition = &scratch_transitions[index];
         PyObject *row = Py_BuildValue(
-            "ssss", transition->engine == SCRATCH_ENGINE_LAZYFREE ? "lazyfree" : "dontneed",
+            "ssss", scratch_engine_label(transition->engine),
             scratch_state_label(transition->from), scratch_event_label(transition->event),
             scratch_state_label(transition->to));
         if (!row || PyList_Append(transitions, row))
@@ -662,9 +662,11 @@ PyMODINIT_FUNC PyInit__native(void) {
     if (!type || PyModule_AddObjectRef(module, "WordMap", type) ||
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
+        PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||
         PyModule_AddIntConstant(module, "RULE_SET", SCRATCH_WORD_SET) ||
         PyModule_AddIntConstant(module, "RULE_ADD", SCRATCH_WORD_ADD) ||
         PyModule_AddIntConstant(module, "PRESSURE_CGROUP1", SCRATCH_PRESSURE_CGROUP1) ||
+        PyModule_AddIntConstant(module, "PRESSURE_CGROUP2", SCRATCH_PRESSURE_CGROUP2) ||
         PyModule_AddIntConstant(module, "PRESSURE_STALL", SCRATCH_PRESSURE_STALL))
         Py_CLEAR(module);
     Py_XDECREF(type);

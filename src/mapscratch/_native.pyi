@@ -11,9 +11,11 @@ from typing_extensions import Buffer
 
 ENGINE_LAZYFREE: Final[int]
 ENGINE_DONTNEED: Final[int]
+ENGINE_KERNEL: Final[int]
 RULE_SET: Final[int]
 RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
+PRESSURE_CGROUP2: Final[int]
 PRESSURE_STALL: Final[int]
 
 class RangeCounts(TypedDict):

@@ -32,12 +32,27 @@ static inline uint64_t random_next(uint64_t *state) {
 }
 
 static inline enum scratch_engine engine_by_name(const char *name) {
-    if (!strcmp(name, "lazyfree"))
-        return SCRATCH_ENGINE_LAZYFREE;
-    if (!strcmp(name, "dontneed"))
-        return SCRATCH_ENGINE_DONTNEED;
-    fprintf(stderr, "the engine is lazyfree or dontneed, not %s\n", name);
+    for (int engine = 0; engine < SCRATCH_ENGINE_COUNT; engine++) {
+        if (!strcmp(name, scratch_engine_label((enum scratch_engine)engine)))
+            return (enum scratch_engine)engine;
+    }
+    fprintf(stderr, "the engine is lazyfree, dontneed or kernel, not %s\n", name);
     exit(2);
+}
+
+/* Exits with 77, which meson counts as skipped, where the engine can't run, and prints why. */
+static inline void skip_without(enum scratch_engine engine, int file) {
+    enum { SKIPPED = 77 };
+    int error = engine == SCRATCH_ENGINE_KERNEL ? scratch_kernel_probe(file) : 0;
+    if (!error)
+        return;
+    printf("skipped: this kernel has no MAP_SCRATCH (mmap: %s)\n", strerror(error));
+    exit(SKIPPED);
+}
+
+/* Whether the kernel may be asked to reclaim its pages; otherwise we decide what is dropped. */
+static inline bool is_reclaimed_by_kernel(enum scratch_engine engine) {
+    return engine != SCRATCH_ENGINE_DONTNEED;
 }
 
 static inline uint64_t option(int count, char **arguments, const char *name, uint64_t otherwise) {

@@ -142,7 +142,7 @@ static void *have_kernel_reclaim(void *unused) {
     while (!atomic_load(&is_over)) {
         size_t offset, length;
         random_pages(&random, &offset, &length);
-        if (engine == SCRATCH_ENGINE_LAZYFREE)
+        if (is_reclaimed_by_kernel(engine))
             must("scratch_range_reclaim", scratch_range_reclaim(range, offset, length));
         else
             scratch_pressure_announce((int)(random_next(&random) % 3));
@@ -185,7 +185,8 @@ static void *churn_ranges(void *unused) {
 
 int main(int count, char **arguments) {
     if (count < 2) {
-        fprintf(stderr, "usage: %s lazyfree|dontneed [--operations N] [--pages N]\n", arguments[0]);
+        fprintf(stderr, "usage: %s lazyfree|dontneed|kernel [--operations N] [--pages N]\n",
+                arguments[0]);
         return 2;
     }
     engine = engine_by_name(arguments[1]);
@@ -193,6 +194,7 @@ int main(int count, char **arguments) {
     pages = option(count, arguments, "--pages", 2048);
     size_t length = pages * (size_t)sysconf(_SC_PAGESIZE);
     file = make_file(length / sizeof(uint64_t), file_word);
+    skip_without(engine, file);
     memory = map_scratch(engine, file, length, &range);
 
     void *(*const others[])(void *) = {drop_pages, have_kernel_reclaim, churn_ranges};

@@ -15,6 +15,7 @@ _NEEDED_LATER = (
     "ctypes",
     "encodings.ascii",
     "mapscratch.kernelstats.cgroups",
+    "mapscratch.kernelstats.kpageflags",
     "mapscratch.kernelstats.meminfo",
     "mapscratch.kernelstats.pagemap",
     "mapscratch.kernelstats.smaps",

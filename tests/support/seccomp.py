@@ -33,6 +33,7 @@ _NUMBERS = {
     "x86_64": {
         "close_range": 436,
         "clone": 56,
+        "memfd_create": 319,
         "mlock2": 325,
         "process_vm_readv": 310,
         "socket": 41,
@@ -41,6 +42,7 @@ _NUMBERS = {
     "aarch64": {
         "close_range": 436,
         "clone": 220,
+        "memfd_create": 279,
         "mlock2": 284,
         "process_vm_readv": 270,
         "socket": 198,

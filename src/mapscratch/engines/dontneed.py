@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
 from mmap import PAGESIZE
+from pathlib import Path
 
 from mapscratch import _native
 from mapscratch.engines.interface import (
@@ -34,9 +37,10 @@ from mapscratch.engines.interface import (
 from mapscratch.kernelstats import count_pages, memory_cgroup, read_meminfo
 
 _PRESSURE_STALL_FILE = "/proc/pressure/memory"
-_STALL_TRIGGER = "some 20000 2000000"
-"""20 ms of stalls in 2 s, the shortest window that an ordinary user may ask for
-(Documentation/accounting/psi.rst, "Monitoring for pressure thresholds")."""
+_STALL_TRIGGERS = "some 10000 500000\nsome 20000 2000000"
+"""10 ms of stalls in half a second; or, because that takes CAP_SYS_RESOURCE, 20 ms in 2 s, the
+shortest window that an ordinary user may ask for (Documentation/accounting/psi.rst, "Monitoring for
+pressure thresholds"). The first that the kernel grants is taken."""
 
 _SHARE_LEFT_FOR_PINS = 4
 """A quarter of RLIMIT_MEMLOCK is never locked on fault, so that `ScratchMap.pin` still works."""
@@ -148,16 +152,21 @@ def _guarantees(locked: int, length: int) -> Guarantees:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Something that announces memory pressure: for `_native.watch_pressure`, and in words."""
+
+    kind: int
+    path: str
+    trigger: str
+    name: str
+
+
 def _who_would_wake_us() -> str:
     if _woken_by:
         return _woken_by
-    group = memory_cgroup()
-    if group and group.version == 1:
-        control = group.directory / "cgroup.event_control"
-        if os.access(control, os.W_OK):
-            return "memory cgroup's pressure_level"
-    if os.access(_PRESSURE_STALL_FILE, os.W_OK):
-        return "the machine's pressure stall information"
+    for source in _sources():
+        return source.name
     return "nothing (no cgroup event control and no /proc/pressure/memory): only m.drop() drops"
 
 
@@ -166,20 +175,43 @@ def _watch_pressure() -> None:
     global _woken_by  # noqa: PLW0603 - there is one native thread, and one watch, a process
     if _woken_by:
         return
+    for source in _sources():
+        try:
+            _native.watch_pressure(source.kind, source.path, source.trigger)
+        except OSError:
+            continue
+        _woken_by = source.name
+        return
+
+
+def _sources() -> Iterator[_Source]:
+    """What looks as if it could be watched by this process, the best first."""
     group = memory_cgroup()
-    if (
-        group
-        and group.version == 1
-        and _try_watch(_native.PRESSURE_CGROUP1, str(group.directory), "")
-    ):
-        _woken_by = "memory cgroup's pressure_level"
-    elif _try_watch(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _STALL_TRIGGER):
-        _woken_by = "the machine's pressure stall information"
+    if group and group.version == 1:
+        if os.access(group.directory / "cgroup.event_control", os.W_OK):
+            name = "memory cgroup's pressure_level"
+            yield _Source(_native.PRESSURE_CGROUP1, str(group.directory), "", name)
+    elif group:
+        name = _name_of_second_version(group.directory)
+        if name:
+            yield _Source(_native.PRESSURE_CGROUP2, str(group.directory), _STALL_TRIGGERS, name)
+    if os.access(_PRESSURE_STALL_FILE, os.W_OK):
+        name = "the machine's pressure stall information"
+        yield _Source(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _STALL_TRIGGERS, name)
 
 
-def _try_watch(kind: int, path: str, trigger: str) -> bool:
-    try:
-        _native.watch_pressure(kind, path, trigger)
-    except OSError:
-        return False
-    return True
+def _name_of_second_version(directory: Path) -> str:
+    """What of a group of version 2 says that memory is short; empty if nothing of it does.
+
+    Of these files a group may have one, or we may have the right to one only; libscratch then
+    watches the machine's stalls in place of the group's.
+    """
+    stalls = os.access(directory / "memory.pressure", os.W_OK)
+    events = os.access(directory / "memory.events", os.R_OK)
+    if stalls and events:
+        return "memory cgroup's memory.pressure and memory.events"
+    if stalls:
+        return "memory cgroup's memory.pressure"
+    if events and os.access(_PRESSURE_STALL_FILE, os.W_OK):
+        return "memory cgroup's memory.events and the machine's pressure stall information"
+    return "memory cgroup's memory.events" if events else ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         probe_temporary_memory_cgroup,
         temporary_memory_cgroup,
     )
+    from mapscratch.kernelstats.kpageflags import frame_flags
     from mapscratch.kernelstats.meminfo import MemInfo, read_meminfo
     from mapscratch.kernelstats.pagemap import (
         PageFlags,
@@ -67,6 +68,7 @@ __all__ = [
     "VmStat",
     "active_swaps",
     "count_pages",
+    "frame_flags",
     "is_present",
     "is_private",
     "is_swapped",
@@ -94,6 +96,7 @@ _MODULES = {
         "probe_temporary_memory_cgroup",
         "temporary_memory_cgroup",
     ),
+    "kpageflags": ("frame_flags",),
     "meminfo": (
         "MemInfo",
         "read_meminfo",

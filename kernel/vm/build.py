@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from kernel.vm.machine import TREE
 from kernel.vm.source import PINNED_VERSION, Source, series
@@ -42,8 +43,23 @@ def missing_packages() -> list[str]:
     return missing + [package for file, package in _HEADERS.items() if not Path(file).exists()]
 
 
+def _exclusive(directory: Path) -> TextIO:
+    """Keeps others from building in the same cache for as long as the answer is open."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another process builds or tests a kernel in this cache: waiting for it", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 class Builder:
-    """Builds variants of one source: unpatched, patched, patched but for one hunk."""
+    """Builds variants of one source: unpatched, patched, patched but for one hunk.
+
+    There is one at a time on a machine; a second one waits until the first one's process has ended.
+    """
 
     def __init__(self) -> None:
         missing = missing_packages()
@@ -57,6 +73,7 @@ class Builder:
             )
         self._directory = self.source.tree.parent
         self._objects = self._directory / "objects"
+        self._lock = _exclusive(self._directory)
 
     def image(self, name: str, changes: Changes) -> Path:
         """The bzImage of the source with `changes`, built if that was not done before.

@@ -112,6 +112,11 @@ class Hunk:
     rest: bytes
 
 
+def _only_comments(hunk: str) -> bool:
+    changed = re.findall(r"^[+-][ \t]*(.*)$", hunk, flags=re.MULTILINE)
+    return all(line.startswith(("*", "/*")) for line in changed)
+
+
 def hunks() -> Iterator[Hunk]:
     """Every hunk of the series that changes the kernel and not its tests."""
     for patch in series():
@@ -123,7 +128,9 @@ def hunks() -> Iterator[Hunk]:
             if name[1].startswith("tools/testing/"):
                 continue
             before, *pieces = re.split(r"^(?=@@ )", part, flags=re.MULTILINE)
-            for number in range(len(pieces)):
+            for number, piece in enumerate(pieces):
+                if _only_comments(piece):
+                    continue
                 left = pieces[:number] + pieces[number + 1 :]
                 changed = before + "".join(left) if left else ""
                 whole = head + "".join([*parts[:index], changed, *parts[index + 1 :]])
@@ -159,7 +166,9 @@ def notices(builder: Builder, cut: Cut, source: tuple[bytes, ...] | dict[str, by
     except BuildError:
         return THE_BUILD if cut.test == THE_BUILD else ""
     program = builder.self_test()
-    result = run_job(image, (self_test(program, "ext4", "-t", cut.test),), quietly=True)
+    # It takes a race to see some things: long enough that it is seldom lost.
+    step = self_test(program, "ext4", "-t", cut.test, order_seconds=25)
+    result = run_job(image, (step,), quietly=True)
     output = "".join(step.output for step in result.steps)
     failed = re.findall(r"^not ok \d+ (\S+)", output, flags=re.MULTILINE)
     if failed:

@@ -124,6 +124,8 @@ class Source:
                 if text is not None:
                     (stage / name).write_bytes(text)
             for change in changes:
+                if b"\ndiff --git " not in b"\n" + change:
+                    continue  # a patch of which nothing is left
                 applied = subprocess.run(
                     ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch"],
                     cwd=stage,

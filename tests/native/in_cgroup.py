@@ -26,7 +26,7 @@ def main() -> int:
             f"in {mebibytes} MiB: the limit was hit {events.limit_hits} times, "
             f"{events.oom_kills} processes were killed"
         )
-    return status if events.limit_hits else 3
+    return status if status or events.limit_hits else 3
 
 
 if __name__ == "__main__":

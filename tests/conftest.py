@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.engines import AVAILABLE, STATUS, why_not
 from support.files import PatternFile, make_file
@@ -16,6 +17,9 @@ from mapscratch import ScratchMap
 from mapscratch.engines import dontneed
 
 MapFile = Callable[..., ScratchMap]
+
+# For an emulated processor: `--hypothesis-profile guest`.
+hypothesis.settings.register_profile("guest", max_examples=10, deadline=None)
 
 # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
 for _number, _handler in (

@@ -408,7 +408,7 @@ def test_of_several_triggers_the_first_that_is_allowed_is_taken(tmp_path: Path) 
         import errno, sys
         from mapscratch import _native
         stall = _native.PRESSURE_STALL, "/proc/pressure/memory"
-        for refused in ("", "nonsense", "nonsense\\nsome 1 1", "\\n"):
+        for refused in ("", "nonsense", "nonsense\\nsome 2 1", "\\n"):
             try:
                 _native.watch_pressure(*stall, refused)
             except OSError as error:

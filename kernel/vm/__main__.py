@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from kernel.vm import form, hunks, package, passed, suites
 from kernel.vm.build import Builder, BuildError
-from kernel.vm.machine import JobResult, MachineError, Step, run_job
+from kernel.vm.machine import JobResult, MachineError, Step, check_host, run_job
 from kernel.vm.source import SourceError, cache_directory
 
 
@@ -29,15 +32,28 @@ def build(arguments: argparse.Namespace) -> int:
 
 
 def _report(title: str, result: JobResult) -> bool:
+    """Tells how a job ended; whether all of it was good, and none of it skipped."""
     print(f"\n{title}")
+    good = result.good
     for step in result.steps:
+        skips = suites.unexpected_skips(step.output)
+        passed_tests = suites.count_passed(step.output)
         verdict = "ok" if not step.status else "TIMED OUT" if step.timed_out else "FAILED"
-        print(f"  {verdict:10} {step.name}, {step.seconds:.0f} s")
+        if skips or passed_tests == 0:
+            good, verdict = False, "SKIPPED"
+        count = "" if passed_tests is None else f", {passed_tests} tests passed"
+        print(f"  {verdict:10} {step.name}, {step.seconds:.0f} s{count}")
+        for reason in skips:
+            print(f"    a test was skipped, which here is a defect: {reason}")
+    if "compare.json" in result.share:
+        swapped = suites.swapped_by_kernel(result.share["compare.json"])
+        print(f"  pages that the kernel strategy sent to swap in compare: {swapped}")
+        good = good and swapped == 0
     for line in result.complaints:
         print(f"  the kernel complains: {line}")
     if result.why:
         print(f"  {result.why}")
-    return result.good
+    return good
 
 
 def _unpatched_shows(result: JobResult) -> bool:
@@ -47,7 +63,11 @@ def _unpatched_shows(result: JobResult) -> bool:
     print("\nwithout the series (to show what it is for)")
     for test in (*suites.FAIL_UNPATCHED, *suites.MAY_FAIL_UNPATCHED):
         print(f"  {'fails, as it should' if test in failed else 'not seen in this run'}: {test}")
-    return result.ended and failed >= set(suites.FAIL_UNPATCHED)
+    must, may = set(suites.FAIL_UNPATCHED), set(suites.MAY_FAIL_UNPATCHED)
+    others = [step.name for step in result.steps[1:] if step.status]
+    for name in (*result.complaints, *sorted(failed - must - may), *others):
+        print(f"  not expected: {name}")
+    return result.ended and not result.complaints and not others and must <= failed <= must | may
 
 
 def test(arguments: argparse.Namespace) -> int:
@@ -56,6 +76,7 @@ def test(arguments: argparse.Namespace) -> int:
     if arguments.if_changed and passed.already():
         print("the kernel's tests have passed here with just these sources: not run again")
         return 0
+    check_host()
     builder = Builder()
     scratch, unpatched, program = builder.patched(), builder.unpatched(), builder.self_test()
     package.install()
@@ -82,6 +103,9 @@ def test(arguments: argparse.Namespace) -> int:
         )
         if any(wanted in step.name for step in steps)
     ]
+    if not results:
+        print(f"error: no step has {wanted!r} in its name", file=sys.stderr)
+        return 2
     complaints = form.problems(builder.source)
     print("\nthe series: " + ("\n".join(complaints) or "git am takes it, checkpatch is silent"))
     good = not complaints
@@ -108,6 +132,7 @@ def _save(directory: Path, results: list[JobResult]) -> None:
 
 def order(arguments: argparse.Namespace) -> int:
     """The ordering stress: with the series it must be clean, without it is expected not to be."""
+    check_host()
     builder = Builder()
     program = builder.self_test()
     pattern = re.compile(r":(\d+ rounds, .*) out of order")
@@ -133,7 +158,7 @@ def order(arguments: argparse.Namespace) -> int:
             print(f"{title}, {variant}: {bad} of {len(found)} runs saw a CPU use a dropped page")
             for line in found:
                 print(f"  {line} out of order")
-            clean = result.ended and len(found) == arguments.runs and not bad
+            clean = result.good and len(found) == arguments.runs and not bad
             good &= clean if title == "with the series" else result.ended
             if title == "without" and not bad:
                 print("  not seen here without the series either: it takes a race")
@@ -143,6 +168,11 @@ def order(arguments: argparse.Namespace) -> int:
 def take_out(arguments: argparse.Namespace) -> int:
     """Each part of the series taken out: a test must miss it."""
     return hunks.run(arguments.only)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """As Ctrl-C does: whoever has a process or a directory gives it up on the way out."""
+    raise SystemExit(128 + number)
 
 
 def main() -> int:
@@ -173,6 +203,8 @@ def main() -> int:
             command.add_argument("--runs", type=int, default=20, help="of each kind (default: 20)")
             command.add_argument("--seconds", type=int, default=5, help="of a run (default: 5)")
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         return int(arguments.function(arguments))
     except (BuildError, MachineError, SourceError) as error:

@@ -92,8 +92,6 @@ class Builder:
         if image.exists() and stamp.exists() and stamp.read_text() == key:
             return image
         began = time.monotonic()
-        if self.source.unpack():
-            print(f"unpacked Linux {self.source.version}", flush=True)
         stamp.unlink(missing_ok=True)
         texts = changes if isinstance(changes, dict) else self.source.changed_texts(changes)
         self.source.lay(texts)
@@ -125,9 +123,14 @@ class Builder:
         source = directory / "mm" / "map_scratch.c"
         source.write_bytes(texts[SELF_TEST])
         program = directory / "map_scratch"
-        subprocess.run(
-            ["gcc", "-O2", "-D_GNU_SOURCE", "-pthread", "-o", program, source], check=True
+        compiled = subprocess.run(
+            ["gcc", "-O2", "-D_GNU_SOURCE", "-pthread", "-o", program, source],
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        if compiled.returncode:
+            raise BuildError(f"the self-test does not compile:\n{compiled.stderr}")
         return program
 
     def _key(self, changes: Changes) -> str:
@@ -197,6 +200,11 @@ class Builder:
 
     def _run(self, *arguments: str) -> None:
         process = self._start(*arguments)
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
         if process.returncode:
             raise BuildError(f"make {' '.join(arguments)}:\n{output}")

@@ -11,7 +11,16 @@ from kernel.vm.source import Source, series, touched_files
 
 # Signed-off-by is left to whoever submits it; there is no history here in which to look commits up.
 _NOT_FOR_US = "MISSING_SIGN_OFF,FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID"
-_IDENTITY = ("-c", "user.name=mapscratch", "-c", "user.email=mapscratch@example.org")
+_SETTINGS = tuple(
+    word
+    for setting in (
+        "user.name=mapscratch",
+        "user.email=mapscratch@example.org",
+        "commit.gpgsign=false",
+        "core.hooksPath=/dev/null",
+    )
+    for word in ("-c", setting)
+)
 
 
 def problems(source: Source) -> list[str]:
@@ -30,7 +39,7 @@ def problems(source: Source) -> list[str]:
             ("commit", "--quiet", "--message", "as Debian has it"),
             ("am", "--quiet", *map(str, series())),
         ):
-            done = _run("git", *_IDENTITY, *command, directory=repository)
+            done = _run("git", *_SETTINGS, *command, directory=repository)
             if done.returncode:
                 found.append(f"git {command[0]}: {done.stdout}{done.stderr}")
                 break
@@ -39,8 +48,8 @@ def problems(source: Source) -> list[str]:
         done = _run(
             *checkpatch, f"--ignore={_NOT_FOR_US}", str(patch.resolve()), directory=source.tree
         )
-        if done.stdout.strip():
-            found.append(f"checkpatch: {done.stdout.strip()}")
+        if done.stdout.strip() or done.returncode:
+            found.append(f"checkpatch: {(done.stdout + done.stderr).strip()}")
     return found
 
 

@@ -10,6 +10,7 @@ Started by ``init.sh`` as the first process of the guest; the standard library i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -28,6 +29,7 @@ from typing import Any
 SHARE = Path("/run/share")
 COMPLAINTS = re.compile(
     r"WARNING:|BUG:|Oops:|Bad page|Bad rss|page_table_check|general protection|blocked for more"
+    r"|self-detected stall|detected stalls|list_(add|del) corruption|EXT4-fs error|going negative"
 )
 POWER_OFF = 0x4321FEDC  # include/uapi/linux/reboot.h
 
@@ -70,8 +72,8 @@ def run_step(step: dict[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         status = -signal.SIGKILL
         print(f"  not at its end after {limit} s: it hangs, and is killed", flush=True)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # Background processes of the step would hold its output open.
     reader.join(timeout=5)
     seconds = time.monotonic() - began
     print(f"-- {name}: exit status {status}, {seconds:.0f} s", flush=True)
@@ -103,7 +105,7 @@ def main() -> None:
     for step in job["steps"]:
         results.append(run_step(step))
         (SHARE / "results.json").write_text(json.dumps({"steps": results, "ended": False}))
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=False).stdout
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
     (SHARE / "dmesg").write_text(log)
     document = {"steps": results, "ended": True, "complaints": kernel_complaints(log)}
     (SHARE / "results.json").write_text(json.dumps(document))

@@ -65,11 +65,11 @@ PARTS = (
         "needs_no_reservation",
     ),
     Cut(
-        "no devices",
+        "no block devices",
         "mm/mmap.c",
         "if (!S_ISREG(inode->i_mode) || is_file_hugepages(file))",
         "if (is_file_hugepages(file))",
-        "wrong_uses",
+        "devices_are_refused",
     ),
     Cut(
         "no hugetlbfs",
@@ -77,6 +77,22 @@ PARTS = (
         "if (!S_ISREG(inode->i_mode) || is_file_hugepages(file))",
         "if (!S_ISREG(inode->i_mode))",
         "wrong_uses",
+    ),
+    Cut(
+        "no DAX",
+        "mm/mmap.c",
+        " || vma_is_dax(vma) ||",
+        " ||",
+        "devices_are_refused",
+        unseen="there is no persistent memory in the guest",
+    ),
+    Cut(
+        "nothing without a page fault",
+        "mm/mmap.c",
+        "vma_is_dax(vma) ||\n\t\t     !vma->vm_ops || !vma->vm_ops->fault)) {",
+        "vma_is_dax(vma))) {",
+        "devices_are_refused",
+        unseen="the guest has no regular file that maps without page faults and is no device",
     ),
     Cut(
         "EOPNOTSUPP on 32 bits",
@@ -97,8 +113,8 @@ _TESTS = {
     "mm/internal.h": (THE_BUILD,),
     "mm/madvise.c": ("madvise_keeponfork", "madvise_dodump"),
     "mm/memory.c": ("lack_of_memory_is_reported",),
-    "mm/mmap.c": ("is_private", "is_dropped_not_swapped"),
-    "kernel/events/uprobes.c": ("uprobes_stay_out",),
+    "mm/mmap.c": ("is_private", "is_dropped_not_swapped", "devices_are_refused"),
+    "kernel/events/uprobes.c": ("uprobes_stay_out", "uprobes_stay_out"),
 }
 
 
@@ -171,9 +187,7 @@ def notices(builder: Builder, cut: Cut, source: tuple[bytes, ...] | dict[str, by
     result = run_job(image, (step,), quietly=True)
     output = "".join(step.output for step in result.steps)
     failed = re.findall(r"^not ok \d+ (\S+)", output, flags=re.MULTILINE)
-    if failed:
-        return ", ".join(failed)
-    return "" if result.ended else result.why
+    return ", ".join(name for name in failed if name.endswith(f".{cut.test}"))
 
 
 def run(wanted: str = "") -> int:

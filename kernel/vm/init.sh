@@ -14,12 +14,12 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-mount -t devpts devpts /dev/pts || true
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tracefs tracefs /sys/kernel/tracing || true
-mkdir -p /run/ext4 /run/share
+mount -t tracefs tracefs /sys/kernel/tracing
+mkdir -p /run/ext4 /run/share /run/tmpfs
+mount -t tmpfs -o mode=1777 tmpfs /run/tmpfs
 mount -t ext4 /dev/vda /run/ext4
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /run/share
 swapon /dev/vdb

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -27,7 +28,7 @@ DISK_MIB = 1024
 SWAP_MIB = 512
 SECONDS_TO_BOOT = 120
 SILENCE_MARGIN = 60
-"""So long after a step's limit, with nothing printed, the guest is taken for dead."""
+"""So long after a step's limit the guest, which should have ended it, is taken for dead."""
 
 
 class MachineError(RuntimeError):
@@ -88,6 +89,23 @@ class JobResult:
         return self.ended and not self.complaints and all(not s.status for s in self.steps)
 
 
+def check_host() -> None:
+    """Sees to it that a machine can be started from here.
+
+    Raises:
+        MachineError: it can't; the message says what to do.
+    """
+    if not shutil.which(QEMU):
+        raise MachineError(f"{QEMU} is missing: apt install qemu-system-x86")
+    for path in (str(TREE), sys.executable):
+        if re.search(r"[\s\"]", path):
+            raise MachineError(f"{path}: a path with spaces can't be given to a kernel as it boots")
+        if re.match(r"/(run|dev|proc|sys|mnt)/", path):
+            raise MachineError(
+                f"{path}: the guest has something else there; clone to another place"
+            )
+
+
 def _make_disks(directory: Path) -> None:
     for name, size in (("disk", DISK_MIB), ("swap", SWAP_MIB)):
         image = directory / name
@@ -111,7 +129,7 @@ def _command(image: Path, directory: Path, memory_mib: int, processors: int) -> 
     drive = "if=virtio,format=raw,cache=unsafe"
     export = "security_model=none,multidevs=remap"
     arguments = (
-        "console=ttyS0 quiet panic=-1 oops=panic root=/dev/root rootfstype=9p ro "
+        "console=ttyS0 quiet panic=-1 oops=panic log_buf_len=16M root=/dev/root rootfstype=9p ro "
         "rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=524288 "
         f"init={TREE}/kernel/vm/init.sh GUEST_TREE={TREE} GUEST_PYTHON={sys.executable}"
     )
@@ -138,7 +156,8 @@ def _watch(process: subprocess.Popen[bytes], steps: tuple[Step, ...], quietly: b
     doing = "boot"
     rest = b""
     while True:
-        if not selector.select(timeout=max(0.0, deadline - time.monotonic())):
+        left = deadline - time.monotonic()
+        if left < 0 or not selector.select(timeout=left):
             return f"the guest hangs in: {doing}"
         got = os.read(process.stdout.fileno(), 1 << 16)
         if not got:
@@ -175,8 +194,7 @@ def run_job(
     Raises:
         MachineError: there is no QEMU, or something else that the host lacks.
     """
-    if not shutil.which(QEMU):
-        raise MachineError(f"{QEMU} is missing: apt install qemu-system-x86")
+    check_host()
     with tempfile.TemporaryDirectory(prefix="mapscratch-guest-") as name:
         directory = Path(name)
         share = directory / "share"

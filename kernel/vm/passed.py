@@ -6,14 +6,14 @@ from __future__ import annotations
 import hashlib
 
 from kernel.vm.machine import TREE
-from kernel.vm.source import cache_directory
+from kernel.vm.source import cache_directory, installed_version
 
-_SOURCES = ("kernel", "libscratch", "src/mapscratch/engines", "src/mapscratch/_native.c")
+_SOURCES = ("kernel", "libscratch", "src", "tests")
 _SUFFIXES = (".c", ".h", ".py", ".sh", ".patch", ".config", ".build")
 
 
 def _digest() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(installed_version().encode())
     for name in _SOURCES:
         top = TREE / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):

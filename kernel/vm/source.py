@@ -106,7 +106,9 @@ class Source:
             if not file.exists():
                 absent.touch()
                 return None
-            shutil.copyfile(file, kept)
+            partial = kept.with_name(kept.name + ".partial")
+            shutil.copyfile(file, partial)
+            partial.rename(kept)
         return kept.read_bytes()
 
     def changed_texts(self, changes: Iterable[bytes]) -> dict[str, bytes]:
@@ -115,6 +117,7 @@ class Source:
         Raises:
             SourceError: a change doesn't apply.
         """
+        self.unpack()
         names = touched_files(series())
         with tempfile.TemporaryDirectory(prefix="mapscratch-patch-") as directory:
             stage = Path(directory)
@@ -141,8 +144,16 @@ class Source:
             return {name: (stage / name).read_bytes() for name in names if (stage / name).exists()}
 
     def lay(self, texts: dict[str, bytes]) -> None:
-        """Makes the tree's touched files be `texts`, and those not in it as they were shipped."""
-        for name in touched_files(series()):
+        """Makes the tree's touched files be `texts`, and those not in it as they were shipped.
+
+        Touched is what any series has ever touched here, of which this one may be the shorter.
+        """
+        ever = {
+            str(path.relative_to(self._pristine)).removesuffix(".absent")
+            for path in self._pristine.rglob("*")
+            if path.is_file() and path.suffix != ".partial"
+        }
+        for name in sorted(ever | set(touched_files(series()))):
             wanted = texts.get(name, self._pristine_text(name))
             file = self.tree / name
             if wanted is None:

@@ -3,29 +3,64 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
 from kernel.vm.machine import TREE, Step
 from kernel.vm.package import environment
 
-EXT4, TMPFS, OVERLAY = "/run/ext4", "/tmp", "/var/tmp"
+EXT4, TMPFS, OVERLAY = "/run/ext4", "/run/tmpfs", "/var/tmp"
 FILE_SYSTEMS = {"ext4": EXT4, "tmpfs": TMPFS, "overlay": OVERLAY}
 
 NATIVE = TREE / "build" / "native" / "tests" / "native"
 CONTRACT_TESTS = ("contract", "engines", "fork", "mapping", "traps")
 
-FAIL_UNPATCHED = ("pressure.droppable.reclaim_counts_what_it_drops",)
+FAIL_UNPATCHED = (
+    "pressure.droppable.reclaim_counts_what_it_drops",
+    "global.droppable_refuses_userfaultfd",
+)
 """Tests of the self-test that show a defect of every kernel with MAP_DROPPABLE, each time."""
 MAY_FAIL_UNPATCHED = ("order.droppable.no_cpu_uses_a_dropped_page",)
 """The same, where it takes a race to show it."""
+
+
+EXPECTED_SKIPS = (
+    "MAP_DROPPABLE can't be locked",
+    "it has no native thread: test_engines_kernel.py",
+    "the kernel is not asked: the next test",
+    "no memory cgroup of version 1",
+)
+"""Reasons for which a test may skip in a guest that has all that there is to be tested."""
+
+_SKIP = re.compile(r"^(?:ok \d+ .*# SKIP (.*)|SKIPPED \[\d+\] \S+ (.*))$", flags=re.MULTILINE)
+_PASSED = re.compile(r"^(?:# Totals: pass:(\d+)|=+ .*?(\d+) passed)", flags=re.MULTILINE)
+
+
+def unexpected_skips(output: str) -> list[str]:
+    """Reasons of skipped tests that no healthy guest gives."""
+    reasons = [first or second for first, second in _SKIP.findall(output)]
+    return [one for one in reasons if not any(known in one for known in EXPECTED_SKIPS)]
+
+
+def count_passed(output: str) -> int | None:
+    """How many tests a self-test or pytest says have passed; None for what is neither."""
+    found = _PASSED.findall(output)
+    return sum(int(first or second) for first, second in found) if found else None
+
+
+def swapped_by_kernel(document: bytes) -> int | None:
+    """Pages that `mapscratch compare` saw go to swap with the kernel strategy; None if not run."""
+    rows = [row for row in json.loads(document)["results"] if row["strategy"] == "kernel"]
+    return sum(row["swapped_out_pages"] for row in rows) if rows else None
 
 
 def _pytest(
     name: str, files: tuple[str, ...], limit: int, *, select: str = "", at: str = EXT4
 ) -> Step:
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=5"]
-    command += ["-m", "not stress", "-s"]
+    command += ["-m", "not stress", "-s", "--hypothesis-profile", "guest"]
     command += ["--timeout", "180", "--basetemp", f"{at}/pytest-{name.replace(' ', '-')}"]
     if select:
         command += ["-k", select]

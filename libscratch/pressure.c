@@ -115,8 +115,9 @@ static bool read_counters(int descriptor) {
 
 /*
  * Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files": a change of memory.events says
- * that a limit of the group was met, at the moment when reclaim begins; memory.pressure that its
- * tasks wait for memory, whoever's limit that is. A group may have only one of them (the root has no
+ * that a limit of the group was met, at the moment when reclaim begins. That is the lowest level,
+ * because page cache that is only read may be what fills the group, again and again. memory.pressure
+ * says that its tasks wait for memory, whoever's limit that is. A group may have only one of them (the root has no
  * memory.events, and who may not write to memory.pressure gets no trigger): then stalls of the whole
  * machine are the next best.
  */
@@ -126,7 +127,7 @@ static int open_cgroup2(void) {
         error = 0;
     int counters = open_in_directory("memory.events", O_RDONLY);
     if (counters >= 0 && read_counters(counters))
-        add_source(SOURCE_COUNTERS, counters, 2);
+        add_source(SOURCE_COUNTERS, counters, 0);
     else if (counters >= 0)
         raw_close(counters);
     return source_count ? 0 : error;

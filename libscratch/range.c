@@ -285,10 +285,12 @@ static int dontneed_start(struct scratch_range *range, const struct scratch_desc
 
 /* No thread, nothing to watch, and fork needs no help: it is a MAP_PRIVATE in all but reclaim. */
 static int kernel_start(struct scratch_range *range, const struct scratch_description *from) {
+    /* After mlockall(MCL_FUTURE) what it takes the place of counts against RLIMIT_MEMLOCK. */
+    raw_munlock(range->address, range->length);
     if (mmap(range->address, range->length, range->protection, MAP_SCRATCH | MAP_FIXED,
              from->source_fd, from->source_offset) == MAP_FAILED)
         return errno;
-    /* After mlockall(MCL_FUTURE) it is locked, all of it copied, and the kernel would drop nothing. */
+    /* Then it is locked too, all of it copied, and the kernel would drop nothing. */
     if (raw_munlock(range->address, range->length) ||
         madvise(range->address, range->length, MADV_DONTNEED))
         return errno;
@@ -637,10 +639,21 @@ void scratch_range_counts(struct scratch_range *range, struct scratch_counts *re
     ret->fixup_ns = atomic_load_explicit(&range->fixup_ns, memory_order_relaxed);
 }
 
-int scratch_kernel_probe(int fd) {
-    void *mapped = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE, MAP_SCRATCH, fd, 0);
+static int try_to_map(int flags, int fd) {
+    void *mapped = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE, flags, fd, 0);
     if (mapped == MAP_FAILED)
         return errno;
     munmap(mapped, scratch_page_size());
     return 0;
+}
+
+/*
+ * The number contains the bit of MAP_PRIVATE. Whoever imitates Linux and looks at that bit alone would
+ * take it for a MAP_PRIVATE, and would also map it without a file, which MAP_SCRATCH refuses.
+ */
+int scratch_kernel_probe(int fd) {
+    int error = try_to_map(MAP_SCRATCH, fd);
+    if (!error && !try_to_map(MAP_SCRATCH | MAP_ANONYMOUS, -1))
+        error = EINVAL;
+    return error;
 }

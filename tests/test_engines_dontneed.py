@@ -16,6 +16,7 @@ from support.interpreter import run_python, start_python
 from mapscratch import ScratchMap, _native
 from mapscratch.engines import dontneed
 from mapscratch.kernelstats import (
+    MemoryCgroup,
     memory_cgroup,
     probe_temporary_memory_cgroup,
     temporary_memory_cgroup,
@@ -493,3 +494,17 @@ def test_where_nothing_wakes_it_that_is_said(big: PatternFile) -> None:
         """,
         big.path,
     )
+
+
+def test_the_nearest_group_with_a_limit_is_watched(tmp_path: Path) -> None:
+    inner = tmp_path / "outer" / "middle" / "inner"
+    inner.mkdir(parents=True)
+    for directory in (inner, inner.parent, inner.parent.parent):
+        (directory / "memory.max").write_text("max\n")
+        (directory / "memory.high").write_text("max\n")
+    group = MemoryCgroup(2, "/outer/middle/inner", tmp_path, inner)
+    assert dontneed._limited(group) == inner
+    (tmp_path / "outer" / "memory.max").write_text("1048576\n")
+    assert dontneed._limited(group) == tmp_path / "outer"
+    (inner / "memory.high").write_text("0\n")
+    assert dontneed._limited(group) == inner

@@ -34,7 +34,7 @@ from mapscratch.engines.interface import (
     ReclaimNotApplicable,
     Request,
 )
-from mapscratch.kernelstats import count_pages, memory_cgroup, read_meminfo
+from mapscratch.kernelstats import MemoryCgroup, count_pages, memory_cgroup, read_meminfo
 
 _PRESSURE_STALL_FILE = "/proc/pressure/memory"
 _STALL_TRIGGERS = "some 10000 500000\nsome 20000 2000000"
@@ -192,12 +192,34 @@ def _sources() -> Iterator[_Source]:
             name = "memory cgroup's pressure_level"
             yield _Source(_native.PRESSURE_CGROUP1, str(group.directory), "", name)
     elif group:
-        name = _name_of_second_version(group.directory)
+        directory = _limited(group)
+        name = _name_of_second_version(directory)
         if name:
-            yield _Source(_native.PRESSURE_CGROUP2, str(group.directory), _STALL_TRIGGERS, name)
+            yield _Source(_native.PRESSURE_CGROUP2, str(directory), _STALL_TRIGGERS, name)
     if os.access(_PRESSURE_STALL_FILE, os.W_OK):
         name = "the machine's pressure stall information"
         yield _Source(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _STALL_TRIGGERS, name)
+
+
+def _limited(group: MemoryCgroup) -> Path:
+    """The nearest group of version 2, outwards, with a limit: the one whose events tell of it.
+
+    An event is counted where the limit is and further out, never further in (cgroup-v2.rst). The
+    process's own group if no limit is set.
+    """
+    directory = group.directory
+    while directory != group.mount and directory.is_relative_to(group.mount):
+        if any(_is_set(directory / name) for name in ("memory.max", "memory.high")):
+            return directory
+        directory = directory.parent
+    return group.directory
+
+
+def _is_set(limit: Path) -> bool:
+    try:
+        return limit.read_text().strip() != "max"
+    except OSError:
+        return False
 
 
 def _name_of_second_version(directory: Path) -> str:

@@ -52,7 +52,7 @@ def count_passed(output: str) -> int | None:
 
 def swapped_by_kernel(document: bytes) -> int | None:
     """Pages that `mapscratch compare` saw go to swap with the kernel strategy; None if not run."""
-    rows = [row for row in json.loads(document)["results"] if row["strategy"] == "kernel"]
+    rows = [row for row in json.loads(document)["rounds"] if row["strategy"] == "kernel"]
     return sum(row["swapped_out_pages"] for row in rows) if rows else None
 
 

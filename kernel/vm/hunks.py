@@ -77,6 +77,7 @@ PARTS = (
         "if (!S_ISREG(inode->i_mode) || is_file_hugepages(file))",
         "if (!S_ISREG(inode->i_mode))",
         "wrong_uses",
+        unseen="hugetlbfs's mappings are refused later too; this spares it to reserve huge pages",
     ),
     Cut(
         "no DAX",

@@ -60,10 +60,11 @@ def _pytest(
     name: str, files: tuple[str, ...], limit: int, *, select: str = "", at: str = EXT4
 ) -> Step:
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=5"]
-    command += ["-m", "not stress", "-s", "--hypothesis-profile", "guest"]
+    command += ["-m", "not stress", "-s"]
     command += ["--timeout", "180", "--basetemp", f"{at}/pytest-{name.replace(' ', '-')}"]
     if select:
-        command += ["-k", select]
+        # Of the package's own tests those of one engine, and few examples of each property.
+        command += ["-k", select, "--hypothesis-profile", "guest"]
     return Step(name, (*command, *files), limit, environment() | {"TMPDIR": at}, str(TREE))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 from support.engines import STATUS
@@ -12,7 +13,7 @@ from support.interpreter import run_python
 
 # Each gets the mapping's bytes out (or in) by one system call on missing pages; `got` is what came.
 CALLS = """
-    import errno, os, socket, sys, tempfile, warnings
+    import errno, os, socket, sys, warnings
     import numpy as np
     from mapscratch import ScratchMap, SystemCallWarning
     from support.ordinary_user import become_ordinary_user
@@ -20,8 +21,7 @@ CALLS = """
     path, engine, privileged = sys.argv[1], sys.argv[2], sys.argv[3] == "privileged"
     source = open(path, "rb")
     data = source.read()
-    directory = tempfile.mkdtemp()
-    os.chmod(directory, 0o777)
+    directory = sys.argv[4]
     if not privileged:
         become_ordinary_user()
     with warnings.catch_warnings(record=True) as caught:
@@ -137,13 +137,19 @@ ALL_WORK = """
 """
 
 
+def run_calls(code: str, file: PatternFile, engine: str, user: str) -> None:
+    """Runs code behind `CALLS`, with a directory that an ordinary user may write to."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        run_python(CALLS + code, file.path, engine, user, directory)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_all_work_when_privileged(engine: str, file: PatternFile) -> None:
     if not STATUS[engine].system_calls:
         pytest.skip(STATUS[engine].reason)
-    run_python(
-        CALLS
-        + ALL_WORK
+    run_calls(
+        ALL_WORK
         + """
     assert served and not told
     pinned = False
@@ -152,16 +158,15 @@ def test_all_work_when_privileged(engine: str, file: PatternFile) -> None:
         pinned = True
         all_work()
 """,
-        file.path,
+        file,
         engine,
         "privileged",
     )
 
 
 def test_all_work_within_a_pin_for_an_ordinary_user(engine: str, file: PatternFile) -> None:
-    run_python(
-        CALLS
-        + ALL_WORK
+    run_calls(
+        ALL_WORK
         + """
     pinned = True
     with m.pin():
@@ -173,7 +178,7 @@ def test_all_work_within_a_pin_for_an_ordinary_user(engine: str, file: PatternFi
     m.drop()
     assert m[:] == data
 """,
-        file.path,
+        file,
         engine,
         "ordinary",
     )
@@ -182,9 +187,8 @@ def test_all_work_within_a_pin_for_an_ordinary_user(engine: str, file: PatternFi
 def test_for_an_ordinary_user_they_fail_or_do_less_but_never_wrong(
     engine: str, file: PatternFile
 ) -> None:
-    run_python(
-        CALLS
-        + ALL_WORK
+    run_calls(
+        ALL_WORK
         + """
     if served:
         pinned = False
@@ -224,7 +228,7 @@ def test_for_an_ordinary_user_they_fail_or_do_less_but_never_wrong(
     (got, count), error = attempt(write)
     assert error is None and got == wanted
 """,
-        file.path,
+        file,
         engine,
         "ordinary",
     )

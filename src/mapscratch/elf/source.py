@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mapscratch.errors import UserError
+
 MAX_TABLE_BYTES = 1 << 29
 """No single table is read beyond this, whatever a (sparse) file claims to hold."""
 
 
-class ElfError(ValueError):
+class ElfError(UserError, ValueError):
     """A file is not an ELF library that can be read; the message names the file and the reason."""
 
 
@@ -29,13 +31,15 @@ class ByteSource:
     Attributes:
         path: the file, as the caller named it.
         size: its length in bytes when it was opened.
+        permissions: who may read, write and execute it, as for `os.chmod`.
     """
 
-    __slots__ = ("_descriptor", "path", "size")
+    __slots__ = ("_descriptor", "path", "permissions", "size")
 
-    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+    def __init__(self, path: Path, descriptor: int, status: os.stat_result) -> None:
         self.path = path
-        self.size = size
+        self.size = status.st_size
+        self.permissions = status.st_mode & 0o777
         self._descriptor = descriptor
 
     def error(self, problem: str) -> ElfError:
@@ -88,6 +92,6 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ElfError(f"{os.fspath(path)}: not a regular file")
-        yield ByteSource(Path(path), descriptor, status.st_size)
+        yield ByteSource(Path(path), descriptor, status)
     finally:
         os.close(descriptor)

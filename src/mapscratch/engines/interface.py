@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mapscratch.errors import UserError
+
 if TYPE_CHECKING:
     from mapscratch._native import WordMap
     from mapscratch.fixups import Words
 
 
-class EngineUnavailable(RuntimeError):
+class EngineUnavailable(UserError, RuntimeError):
     """No engine can do what was asked for here; the message says why and what to do."""
 
 

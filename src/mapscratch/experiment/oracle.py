@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mapscratch.errors import UserError
+
 NO_DEFINER = -1
 
 _WORD = 8
@@ -28,7 +30,7 @@ _MASK = (1 << 64) - 1
 _SECONDS_PER_FILE = 120
 
 
-class OracleError(RuntimeError):
+class OracleError(UserError, RuntimeError):
     """readelf is missing, or can't read a library; the message says what to do."""
 
 

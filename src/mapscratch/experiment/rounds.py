@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
+from mapscratch.errors import UserError
 from mapscratch.experiment.results import (
     Comparison,
     LibrarySummary,
@@ -40,7 +41,7 @@ _SWAP_MARGIN = 64 << 20
 _SECONDS_TO_CLEAN_UP = 2.0
 
 
-class ExperimentError(RuntimeError):
+class ExperimentError(UserError, RuntimeError):
     """The experiment can't be run as asked for; the message says what to do."""
 
 

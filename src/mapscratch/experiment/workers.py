@@ -19,13 +19,15 @@ from multiprocessing.context import ForkProcess
 from types import TracebackType
 from typing import Any, Self
 
+from mapscratch.errors import UserError
+
 PATIENCE = 120.0
 """Seconds in which a worker has to answer. The longest step takes a few seconds."""
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError, RuntimeError):
     """A worker failed, was killed, or doesn't answer; the others are ended."""
 
 

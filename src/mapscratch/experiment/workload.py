@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapscratch.elf import FixupPlan, default_libraries, link, relocations
+from mapscratch.errors import UserError
 from mapscratch.experiment.oracle import ExpectedWord, expected_words
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -35,7 +36,7 @@ _ADDRESS_PAGES = 1 << 34
 """Load bases are drawn from so many pages: 64 TiB, half of an x86-64 process's addresses."""
 
 
-class WorkloadError(ValueError):
+class WorkloadError(UserError, ValueError):
     """There is nothing to compare with; the message says what to do."""
 
 

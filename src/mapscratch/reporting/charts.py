@@ -13,6 +13,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapscratch.errors import UserError
 from mapscratch.experiment.results import Comparison, Summary
 from mapscratch.reporting.verdict import swap_name
 
@@ -26,7 +27,7 @@ _COLOURS = {"private": "#c0392b", "kernel": "#8e44ad", "lazyfree": "#1e8449", "d
 _MARKERS = {"private": "o", "kernel": "D", "lazyfree": "s", "dontneed": "^"}
 
 
-class ChartError(ValueError):
+class ChartError(UserError, ValueError):
     """A chart can't be drawn; the message says what to do."""
 
 

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 
 #include "pager.h"
 #include "raw.h"
@@ -19,7 +21,7 @@ static struct {
 
 /* How a descriptor says that memory is short. */
 enum source_kind {
-    SOURCE_EVENTFD,  /* it can be read from */
+    SOURCE_EVENTFD,  /* it can be read from; so can a timer */
     SOURCE_TRIGGER,  /* an exceptional condition of a PSI file */
     SOURCE_COUNTERS, /* the same of a file of counters, until it is read again */
 };
@@ -133,6 +135,24 @@ static int open_cgroup2(void) {
     return source_count ? 0 : error;
 }
 
+static int open_timer(const char *milliseconds) {
+    long every = strtol(milliseconds, NULL, 10);
+    if (every <= 0)
+        return EINVAL;
+    struct timespec interval = {every / 1000, every % 1000 * 1000000};
+    struct itimerspec timing = {interval, interval};
+    int descriptor = (int)syscall(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (descriptor < 0)
+        return errno;
+    if (syscall(SYS_timerfd_settime, descriptor, 0, &timing, NULL)) {
+        int error = errno;
+        raw_close(descriptor);
+        return error;
+    }
+    add_source(SOURCE_EVENTFD, descriptor, 2);
+    return 0;
+}
+
 static void forget_source(struct source *source) {
     if (source->descriptor >= 0)
         raw_close(source->descriptor);
@@ -152,6 +172,8 @@ static int open_watched(void) {
         return open_cgroup2();
     case SCRATCH_PRESSURE_STALL:
         return open_stall(watched.path);
+    case SCRATCH_PRESSURE_TIMER:
+        return open_timer(watched.path);
     }
     return EINVAL;
 }
@@ -313,18 +335,25 @@ void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages) {
     *ret_pages = atomic_load_explicit(&dropped_pages, memory_order_relaxed);
 }
 
-int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger) {
+int scratch_pressure_choose(enum scratch_pressure_kind kind, const char *path,
+                            const char *trigger) {
     if (strlen(path) >= sizeof watched.path || strlen(trigger) >= sizeof watched.trigger)
         return ENAMETOOLONG;
+    watched.kind = kind;
+    strcpy(watched.path, path);
+    strcpy(watched.trigger, trigger);
+    watched.is_set = true;
+    return 0;
+}
+
+int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger) {
     sigset_t signals;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&scratch_control_lock);
     int error = scratch_fork_prepare_once();
+    if (!error)
+        error = scratch_pressure_choose(kind, path, trigger);
     if (!error) {
-        watched.kind = kind;
-        strcpy(watched.path, path);
-        strcpy(watched.trigger, trigger);
-        watched.is_set = true;
         error = scratch_pager_watch();
         watched.is_set = !error;
         scratch_pager_stop_if_idle();

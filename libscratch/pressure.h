@@ -18,8 +18,10 @@
 enum { SCRATCH_HEAT_CHUNK_PAGES = 64, SCRATCH_PRESSURE_DESCRIPTORS = 3 };
 
 bool scratch_pressure_is_watched(void);
+/* What to watch, as `scratch_pressure_watch` has it; nothing is opened yet. */
+int scratch_pressure_choose(enum scratch_pressure_kind kind, const char *path, const char *trigger);
 
-/* On the pager's thread. */
+/* On the pager's thread, or that of somebody who has no pager (runtime/reclaim.c). */
 int scratch_pressure_open(void);
 void scratch_pressure_close(void);
 /* Fills in what to poll; how many entries. */

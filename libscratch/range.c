@@ -152,15 +152,22 @@ bool scratch_registry_needs_pager(void) {
 
 void scratch_registry_forget_closing(void) { closing_count = 0; }
 
+/* A small table isn't worth pages of its own. */
+enum { SPARSE_BYTES = 1024 };
+
 /* Memory that costs nothing until it is touched: one entry for each page of a large mapping. */
 static void *sparse_allocate(size_t bytes) {
+    if (bytes < SPARSE_BYTES)
+        return calloc(1, bytes);
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
 
 static void sparse_free(void *memory, size_t bytes) {
-    if (memory)
+    if (bytes < SPARSE_BYTES)
+        free(memory);
+    else if (memory)
         munmap(memory, bytes);
 }
 
@@ -338,6 +345,36 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
     }
     *ret = range;
     return 0;
+}
+
+int scratch_range_adopt(const struct scratch_description *description, struct scratch_range **ret) {
+    struct scratch_range *range = range_allocate(SCRATCH_ENGINE_DONTNEED, description);
+    if (!range)
+        return ENOMEM;
+    scratch_lock_acquire(&scratch_registry_lock);
+    int error = registry_make_room();
+    if (!error)
+        registry_insert(range);
+    scratch_lock_release(&scratch_registry_lock);
+    if (error) {
+        range_free(range);
+        return error;
+    }
+    *ret = range;
+    return 0;
+}
+
+void scratch_registry_reset(void) {
+    scratch_lock_reset(&scratch_registry_lock);
+    range_count = 0;
+    closing_count = 0;
+}
+
+void scratch_range_disown(struct scratch_range *range) {
+    scratch_lock_acquire(&scratch_registry_lock);
+    registry_remove(range);
+    scratch_lock_release(&scratch_registry_lock);
+    range_free(range);
 }
 
 void scratch_range_close_begin(struct scratch_range *range) {

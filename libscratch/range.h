@@ -83,6 +83,15 @@ static inline bool scratch_page_is_pinned(const struct scratch_range *range, siz
 }
 
 /*
+ * For somebody who has no pager and sees to it that no memory is unmapped while the drop policy runs:
+ * a range of `dontneed`, and its end.
+ */
+int scratch_range_adopt(const struct scratch_description *description, struct scratch_range **ret);
+void scratch_range_disown(struct scratch_range *range);
+/* In the child of a fork that nothing was prepared for: there are no ranges. */
+void scratch_registry_reset(void);
+
+/*
  * The first run of unpinned pages in [*first, end): *first moves to its start, its length comes
  * back; 0 if there is none. Under the range's lock.
  */

@@ -65,7 +65,15 @@ enum scratch_pressure_kind {
     SCRATCH_PRESSURE_CGROUP1,
     SCRATCH_PRESSURE_CGROUP2,
     SCRATCH_PRESSURE_STALL,
+    SCRATCH_PRESSURE_TIMER, /* for trials: announced every so many milliseconds (`path`, a number) */
 };
+
+/*
+ * 10 ms of stalls in half a second; or, because that takes CAP_SYS_RESOURCE, 20 ms in 2 s, the shortest
+ * window that an ordinary user may ask for (Documentation/accounting/psi.rst, "Monitoring for pressure
+ * thresholds"). The first that the kernel grants is taken.
+ */
+#define SCRATCH_STALL_TRIGGERS "some 10000 500000\nsome 20000 2000000"
 
 void scratch_configure(const struct scratch_settings *settings);
 void scratch_userfault_probe(struct scratch_userfault_status *ret);

@@ -50,6 +50,11 @@ struct uffdio_poison {
 #define MAP_SCRATCH 0x0a
 #endif
 
+/* 9651fcedf7b9 ("mm: add MAP_DROPPABLE for designating always lazily freeable mappings", in v6.11) */
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+
 /* The older ones that the C library's headers may still lack. */
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21 /* 1a4e58cce84e ("mm: introduce MADV_PAGEOUT", in v5.4) */

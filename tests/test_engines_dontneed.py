@@ -365,7 +365,7 @@ def test_files_of_a_group_wake_it_until_the_group_is_gone(
 
         path, group, directory = sys.argv[1:]
         _native.watch_pressure(
-            _native.PRESSURE_CGROUP2, directory, dontneed._STALL_TRIGGERS
+            _native.PRESSURE_CGROUP2, directory, _native.STALL_TRIGGERS
         )
         dontneed._woken_by = "this test"
 

@@ -667,7 +667,8 @@ PyMODINIT_FUNC PyInit__native(void) {
         PyModule_AddIntConstant(module, "RULE_ADD", SCRATCH_WORD_ADD) ||
         PyModule_AddIntConstant(module, "PRESSURE_CGROUP1", SCRATCH_PRESSURE_CGROUP1) ||
         PyModule_AddIntConstant(module, "PRESSURE_CGROUP2", SCRATCH_PRESSURE_CGROUP2) ||
-        PyModule_AddIntConstant(module, "PRESSURE_STALL", SCRATCH_PRESSURE_STALL))
+        PyModule_AddIntConstant(module, "PRESSURE_STALL", SCRATCH_PRESSURE_STALL) ||
+        PyModule_AddStringConstant(module, "STALL_TRIGGERS", SCRATCH_STALL_TRIGGERS))
         Py_CLEAR(module);
     Py_XDECREF(type);
     return module;

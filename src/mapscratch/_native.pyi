@@ -17,6 +17,7 @@ RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
 PRESSURE_CGROUP2: Final[int]
 PRESSURE_STALL: Final[int]
+STALL_TRIGGERS: Final[str]
 
 class RangeCounts(TypedDict):
     """Pages made, made again and dropped so far; pages pinned now; nanoseconds; bytes."""

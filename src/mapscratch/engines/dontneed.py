@@ -37,11 +37,6 @@ from mapscratch.engines.interface import (
 from mapscratch.kernelstats import MemoryCgroup, count_pages, memory_cgroup, read_meminfo
 
 _PRESSURE_STALL_FILE = "/proc/pressure/memory"
-_STALL_TRIGGERS = "some 10000 500000\nsome 20000 2000000"
-"""10 ms of stalls in half a second; or, because that takes CAP_SYS_RESOURCE, 20 ms in 2 s, the
-shortest window that an ordinary user may ask for (Documentation/accounting/psi.rst, "Monitoring for
-pressure thresholds"). The first that the kernel grants is taken."""
-
 _SHARE_LEFT_FOR_PINS = 4
 """A quarter of RLIMIT_MEMLOCK is never locked on fault, so that `ScratchMap.pin` still works."""
 _SHARE_OF_MEMORY = 8
@@ -170,6 +165,24 @@ def _who_would_wake_us() -> str:
     return "nothing (no cgroup event control and no /proc/pressure/memory): only m.drop() drops"
 
 
+_SETTING_NAMES = {
+    _native.PRESSURE_CGROUP1: "cgroup1",
+    _native.PRESSURE_CGROUP2: "cgroup2",
+    _native.PRESSURE_STALL: "stall",
+}
+
+
+def reclaimer_setting() -> str:
+    """What would wake the drop policy here, as the runtime of converted libraries wants it told.
+
+    Returns:
+        the value of MAPSCRATCH_RECLAIMER: a kind and a path; "off" if there is nothing to watch.
+    """
+    for source in _sources():
+        return f"{_SETTING_NAMES[source.kind]} {source.path}"
+    return "off"
+
+
 def _watch_pressure() -> None:
     """Starts to watch the best source of memory pressure there is; once a process."""
     global _woken_by  # noqa: PLW0603 - there is one native thread, and one watch, a process
@@ -195,10 +208,10 @@ def _sources() -> Iterator[_Source]:
         directory = _limited(group)
         name = _name_of_second_version(directory)
         if name:
-            yield _Source(_native.PRESSURE_CGROUP2, str(directory), _STALL_TRIGGERS, name)
+            yield _Source(_native.PRESSURE_CGROUP2, str(directory), _native.STALL_TRIGGERS, name)
     if os.access(_PRESSURE_STALL_FILE, os.W_OK):
         name = "the machine's pressure stall information"
-        yield _Source(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _STALL_TRIGGERS, name)
+        yield _Source(_native.PRESSURE_STALL, _PRESSURE_STALL_FILE, _native.STALL_TRIGGERS, name)
 
 
 def _limited(group: MemoryCgroup) -> Path:

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an unfixed PLT entry does, below `mapscratch_plt_entry`: find the target and, for the next
+ * time, write a jump to it over the entry.
+ *
+ * Nothing here waits, allocates from the C library or calls through a name that somebody could define
+ * again; it may run in a signal handler, in a child between fork and exec, and in several threads.
+ */
+#include "counts.h"
+#include "linker.h"
+#include "reclaim.h"
+#include "system.h"
+#include "text.h"
+
+__attribute__((visibility("hidden"))) uintptr_t resolve_entry(struct record *record,
+                                                              uint32_t index);
+
+static _Noreturn void give_up(const char *message) {
+    system_tell(message);
+    system_call(SYS_exit_group, 127, 0, 0, 0, 0, 0);
+    __builtin_unreachable();
+}
+
+uintptr_t resolve_entry(struct record *record, uint32_t index) {
+    if (!linker_find())
+        give_up("mapscratch: this dynamic linker's way to bind a function is not known, so converted "
+                "libraries can't run here; use the libraries as they were before conversion\n");
+    struct text *text = text_of(record);
+    if (!text)
+        give_up("mapscratch: out of memory at the first call out of a converted library\n");
+    if (!text->is_scratch)
+        reclaim_ensure();
+    uintptr_t target = __atomic_load_n(&text->targets[index], __ATOMIC_RELAXED);
+    if (target) {
+        count(&counts->remembered);
+    } else {
+        target = linker_bind(text->link_map, index);
+        count(&counts->resolved);
+        __atomic_store_n(&text->targets[index], target, __ATOMIC_RELAXED);
+    }
+    /* Nobody defines a weak symbol: the call is going to crash, as it always did. */
+    if (target && text->entries[index])
+        text_fix(text, index, target);
+    return target;
+}

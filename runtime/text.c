@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "text.h"
+
+#include <link.h>
+
+#include "arena.h"
+#include "counts.h"
+#include "linker.h"
+#include "scratchmap.h"
+#include "system.h"
+#include "uapi.h"
+
+static const uintptr_t page_size = 4096;
+
+struct text *texts_known __attribute__((visibility("hidden")));
+
+static size_t table_bytes(const struct text *text) {
+    return text->relocation_count * sizeof(uintptr_t);
+}
+
+/* In a record of a file the word behind the dummy is ours; the loader's copy has room itself. */
+static struct text **text_word(struct record *record) {
+    if (record->is_private)
+        return &record->text;
+    return (struct text **)(record_base(record) + record->dummy) + 1;
+}
+
+/*
+ * Maps the library's own file over the text as MAP_SCRATCH, if the kernel has it. The file that is
+ * at the path now need not be the one that ld.so mapped. What makes the exchange right is that the bytes
+ * are equal: those of the file, those in memory (which holds no fixups yet) and those that the
+ * converter wrote.
+ */
+static bool map_as_scratch(const struct text *text, const struct record *record) {
+    const struct link_map *library = (const struct link_map *)text->link_map;
+    const char *path = *library->l_name ? library->l_name : "/proc/self/exe";
+    int file = system_open(path, O_RDONLY);
+    if (file < 0)
+        return false;
+    bool done = false;
+    size_t length = text->end_page - text->first_page;
+    if (scratchmap_works(file)) {
+        void *copy = system_map(NULL, length, PROT_READ, MAP_PRIVATE, file, record->text_offset);
+        if (!is_failure(copy)) {
+            done = check_value(copy, length) == record->converted_text &&
+                   check_value((const uint64_t *)text->first_page, length) ==
+                       record->converted_text &&
+                   scratchmap_text(text->first_page, text->end_page, file, record->text_offset,
+                                   true);
+            system_unmap(copy, length);
+        }
+    }
+    system_close(file);
+    return done;
+}
+
+/*
+ * ld.so's range has no private pages yet and is not accounted as writable memory. Made writable once as a
+ * whole it stays one mapping, and each later window neither splits nor merges it.
+ */
+static void prepare_windows(struct text *text) {
+    uintptr_t length = text->end_page - text->first_page;
+    if (system_protect(text->first_page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
+        text->is_unwritable = 1;
+    else
+        system_protect(text->first_page, length, PROT_READ | PROT_EXEC);
+}
+
+static void publish(struct text *text) {
+    struct text *first = __atomic_load_n(&texts_known, __ATOMIC_RELAXED);
+    do {
+        text->next = first;
+    } while (!__atomic_compare_exchange_n(&texts_known, &first, text, false, __ATOMIC_RELEASE,
+                                          __ATOMIC_RELAXED));
+}
+
+static struct text *make_text(const struct record *record, uintptr_t base) {
+    struct text *text = arena_allocate(sizeof *text);
+    if (!text)
+        return NULL;
+    text->base = base;
+    text->first_page = base + record->first_page;
+    text->end_page = base + record->end_page;
+    text->entries = (const uint32_t *)(base + record->entries);
+    text->relocation_count = record->relocation_count;
+    text->link_map =
+        record->is_private ? record->link_map : linker_library_at(text->first_page);
+    if (record->is_private)
+        text->is_scratch = record->is_private == RECORD_IS_SCRATCH;
+    else if (text->link_map)
+        text->is_scratch = map_as_scratch(text, record);
+    text->targets = arena_allocate_droppable(table_bytes(text), text->is_scratch);
+    if (!text->link_map || !text->targets)
+        return NULL;
+    prepare_windows(text);
+    return text;
+}
+
+struct text *text_of(struct record *record) {
+    struct text **word = text_word(record);
+    struct text *text = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    if (text)
+        return text;
+    struct text *made = make_text(record, record_base(record));
+    if (!made)
+        return NULL;
+    if (!__atomic_compare_exchange_n(word, &text, made, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE))
+        return text;
+    count(&counts->libraries);
+    if (made->is_scratch)
+        count(&counts->scratch);
+    publish(made);
+    return made;
+}
+
+/*
+ * One window at a time, and whoever comes meanwhile doesn't wait: it may be a signal handler that
+ * interrupted the window, or a thread that holds what the other one needs. After a fork in another
+ * thread's window the lock is free again in the child, because the kernel wipes it.
+ */
+static uint32_t *window_lock(void) {
+    static uint32_t *lock;
+    uint32_t *known = __atomic_load_n(&lock, __ATOMIC_ACQUIRE);
+    if (known)
+        return known;
+    uint32_t *made = system_allocate(page_size);
+    if (is_failure(made))
+        return NULL;
+    system_advise(made, page_size, MADV_WIPEONFORK);
+    if (__atomic_compare_exchange_n(&lock, &known, made, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        return made;
+    system_unmap(made, page_size);
+    return known;
+}
+
+/* Memory for one slot a relocation, within reach of a displacement of 32 bits from all of the text. */
+static uintptr_t *allocate_slots(const struct text *text) {
+    const uintptr_t step = 1 << 24;
+    const uintptr_t reach = 0x70000000;
+    uintptr_t middle = text->first_page & ~(step - 1);
+    for (uintptr_t distance = step; distance < reach; distance += step) {
+        uintptr_t candidates[] = {middle - distance, middle + distance};
+        for (int side = 0; side < 2; side++) {
+            void *wanted = (void *)candidates[side];
+            if (distance > middle && side == 0)
+                continue;
+            void *slots = system_map(wanted, table_bytes(text), PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+                                         MAP_FIXED_NOREPLACE,
+                                     -1, 0);
+            if (slots == wanted)
+                return slots;
+            if (!is_failure(slots)) /* a kernel before 4.17, which takes it for a hint */
+                system_unmap(slots, table_bytes(text));
+        }
+    }
+    return NULL;
+}
+
+/* Where the entry finds a far target; NULL if there is no room near. */
+static uintptr_t *slot_for(struct text *text, uint32_t index, uintptr_t target) {
+    uintptr_t *slots = __atomic_load_n(&text->slots, __ATOMIC_ACQUIRE);
+    if (!slots) {
+        uintptr_t *made = allocate_slots(text);
+        if (!made)
+            return NULL;
+        if (__atomic_compare_exchange_n(&text->slots, &slots, made, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
+            slots = made;
+        else
+            system_unmap(made, table_bytes(text));
+    }
+    __atomic_store_n(&slots[index], target, __ATOMIC_RELEASE);
+    return &slots[index];
+}
+
+/* The word with its first `bytes` replaced by the instruction. */
+static uint64_t with_instruction(uint64_t word, uint64_t instruction, unsigned bytes) {
+    uint64_t mask = (UINT64_C(1) << (8 * bytes)) - 1;
+    return (word & ~mask) | (instruction & mask);
+}
+
+/* The word with a jump to the target in it; the word as it is if there is no way. */
+static uint64_t fixed_word(struct text *text, uint32_t index, uintptr_t target, uint64_t word) {
+    enum { JUMP_BYTES = 5, JUMP_THROUGH_BYTES = 6 };
+    uintptr_t address = text->base + text->entries[index];
+    intptr_t distance = (intptr_t)(target - (address + JUMP_BYTES));
+    if (distance == (int32_t)distance)
+        return with_instruction(word, 0xe9 | (uint64_t)(uint32_t)distance << 8, JUMP_BYTES);
+    uintptr_t *slot = slot_for(text, index, target);
+    if (!slot)
+        return word;
+    int32_t to_slot = (int32_t)((uintptr_t)slot - (address + JUMP_THROUGH_BYTES));
+    return with_instruction(word, 0x25ff | (uint64_t)(uint32_t)to_slot << 16, JUMP_THROUGH_BYTES);
+}
+
+/* Inside a window. Whether a word had to be stored. */
+static bool fix_word(struct text *text, uint32_t index, uintptr_t target) {
+    uint64_t *word = (uint64_t *)(text->base + text->entries[index]);
+    uint64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
+    uint64_t fixed = fixed_word(text, index, target, found);
+    if (fixed == found)
+        return false;
+    __atomic_store_n(word, fixed, __ATOMIC_RELEASE);
+    if ((fixed & 0xff) == 0xff)
+        count(&counts->far);
+    return true;
+}
+
+/* The neighbours of an entry in the order of relocations, as long as they are on its page. */
+static void fix_neighbours(struct text *text, uint32_t index, int step) {
+    uintptr_t page = (text->base + text->entries[index]) / page_size;
+    for (int64_t other = (int64_t)index + step; other >= 0 && other < text->relocation_count;
+         other += step) {
+        if (!text->entries[other])
+            continue;
+        if ((text->base + text->entries[other]) / page_size != page)
+            break;
+        uintptr_t target = __atomic_load_n(&text->targets[other], __ATOMIC_RELAXED);
+        if (target && fix_word(text, (uint32_t)other, target))
+            count(&counts->batched);
+    }
+}
+
+void text_fix(struct text *text, uint32_t index, uintptr_t target) {
+    if (__atomic_load_n(&text->is_unwritable, __ATOMIC_RELAXED)) {
+        count(&counts->unwritable);
+        return;
+    }
+    uint32_t *lock = window_lock();
+    if (!lock || __atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {
+        count(&counts->busy);
+        return;
+    }
+    uintptr_t length = text->end_page - text->first_page;
+    if (system_protect(text->first_page, length, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+        __atomic_store_n(&text->is_unwritable, 1, __ATOMIC_RELAXED);
+    } else {
+        if (fix_word(text, index, target))
+            count(&counts->patched);
+        fix_neighbours(text, index, -1);
+        fix_neighbours(text, index, +1);
+        system_protect(text->first_page, length, PROT_READ | PROT_EXEC);
+    }
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}

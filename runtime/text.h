@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The text of one library whose PLT entries are fixed by us, in one process.
+ *
+ * A fixup is one aligned 8-byte store into the text, so that a page may be dropped between any two
+ * and a thread may run through the entry at any time. Everything that is remembered here besides can be lost
+ * or found out again.
+ */
+#ifndef MAPSCRATCH_TEXT_H
+#define MAPSCRATCH_TEXT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "record.h"
+
+struct text {
+    struct text *next; /* in `texts_known`; never changes after it is published */
+    uintptr_t base;
+    uintptr_t link_map;
+    const uint32_t *entries;
+    uint32_t relocation_count;
+    uintptr_t first_page;
+    uintptr_t end_page;
+    /*
+     * Targets found before, by relocation; 0: unknown. It makes fixing a dropped page again cheap, and
+     * may be dropped like it.
+     */
+    uintptr_t *targets;
+    uintptr_t *slots; /* targets further than 2 GiB, within 2 GiB of the text; never dropped */
+    uint32_t is_scratch;    /* the text is mapped MAP_SCRATCH: nobody need drop it */
+    uint32_t is_unwritable; /* an attempt to make it writable failed: entries stay unfixed */
+    /* Only for the drop policy (reclaim.c). */
+    uint32_t is_closed;  /* the library is being unmapped */
+    uint32_t adopted_in; /* the process that has a range of it */
+};
+
+/* All texts of this process, the latest first. */
+extern struct text *texts_known;
+
+/* Made at the first call through an unfixed entry; NULL if there is no memory for it. */
+struct text *text_of(struct record *record);
+
+/*
+ * Fixes an entry and those of its page whose targets are known. Best effort: an entry that stays unfixed
+ * is only slower.
+ */
+void text_fix(struct text *text, uint32_t index, uintptr_t target);
+
+#endif

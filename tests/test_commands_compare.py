@@ -173,6 +173,7 @@ def test_what_needs_root_says_so():
     code = """
         import sys
         import rich.console, rich.progress
+        import mapscratch.commands.compare
         from mapscratch.commands import main
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()

@@ -9,6 +9,8 @@ Examples:
   mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
   mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
   mapscratch compare --help       what else it can do
+  mapscratch convert LIB -o OUT   a library whose PLT entries bind themselves again
+  mapscratch run -- COMMAND       a program with such entries in all of its libraries
 """
 
 from __future__ import annotations
@@ -19,15 +21,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from mapscratch import EngineUnavailable, __version__
-from mapscratch.commands import compare, doctor
-from mapscratch.elf import ElfError
-from mapscratch.experiment.oracle import OracleError
-from mapscratch.experiment.rounds import ExperimentError
-from mapscratch.experiment.workers import WorkerError
-from mapscratch.experiment.workload import WorkloadError
-from mapscratch.reporting.charts import ChartError
+from mapscratch import __version__
+from mapscratch.errors import UserError
 
 EXIT_WRONG = 1
 """It ran, and what it found is wrong."""
@@ -36,17 +33,8 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; everything is cleaned up."""
 
-_COMMANDS = (compare, doctor)
-_ERRORS = (
-    ChartError,
-    ElfError,
-    EngineUnavailable,
-    ExperimentError,
-    OracleError,
-    OSError,
-    WorkerError,
-    WorkloadError,
-)
+_COMMANDS = ("compare", "convert", "doctor", "run")
+"""Modules of this package; imported when they are asked for, because some take long to import."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit status: 0, or `EXIT_WRONG`, `EXIT_ERROR`, `EXIT_INTERRUPTED`.
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words).parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         # "µ" must not end the program where the terminal knows only ASCII.
         if hasattr(stream, "reconfigure"):
@@ -71,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; everything that was made is removed")
         return EXIT_INTERRUPTED
-    except _ERRORS as error:
+    except (UserError, OSError) as error:
         _say(_message(error))
         return EXIT_ERROR
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mapscratch",
         description=__doc__,
@@ -85,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mapscratch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_parser(commands)
+    wanted = [name for name in _COMMANDS if words[:1] == [name]] or _COMMANDS
+    for name in wanted:
+        import_module(f"mapscratch.commands.{name}").add_parser(commands)
     return parser
 
 

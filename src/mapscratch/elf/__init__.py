@@ -10,6 +10,8 @@ other. Read are little-endian ELF64 shared libraries and position-independent ex
 x86-64 and aarch64; anything else, damaged files included, raises ElfError.
 """
 
+from .convert import Conversion, convert, overlay, read_record
+from .convertible import ConversionError
 from .headers import LoadSegment
 from .kinds import RelocationKind
 from .libraries import default_libraries
@@ -19,13 +21,18 @@ from .source import ElfError
 from .symbols import SymbolTable
 
 __all__ = [
+    "Conversion",
+    "ConversionError",
     "ElfError",
     "FixupPlan",
     "LibraryRelocations",
     "LoadSegment",
     "RelocationKind",
     "SymbolTable",
+    "convert",
     "default_libraries",
     "link",
+    "overlay",
+    "read_record",
     "relocations",
 ]

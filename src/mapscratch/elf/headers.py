@@ -8,7 +8,7 @@ doesn't need them, and stripped libraries may have none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .source import ByteSource
 
 _HEADER_SIZE = 64
+_PT_INTERP = 3
 _SEGMENT_SIZE = 56
 _DYNAMIC_SIZE = 16
 _NOTE_HEADER_SIZE = 12
@@ -30,13 +31,31 @@ _MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
 
 # Offset and address of a segment agree modulo the page size, or no kernel can map it. 4 KiB is the
 # smallest page of both machines.
-_PAGE = 4096
+PAGE = 4096
 _ADDRESS_LIMIT = 1 << 63
 
 # Bounds far beyond any real file, so that a damaged count costs milliseconds.
 _MAX_SEGMENTS = 1024
 _MAX_DYNAMIC_ENTRIES = 4096
 _MAX_NOTE_BYTES = 1 << 16
+
+
+PROGRAM = np.dtype(
+    [
+        ("type", "<u4"),
+        ("flags", "<u4"),
+        ("offset", "<u8"),
+        ("address", "<u8"),
+        ("physical", "<u8"),
+        ("file_size", "<u8"),
+        ("memory_size", "<u8"),
+        ("align", "<u8"),
+    ]
+)
+"""Elf64_Phdr."""
+
+DYNAMIC_ENTRY = np.dtype([("tag", "<i8"), ("value", "<u8")])
+"""Elf64_Dyn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +85,9 @@ class Headers:
 
     Attributes:
         machine: "x86-64" or "aarch64".
+        is_fixed: whether it is an executable that runs at one address only (ET_EXEC).
         structs: pyelftools' structures for this class, byte order and machine.
+        programs: all program headers, as they stand in the file: an array of `PROGRAM`.
         segments: the PT_LOAD headers, by ascending address, not overlapping.
         relro: address and size of PT_GNU_RELRO, or None.
         dynamic: address and size of PT_DYNAMIC.
@@ -74,7 +95,9 @@ class Headers:
     """
 
     machine: str
+    is_fixed: bool
     structs: ELFStructs
+    programs: NDArray[np.void]
     segments: tuple[LoadSegment, ...]
     relro: tuple[int, int] | None
     dynamic: tuple[int, int]
@@ -131,10 +154,16 @@ class DynamicTable:
     Attributes:
         values: tag ("DT_STRTAB") to value; of a repeated tag the last one, as in ld.so.
         needed: string table offsets of all DT_NEEDED, in file order.
+        entries: DYNAMIC_ENTRY, shape (n,): all that fit in, also behind the first DT_NULL.
+        used: how many of them stand before the first DT_NULL.
+        file_offset: where the first of them is in the file, in bytes.
     """
 
     values: dict[str, int]
     needed: tuple[int, ...]
+    entries: NDArray[np.void]
+    used: int
+    file_offset: int
 
 
 def parse(source: ByteSource, struct: Struct, data: bytes, offset: int, what: str) -> Any:
@@ -145,15 +174,23 @@ def parse(source: ByteSource, struct: Struct, data: bytes, offset: int, what: st
         raise source.error(f"damaged {what}: {problem}") from None
 
 
-def read_headers(source: ByteSource) -> Headers:
+def read_headers(source: ByteSource, *, allow_fixed: bool = False) -> Headers:
     """Read and check the file header and all program headers.
+
+    Args:
+        source: the file.
+        allow_fixed: whether an executable at a fixed address (ET_EXEC) will do.
 
     Raises:
         ElfError: not a little-endian ELF64 shared library (or position-independent executable) for
             x86-64 or aarch64, or its segments can't be mapped.
     """
-    structs, header, machine = _read_file_header(source)
-    programs = list(_program_headers(source, structs, header))
+    structs, header, machine = _read_file_header(source, allow_fixed=allow_fixed)
+    table = _program_table(source, header)
+    programs = [
+        parse(source, structs.Elf_Phdr, table, offset, "program header")
+        for offset in range(0, len(table), _SEGMENT_SIZE)
+    ]
     loads = tuple(_load_segment(p) for p in programs if p["p_type"] == "PT_LOAD")
     _check_segments(source, loads)
     ranges = {p["p_type"]: (p["p_vaddr"], p["p_memsz"]) for p in programs}
@@ -162,7 +199,9 @@ def read_headers(source: ByteSource) -> Headers:
     notes = [p for p in programs if p["p_type"] == "PT_NOTE"]
     return Headers(
         machine=machine,
+        is_fixed=header["e_type"] == "ET_EXEC",
         structs=structs,
+        programs=np.frombuffer(table, dtype=PROGRAM),
         segments=loads,
         relro=ranges.get("PT_GNU_RELRO"),
         dynamic=ranges["PT_DYNAMIC"],
@@ -179,6 +218,7 @@ def read_dynamic(source: ByteSource, headers: Headers) -> DynamicTable:
     address, size = headers.dynamic
     count = min(size // _DYNAMIC_SIZE, _MAX_DYNAMIC_ENTRIES)
     data = headers.read(source, address, count * _DYNAMIC_SIZE, "dynamic section")
+    entries = np.frombuffer(data, dtype=DYNAMIC_ENTRY)
     values: dict[str, int] = {}
     needed: list[int] = []
     for offset in range(0, len(data), _DYNAMIC_SIZE):
@@ -191,10 +231,31 @@ def read_dynamic(source: ByteSource, headers: Headers) -> DynamicTable:
     else:
         if count == _MAX_DYNAMIC_ENTRIES:
             raise source.error(f"the dynamic section has more than {count} entries")
-    return DynamicTable(values, tuple(needed))
+    ends = np.flatnonzero(entries["tag"] == 0)
+    return DynamicTable(
+        values=values,
+        needed=tuple(needed),
+        entries=entries,
+        used=int(ends[0]) if len(ends) else count,
+        file_offset=headers.locate(source, address, "dynamic section")[0] if count else 0,
+    )
 
 
-def _read_file_header(source: ByteSource) -> tuple[ELFStructs, Any, str]:
+def read_interpreter(source: ByteSource) -> str | None:
+    """The dynamic linker that an executable names; None if it names none, as a static one.
+
+    Raises:
+        ElfError: as `read_headers`, but executables need no dynamic section.
+    """
+    _, header, _ = _read_file_header(source, allow_fixed=True)
+    table = np.frombuffer(_program_table(source, header), dtype=PROGRAM)
+    for program in table[table["type"] == _PT_INTERP]:
+        data = source.read(int(program["offset"]), int(program["file_size"]), "interpreter's name")
+        return os.fsdecode(data.rstrip(b"\0"))
+    return None
+
+
+def _read_file_header(source: ByteSource, *, allow_fixed: bool) -> tuple[ELFStructs, Any, str]:
     if source.size < _HEADER_SIZE:
         raise source.error(f"not an ELF file: only {source.size} bytes long")
     data = source.read(0, _HEADER_SIZE, "file header")
@@ -211,7 +272,7 @@ def _read_file_header(source: ByteSource) -> tuple[ELFStructs, Any, str]:
     if machine is None:
         known = " and ".join(_MACHINES.values())
         raise source.error(f"made for the machine {header['e_machine']}; read are {known}")
-    if header["e_type"] != "ET_DYN":
+    if header["e_type"] != "ET_DYN" and not (allow_fixed and header["e_type"] == "ET_EXEC"):
         raise source.error(
             "neither a shared library nor a position-independent executable, "
             f"but {header['e_type']}"
@@ -222,16 +283,14 @@ def _read_file_header(source: ByteSource) -> tuple[ELFStructs, Any, str]:
     return structs, header, machine
 
 
-def _program_headers(source: ByteSource, structs: ELFStructs, header: Any) -> Iterator[Any]:
+def _program_table(source: ByteSource, header: Any) -> bytes:
     count = header["e_phnum"]
     if header["e_phentsize"] != _SEGMENT_SIZE or not 0 < count <= _MAX_SEGMENTS:
         raise source.error(
             f"states {count} program headers of {header['e_phentsize']} bytes; "
             f"1 to {_MAX_SEGMENTS} of {_SEGMENT_SIZE} bytes are possible"
         )
-    data = source.read(header["e_phoff"], count * _SEGMENT_SIZE, "program headers")
-    for offset in range(0, len(data), _SEGMENT_SIZE):
-        yield parse(source, structs.Elf_Phdr, data, offset, "program header")
+    return source.read(header["e_phoff"], count * _SEGMENT_SIZE, "program headers")
 
 
 def _load_segment(program: Any) -> LoadSegment:
@@ -263,7 +322,7 @@ def _segment_problem(segment: LoadSegment, previous_end: int, file_size: int) ->
         return "overlaps the one before or is out of order"
     if segment.virtual_address + segment.memory_size > _ADDRESS_LIMIT:
         return "ends beyond the address space"
-    if (segment.virtual_address - segment.file_offset) % _PAGE:
+    if (segment.virtual_address - segment.file_offset) % PAGE:
         return "can't be mapped: its address and its file offset differ within a page"
     return None
 

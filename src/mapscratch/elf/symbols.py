@@ -119,6 +119,37 @@ class StringTable:
         return tuple([data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)])
 
 
+def read_symbol_records(
+    source: ByteSource, headers: Headers, dynamic: DynamicTable, highest_used: int
+) -> NDArray[np.void]:
+    """Read the symbols that a hash table or a relocation knows of, without their names.
+
+    Args:
+        source: the file.
+        headers: its headers.
+        dynamic: its dynamic section.
+        highest_used: the highest symbol number in its relocations.
+
+    Returns:
+        SYMBOL, shape (n,).
+
+    Raises:
+        ElfError: a table is damaged or lies outside the file.
+    """
+    count = max(_hashed_symbols(source, headers, dynamic), highest_used + 1)
+    if count > _MAX_SYMBOLS:
+        raise source.error(f"claims {count} symbols; no real library has as many")
+    if "DT_SYMTAB" not in dynamic.values:
+        if highest_used:
+            raise source.error("relocations name symbols, but there is no symbol table")
+        return np.zeros(1, dtype=SYMBOL)
+    if dynamic.values.get("DT_SYMENT", SYMBOL.itemsize) != SYMBOL.itemsize:
+        raise source.error(f"symbols of {dynamic.values['DT_SYMENT']} bytes are unknown")
+    size = count * SYMBOL.itemsize
+    data = headers.read(source, dynamic.values["DT_SYMTAB"], size, "symbol table")
+    return np.frombuffer(data, dtype=SYMBOL)
+
+
 def read_symbols(
     source: ByteSource,
     headers: Headers,
@@ -138,19 +169,7 @@ def read_symbols(
     Raises:
         ElfError: a table is damaged or lies outside the file.
     """
-    count = max(_hashed_symbols(source, headers, dynamic), highest_used + 1)
-    if count > _MAX_SYMBOLS:
-        raise source.error(f"claims {count} symbols; no real library has as many")
-    if "DT_SYMTAB" not in dynamic.values:
-        if highest_used:
-            raise source.error("relocations name symbols, but there is no symbol table")
-        records = np.zeros(1, dtype=SYMBOL)
-    else:
-        if dynamic.values.get("DT_SYMENT", SYMBOL.itemsize) != SYMBOL.itemsize:
-            raise source.error(f"symbols of {dynamic.values['DT_SYMENT']} bytes are unknown")
-        size = count * SYMBOL.itemsize
-        data = headers.read(source, dynamic.values["DT_SYMTAB"], size, "symbol table")
-        records = np.frombuffer(data, dtype=SYMBOL)
+    records = read_symbol_records(source, headers, dynamic, highest_used)
     versions, hidden = _symbol_versions(source, headers, dynamic, strings, len(records))
     return SymbolTable(
         names=strings.names(records["name"]),

@@ -52,7 +52,7 @@ def read_relocations(
     if dynamic.values.get("DT_RELSZ"):
         raise source.error("has DT_REL relocations, which its machine's ABI does not know")
     packed = _read_relr(source, headers, dynamic)
-    records = np.concatenate(_read_rela_tables(source, headers, dynamic))
+    records = np.concatenate(read_rela_tables(source, headers, dynamic))
     addresses = np.concatenate([packed, records["address"]])
     offsets = headers.file_offsets(addresses)
     zeros = np.zeros(len(packed), dtype=np.uint32)
@@ -74,9 +74,17 @@ def read_only(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     return array
 
 
-def _read_rela_tables(
+def read_rela_tables(
     source: ByteSource, headers: Headers, dynamic: DynamicTable
-) -> list[NDArray[np.void]]:
+) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Read the records of DT_RELA and those of DT_JMPREL.
+
+    Returns:
+        RELA, shapes (m,) and (n,); a table that isn't there is empty.
+
+    Raises:
+        ElfError: a table is damaged, of an unknown format, or lies outside the file.
+    """
     values = dynamic.values
     size, plt_size = values.get("DT_RELASZ", 0), values.get("DT_PLTRELSZ", 0)
     address, plt_address = values.get("DT_RELA"), values.get("DT_JMPREL")
@@ -88,10 +96,10 @@ def _read_rela_tables(
         # Some linkers count the PLT's table as the tail of DT_RELA; it is to be done once.
         size -= min(size, plt_size)
     _check_count(source, (size + plt_size) // RELA.itemsize)
-    return [
+    return (
         _read_rela(source, headers, address, size, "relocation table"),
         _read_rela(source, headers, plt_address, plt_size, "PLT relocation table"),
-    ]
+    )
 
 
 def _check_count(source: ByteSource, count: int) -> None:

@@ -87,6 +87,7 @@ def test(arguments: argparse.Namespace) -> int:
         suites.reproducers("--expect-fixed", "--seconds", "20"),
         suites.pressure(),
         *suites.contract(),
+        suites.code(),
         suites.compare(),
     )
     generations = (suites.self_test(program, "ext4"), suites.pressure())

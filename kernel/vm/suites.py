@@ -119,6 +119,11 @@ def contract() -> tuple[Step, ...]:
     )
 
 
+def code() -> Step:
+    """CPython with text mapped MAP_SCRATCH: dropped, not swapped, bound again."""
+    return _pytest("code fixups", (str(TREE / "kernel/tests/test_code.py"),), 240)
+
+
 def compare() -> Step:
     """The main job, with a picture and its figures for the documentation."""
     command = (

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The sentence of 2004 itself, in the guest: text with fixups, dropped and never swapped.
+
+CPython with sqlite, OpenSSL and others runs with its libraries' PLT entries converted and their
+text mapped MAP_SCRATCH. It works, so that entries are bound; its memory is reclaimed; it works
+again. Beside it runs the same program as it is, whose bound slots lie in MAP_PRIVATE pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kernel.tests.test_pressure import HAS_SCRATCH, Group
+from kernel.tests.test_pressure import pytestmark as needs_cgroups
+from mapscratch.kernelstats import active_swaps
+from mapscratch.programs.cache import ConversionCache
+from mapscratch.programs.launch import (
+    ResolverCounts,
+    environment,
+    find_program,
+    libraries_at_start,
+    reports,
+)
+
+WORKER = Path(__file__).with_name("code_worker.py")
+PYTHON = "/usr/bin/python3"
+WANTED = 512 << 20
+"""Bytes that reclaim is asked for: more than there is, so that every page is looked at."""
+
+pytestmark = [
+    *needs_cgroups,
+    pytest.mark.skipif(not HAS_SCRATCH, reason="this kernel has no MAP_SCRATCH"),
+    pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no {PYTHON}"),
+]
+
+
+@dataclass
+class Pages:
+    """Private pages of a process's file mappings, in KiB."""
+
+    dirty: int = 0
+    swapped: int = 0
+
+
+class Worker:
+    """code_worker.py in a group."""
+
+    def __init__(self, group: Group, variables: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            group.command(PYTHON, "-I", str(WORKER)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=variables,
+        )
+
+    def work(self) -> str:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("work\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def pages(self, permissions: str) -> Pages:
+        """Of file mappings whose permissions match."""
+        found = Pages()
+        is_meant = False
+        for line in Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
+            header = re.match(r"[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ (\d+)", line)
+            if header:
+                is_meant = bool(re.match(permissions, header[1])) and header[2] != "0"
+            elif is_meant and line.startswith("Private_Dirty:"):
+                found.dirty += int(line.split()[1])
+            elif is_meant and line.startswith("Swap:"):
+                found.swapped += int(line.split()[1])
+        return found
+
+
+@contextmanager
+def working(group: Group, variables: dict[str, str]) -> Iterator[Worker]:
+    worker = Worker(group, variables)
+    try:
+        yield worker
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+
+def warm(cache: ConversionCache) -> None:
+    """Convert what the worker loads: the second time all of it is in the cache."""
+    program = find_program(PYTHON)
+    for library in libraries_at_start(program):
+        cache.keep(library)
+    with reports() as made:
+        variables = environment(cache, made)
+        subprocess.run([PYTHON, "-I", WORKER], input=b"work\n", env=variables, check=True)
+        for library in made.misses():
+            cache.keep(library)
+
+
+def reclaim(group: Group) -> None:
+    with contextlib.suppress(BlockingIOError):  # it took what there was
+        group.write("memory.reclaim", str(WANTED))
+
+
+def told(counts: ResolverCounts, before: ResolverCounts) -> int:
+    """Words stored into text between two looks."""
+    return counts.patched + counts.batched - before.patched - before.batched
+
+
+def test_text_is_dropped_and_never_swapped_and_binds_itself_again(tmp_path: Path) -> None:
+    assert active_swaps(), "the guest has swap"
+    cache = ConversionCache(tmp_path / "cache")
+    warm(cache)
+    plain_variables = {**os.environ}
+    with (
+        reports() as made,
+        Group("plain") as plain_group,
+        Group("code") as group,
+        working(plain_group, plain_variables) as plain,
+        working(group, environment(cache, made)) as worker,
+    ):
+        expected = plain.work()
+        assert worker.work() == expected
+        bound = made.counts()
+        assert bound.overlaid >= 10
+        assert bound.scratch == bound.libraries > 0
+        dirty = worker.pages("r-x").dirty
+        assert dirty > 0, "entries were bound in text"
+
+        reclaim(group)
+        reclaim(plain_group)
+        after = worker.pages("r-x")
+        assert after.swapped == 0
+        assert after.dirty < dirty, "pages were dropped"
+        slots = plain.pages("rw-|r--")
+        assert slots.swapped > 0, "what MAP_PRIVATE does with such pages"
+
+        assert worker.work() == expected
+        assert plain.work() == expected
+        again = made.counts()
+        rebound = told(again, bound)
+        assert rebound > 0
+        assert worker.pages("r-x").swapped == 0
+        entries = bound.patched + bound.batched
+        print(
+            f"text of {bound.libraries} libraries: {entries} entries bound in {dirty} KiB; after "
+            f"memory.reclaim {after.dirty} KiB, 0 KiB in swap; {rebound} bound again, same output. "
+            f"As it is: {slots.swapped} KiB of bound and relocated data in swap",
+            file=sys.stderr,
+        )

@@ -26,8 +26,10 @@ uintptr_t resolve_entry(struct record *record, uint32_t index) {
         give_up("mapscratch: this dynamic linker's way to bind a function is not known, so converted "
                 "libraries can't run here; use the libraries as they were before conversion\n");
     struct text *text = text_of(record);
-    if (!text)
-        give_up("mapscratch: out of memory at the first call out of a converted library\n");
+    if (!text) {
+        count(&counts->busy);
+        return linker_bind(library_of(record), index);
+    }
     if (!text->is_scratch)
         reclaim_ensure();
     uintptr_t target = __atomic_load_n(&text->targets[index], __ATOMIC_RELAXED);

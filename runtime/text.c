@@ -54,24 +54,17 @@ static bool map_as_scratch(const struct text *text, const struct record *record)
     return done;
 }
 
-/*
- * ld.so's range has no private pages yet and is not accounted as writable memory. Made writable once as a
- * whole it stays one mapping, and each later window neither splits nor merges it.
- */
-static void prepare_windows(struct text *text) {
-    uintptr_t length = text->end_page - text->first_page;
-    if (system_protect(text->first_page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
-        text->is_unwritable = 1;
-    else
-        system_protect(text->first_page, length, PROT_READ | PROT_EXEC);
-}
-
 static void publish(struct text *text) {
     struct text *first = __atomic_load_n(&texts_known, __ATOMIC_RELAXED);
     do {
         text->next = first;
     } while (!__atomic_compare_exchange_n(&texts_known, &first, text, false, __ATOMIC_RELEASE,
                                           __ATOMIC_RELAXED));
+}
+
+uintptr_t library_of(const struct record *record) {
+    return record->is_private ? record->link_map
+                              : linker_library_at(record_base(record) + record->first_page);
 }
 
 static struct text *make_text(const struct record *record, uintptr_t base) {
@@ -83,41 +76,19 @@ static struct text *make_text(const struct record *record, uintptr_t base) {
     text->end_page = base + record->end_page;
     text->entries = (const uint32_t *)(base + record->entries);
     text->relocation_count = record->relocation_count;
-    text->link_map =
-        record->is_private ? record->link_map : linker_library_at(text->first_page);
+    text->link_map = library_of(record);
     if (record->is_private)
         text->is_scratch = record->is_private == RECORD_IS_SCRATCH;
     else if (text->link_map)
         text->is_scratch = map_as_scratch(text, record);
     text->targets = arena_allocate_droppable(table_bytes(text), text->is_scratch);
-    if (!text->link_map || !text->targets)
-        return NULL;
-    prepare_windows(text);
-    return text;
-}
-
-struct text *text_of(struct record *record) {
-    struct text **word = text_word(record);
-    struct text *text = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    if (text)
-        return text;
-    struct text *made = make_text(record, record_base(record));
-    if (!made)
-        return NULL;
-    if (!__atomic_compare_exchange_n(word, &text, made, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_ACQUIRE))
-        return text;
-    count(&counts->libraries);
-    if (made->is_scratch)
-        count(&counts->scratch);
-    publish(made);
-    return made;
+    return text->link_map && text->targets ? text : NULL;
 }
 
 /*
- * One window at a time, and whoever comes meanwhile doesn't wait: it may be a signal handler that
- * interrupted the window, or a thread that holds what the other one needs. After a fork in another
- * thread's window the lock is free again in the child, because the kernel wipes it.
+ * Text is made writable, or mapped anew, by one thread at a time. Whoever comes meanwhile doesn't wait: it
+ * may be a signal handler that interrupted that thread, or hold what that thread needs. After a fork in
+ * another thread's window the lock is free again in the child, because the kernel wipes it.
  */
 static uint32_t *window_lock(void) {
     static uint32_t *lock;
@@ -133,6 +104,33 @@ static uint32_t *window_lock(void) {
         return made;
     system_unmap(made, page_size);
     return known;
+}
+
+static bool window_enter(void) {
+    uint32_t *lock = window_lock();
+    return lock && !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE);
+}
+
+static void window_leave(void) { __atomic_store_n(window_lock(), 0, __ATOMIC_RELEASE); }
+
+struct text *text_of(struct record *record) {
+    struct text **word = text_word(record);
+    struct text *text = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    if (text || !window_enter())
+        return text;
+    text = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    if (!text) {
+        text = make_text(record, record_base(record));
+        if (text) {
+            publish(text);
+            __atomic_store_n(word, text, __ATOMIC_RELEASE);
+            count(&counts->libraries);
+            if (text->is_scratch)
+                count(&counts->scratch);
+        }
+    }
+    window_leave();
+    return text;
 }
 
 /* Memory for one slot a relocation, within reach of a displacement of 32 bits from all of the text. */
@@ -229,11 +227,11 @@ void text_fix(struct text *text, uint32_t index, uintptr_t target) {
         count(&counts->unwritable);
         return;
     }
-    uint32_t *lock = window_lock();
-    if (!lock || __atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {
+    if (!window_enter()) {
         count(&counts->busy);
         return;
     }
+    /* All of it, so that the mapping is neither split nor merged again each time. */
     uintptr_t length = text->end_page - text->first_page;
     if (system_protect(text->first_page, length, PROT_READ | PROT_WRITE | PROT_EXEC)) {
         __atomic_store_n(&text->is_unwritable, 1, __ATOMIC_RELAXED);
@@ -244,5 +242,5 @@ void text_fix(struct text *text, uint32_t index, uintptr_t target) {
         fix_neighbours(text, index, +1);
         system_protect(text->first_page, length, PROT_READ | PROT_EXEC);
     }
-    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+    window_leave();
 }

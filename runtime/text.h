@@ -38,8 +38,14 @@ struct text {
 /* All texts of this process, the latest first. */
 extern struct text *texts_known;
 
-/* Made at the first call through an unfixed entry; NULL if there is no memory for it. */
+/*
+ * Made at the first call through an unfixed entry. NULL if it is just being made, or there is no memory for
+ * it: then a call is bound and nothing is fixed.
+ */
 struct text *text_of(struct record *record);
+
+/* The link map of the record's library. */
+uintptr_t library_of(const struct record *record);
 
 /*
  * Fixes an entry and those of its page whose targets are known. Best effort: an entry that stays unfixed

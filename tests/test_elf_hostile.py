@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 
 import pytest
+from elf_mutation import EDGES, interesting_ranges, mutate
 from elf_oracle import compile_library, needs_compiler, supports
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,10 +29,6 @@ int chosen(void) __attribute__((ifunc("resolver")));
 asm(".symver old, get@V1");
 int old(void) { return 1; }
 """
-
-# Numbers at which arithmetic and checks turn over.
-EDGES = [0, 1, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63]
-EDGES += [2**64 - 1, 2**64 - 8, 0x1000, 0x10000, 10**9]
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +60,6 @@ def survives(path, data: bytes) -> bool:
     assert len(plan.values([0x7F0000000000])) == len(plan)
     assert plan.window_offset + plan.window_length <= len(data)
     return True
-
-
-def interesting_ranges(data: bytes) -> list[tuple[int, int]]:
-    """Where headers and tables are: the head of the file, and the dynamic section."""
-    (offset,) = struct.unpack_from("<Q", data, 32)
-    (count,) = struct.unpack_from("<H", data, 56)
-    ranges = [(0, 64 + 56 * count), (64 + 56 * count, 0x1000)]
-    for at in range(offset, offset + 56 * count, 56):
-        kind, _, start, _, _, size = struct.unpack_from("<IIQQQQ", data, at)
-        if kind == 2:
-            ranges.append((start, start + size))
-    return ranges
-
-
-def mutate(randomness: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(randomness.choice([1, 1, 1, 2, 3, 8])):
-        start, end = randomness.choice(interesting_ranges(data))
-        style = randomness.randrange(3)
-        if style == 0:
-            changed[randomness.randrange(start, end)] ^= 1 << randomness.randrange(8)
-        else:
-            layout = randomness.choice(["<H", "<I", "<Q", "<Q"])
-            size = struct.calcsize(layout)
-            at = randomness.randrange(start, end - size) // size * size
-            value = randomness.choice(EDGES) if style == 1 else randomness.getrandbits(64)
-            struct.pack_into(layout, changed, at, value % (1 << 8 * size))
-    if randomness.random() < 0.05:
-        del changed[randomness.randrange(len(changed)) :]
-    return bytes(changed)
 
 
 def test_thousands_of_mutations(samples, tmp_path):

@@ -138,9 +138,11 @@ class _Checker:
     def _bindings(self) -> Iterator[str]:
         """What ld.so will store into the two slots."""
         values = self._dynamic.values
-        data = self._headers.read(
-            self._source, values["DT_RELA"], values["DT_RELASZ"], "relocations"
-        )
+        size = values.get("DT_RELASZ", 0)
+        data = self._headers.read(self._source, values.get("DT_RELA", 0), size, "relocations")
+        if size % RELA.itemsize:
+            yield "DT_RELASZ is no multiple of a relocation's size"
+            return
         table = np.frombuffer(data, dtype=RELA)
         for slot, kind in (
             (self._record.record_slot, _RELATIVE),
@@ -158,7 +160,7 @@ class _Checker:
             yield "libmapscratch.so.1 is not needed by it"
 
     def _resolver_symbol(self, number: int) -> Iterator[str]:
-        address = self._dynamic.values["DT_SYMTAB"] + number * SYMBOL.itemsize
+        address = self._dynamic.values.get("DT_SYMTAB", 0) + number * SYMBOL.itemsize
         data = self._headers.read(self._source, address, SYMBOL.itemsize, "symbol")
         symbol = np.frombuffer(data, dtype=SYMBOL)[0]
         strings = StringTable(self._source, self._headers, self._dynamic)

@@ -116,17 +116,15 @@ class Editor:
             (text.file_offset, text.converted[: library.source.size - text.file_offset])
         ]
         self.segment = self._new_segment()
-        self._programs_address = self.segment.add(
-            bytes((len(self._programs) + 2) * PROGRAM.itemsize)
-        )
+        room = bytes((len(self._programs) + 2) * PROGRAM.itemsize)
+        self._programs_address = self.segment.add(room)
         self._add_symbol()
         self.relocations_address = self.segment.add(library.redirected_relocations(dummy).tobytes())
         self._set(_DT_JMPREL, self.relocations_address)
         # Room for what `bind_slots` adds to the relocations.
-        self._relocations = self._read(_DT_RELA, library.dynamic.values["DT_RELASZ"], RELA)
-        self._new_relocations = self.segment.add(
-            bytes((len(self._relocations) + 2) * RELA.itemsize)
-        )
+        size = library.dynamic.values.get("DT_RELASZ", 0)
+        self._relocations = self._read(_DT_RELA, size, RELA)
+        self._new_relocations = self.segment.add(bytes(size + 2 * RELA.itemsize))
         self._stay_loaded()
 
     def bind_slots(self, record_address: int) -> None:

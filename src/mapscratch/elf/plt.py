@@ -138,31 +138,42 @@ def find_plt(source: ByteSource, headers: Headers, relocations: NDArray[np.void]
 
 
 def count_plt_got(source: ByteSource, headers: Headers, slots: NDArray[np.uint64]) -> int:
-    """How many entries jump through one of these GOT slots."""
-    plain, second, _ = _scan(source, headers, with_lazy_part=False)
+    """How many entries jump through one of these GOT slots and have no part that binds it.
+
+    They take 8 bytes, `jmp *slot; xchg %ax, %ax`, or the 16 bytes of an entry of `.plt.sec`.
+    """
     wanted = slots.astype(np.int64)
-    return int(np.isin(plain.slots(), wanted).sum() + np.isin(second.slots(), wanted).sum())
+    count = 0
+    for address, rows in _all_rows(source, headers):
+        second = _second_candidates(address, rows)
+        halves = rows.reshape(-1, ENTRY_SIZE // 2)
+        short = np.flatnonzero(_has(halves, 0, (0xFF, 0x25)) & _has(halves, 6, (0x66, 0x90)))
+        starts = address + short * (ENTRY_SIZE // 2)
+        through = starts + 6 + _signed_words(halves[short], np.full(len(short), 2))
+        count += int(np.isin(through, wanted).sum() + np.isin(second.slots(), wanted).sum())
+    return count
 
 
-def _scan(
-    source: ByteSource, headers: Headers, *, with_lazy_part: bool = True
-) -> tuple[_Candidates, _Candidates, _Candidates]:
+def _scan(source: ByteSource, headers: Headers) -> tuple[_Candidates, _Candidates, _Candidates]:
     """Find what looks like an entry of `.plt`, of `.plt.sec`, and the lazy half of the latter."""
     found: tuple[list[_Candidates], ...] = ([], [], [])
-    for segment in headers.segments:
-        if not segment.executable or segment.writable:
-            continue
-        for address, rows in _rows(source, segment):
-            parts = (
-                _plain_candidates(address, rows, with_lazy_part=with_lazy_part),
-                _second_candidates(address, rows),
-                _lazy_candidates(address, rows),
-            )
-            for kind, part in zip(found, parts, strict=True):
-                if len(part):
-                    kind.append(part)
+    for address, rows in _all_rows(source, headers):
+        parts = (
+            _plain_candidates(address, rows),
+            _second_candidates(address, rows),
+            _lazy_candidates(address, rows),
+        )
+        for kind, part in zip(found, parts, strict=True):
+            if len(part):
+                kind.append(part)
     plain, second, lazy = (_joined(parts) for parts in found)
     return plain, second, lazy
+
+
+def _all_rows(source: ByteSource, headers: Headers) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    for segment in headers.segments:
+        if segment.executable and not segment.writable:
+            yield from _rows(source, segment)
 
 
 def _rows(source: ByteSource, segment: LoadSegment) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -175,12 +186,8 @@ def _rows(source: ByteSource, segment: LoadSegment) -> Iterator[tuple[int, NDArr
         yield segment.virtual_address + start, rows
 
 
-def _plain_candidates(
-    address: int, rows: NDArray[np.uint8], *, with_lazy_part: bool
-) -> _Candidates:
-    matches = _has(rows, 0, (0xFF, 0x25))
-    if with_lazy_part:
-        matches &= _has(rows, 6, (0x68,)) & _has(rows, 11, (0xE9,))
+def _plain_candidates(address: int, rows: NDArray[np.uint8]) -> _Candidates:
+    matches = _has(rows, 0, (0xFF, 0x25)) & _has(rows, 6, (0x68,)) & _has(rows, 11, (0xE9,))
     return _candidates(address, rows, np.flatnonzero(matches), operand_at=2, jump_at=11)
 
 

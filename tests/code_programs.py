@@ -45,7 +45,7 @@ def build_calls(folder: Path, *link_arguments: str, program: str = "stress.c") -
 
 @contextmanager
 def converted(
-    folder: Path, *libraries: Path, drop_every: int | None = None, reclaimer: bool = False
+    folder: Path, *libraries: Path, drop_every: int | None = None, reclaimer: str | None = "off"
 ) -> Iterator[tuple[dict[str, str], Reports, ConversionCache]]:
     """An environment in which libraries run converted, from a cache of its own."""
     cache = ConversionCache(folder / "cache")

@@ -75,7 +75,7 @@ def test_what_is_opened_later_is_converted_for_the_next_time(cache_home: Path, c
     )
     assert f"{library}: 1027 entries converted" in first.stderr
     with reports() as made:
-        variables = environment(ConversionCache(), made, reclaimer=False)
+        variables = environment(ConversionCache(), made, reclaimer="off")
         run([sys.executable, "-c", script], variables)
         assert library not in made.misses()
 

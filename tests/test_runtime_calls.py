@@ -274,7 +274,7 @@ def threads(variables: dict[str, str]) -> list[str]:
 def test_a_thread_only_where_it_is_wanted(tmp_path: Path) -> None:
     with converted(tmp_path, SYSTEM_PYTHON, drop_every=50) as (variables, _made, _cache):
         assert "mapscratch" in threads(variables)
-    with converted(tmp_path, SYSTEM_PYTHON, reclaimer=False) as (variables, _made, _cache):
+    with converted(tmp_path, SYSTEM_PYTHON) as (variables, _made, _cache):
         assert len(threads(variables)) == 1
 
 

@@ -6,6 +6,10 @@ as stores, each with load addresses of its own. Then the kernel reclaims the pag
 touch them again, make the fixups that are missing, and check every word of every page against what
 readelf says. With MAP_PRIVATE each process's pages go to swap; a scratch mapping drops them.
 
+With --code the workers are ordinary processes, as they are and with PLT entries that bind
+themselves again (`mapscratch run`): what each dirties, without memory pressure, where converted
+entries take more memory, and under it, where they are dropped.
+
 Without --swap or --pressure nothing on the machine is changed. The exit status is 1 if a word was
 wrong, and 2 if the comparison could not be made.
 
@@ -16,6 +20,7 @@ Examples:
   mapscratch compare --pressure cgroup         a squeezed control group: the kernel chooses (root)
   mapscratch compare --chart compare.svg --json compare.json
   mapscratch compare /usr/lib/x86_64-linux-gnu/libcrypto.so.3
+  mapscratch compare --code --swap file        code fixups: 1, 10 and 100 workers (root)
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
-from mapscratch.experiment.rounds import Progress, compare
+from mapscratch.experiment.rounds import ExperimentError, Progress, compare
 from mapscratch.experiment.strategies import STRATEGIES
 from mapscratch.experiment.workload import DEFAULT_PAGES, read_workload
 from mapscratch.reporting.charts import chart_of, check_chart_file, save_chart
@@ -61,10 +66,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "libraries", nargs="*", metavar="LIB", help="shared libraries; else some of this machine's"
     )
     parser.add_argument(
+        "--code",
+        action="store_true",
+        help="compare workers as they are with converted PLT entries; of the other options -n "
+        "(default: 1,10,100), --rounds, --seconds, --swap and --json count",
+    )
+    parser.add_argument(
         "-n",
         "--processes",
         type=_process_counts,
-        default=DEFAULT_PROCESSES,
         metavar="N[,N...]",
         help="how many processes, one sweep over all of them (default: 1,2,4,8)",
     )
@@ -122,8 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     _check_output_files(arguments)
     console = _console()
+    if arguments.code:
+        return _run_code(arguments, console)
     settings = Settings(
-        processes=arguments.processes,
+        processes=arguments.processes or DEFAULT_PROCESSES,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         strategies=_strategies(arguments.strategy),
@@ -140,6 +152,32 @@ def run(arguments: argparse.Namespace) -> int:
     print_comparison(console, comparison, verbose=arguments.verbose)
     _save(comparison, arguments)
     return 1 if comparison.wrong_words else 0
+
+
+def _run_code(arguments: argparse.Namespace, console: Console) -> int:
+    """Compares code fixups; returns 1 if workers computed different things."""
+    from mapscratch.experiment.code import DEFAULT_WORKERS, compare_code
+    from mapscratch.reporting.code import print_code
+
+    if arguments.libraries or arguments.chart or arguments.strategy:
+        raise ExperimentError("--code takes no libraries, no --chart and no --strategy")
+    workers = arguments.processes or DEFAULT_WORKERS
+    settings = Settings(
+        processes=workers,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        strategies=(),
+        pressure="cgroup",
+        swap=arguments.swap,
+        pages=0,
+    )
+    with _progress() as progress:
+        comparison = compare_code(workers, settings, announce=console.print, progress=progress)
+    print_code(console, comparison)
+    if arguments.json:
+        document = {"name": "mapscratch.compare.code", "version": 1, **comparison.as_dict()}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return 1 if comparison.is_wrong else 0
 
 
 def _strategies(named: list[str] | None) -> tuple[str, ...]:

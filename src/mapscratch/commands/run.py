@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         variables = environment(
             cache,
             made,
-            reclaimer=not arguments.no_reclaimer,
+            reclaimer="off" if arguments.no_reclaimer else None,
             drop_every=arguments.drop_every,
         )
         status = run_program(program, words[1:], variables)

@@ -65,6 +65,14 @@ class Surroundings:
             for pid in pids:
                 self._group.add(pid)
 
+    def usage(self) -> int:
+        """Bytes that the control group uses; 0 if there is none."""
+        return self._group.usage() if self._group else 0
+
+    def reclaimer_setting(self) -> str | None:
+        """What wakes the drop policy of converted text in the group; None if there is none."""
+        return f"cgroup{self._group.version} {self._group.directory}" if self._group else None
+
     def squeeze(self, amount: int, swapped: Callable[[], int]) -> Squeeze:
         """Has the kernel reclaim `amount` bytes of the group, in steps, as growing pressure would.
 

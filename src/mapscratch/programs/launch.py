@@ -152,7 +152,7 @@ def environment(
     cache: ConversionCache,
     made: Reports,
     *,
-    reclaimer: bool = True,
+    reclaimer: str | None = None,
     drop_every: int | None = None,
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
@@ -161,7 +161,9 @@ def environment(
     Args:
         cache: where the conversions are.
         made: where the processes report.
-        reclaimer: whether text is dropped under memory pressure where the kernel doesn't do it.
+        reclaimer: what wakes the thread that drops text, a kind and a path, as
+            `mapscratch.engines.dontneed.reclaimer_setting` has it, or "off"; None for what that
+            says here, and no thread where the kernel drops text itself.
         drop_every: for trials: drop all of it every so many milliseconds.
         base: the environment to start from; None for this process's.
 
@@ -174,12 +176,11 @@ def environment(
     result["MAPSCRATCH_CACHE"] = os.fspath(cache.files)
     result["MAPSCRATCH_COUNTS"] = os.fspath(made.counts_file)
     result["MAPSCRATCH_MISSES"] = os.fspath(made.misses_file)
-    setting = "off"
     if drop_every is not None:
-        setting = f"timer {drop_every}"
-    elif reclaimer and not KernelEngine().status().available:
-        setting = reclaimer_setting()
-    result["MAPSCRATCH_RECLAIMER"] = setting
+        reclaimer = f"timer {drop_every}"
+    elif reclaimer is None:
+        reclaimer = "off" if KernelEngine().status().available else reclaimer_setting()
+    result["MAPSCRATCH_RECLAIMER"] = reclaimer
     return result
 
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an unfixed PLT entry does, below `mapscratch_plt_entry`: find the target and, for the next
- * time, write a jump to it over the entry.
+ * What an unfixed PLT entry does, below `mapscratch_plt_entry`: find the target and, when it is called
+ * again, write a jump to it over the entry.
  *
  * Nothing here waits, allocates from the C library or calls through a name that somebody could define
  * again; it may run in a signal handler, in a child between fork and exec, and in several threads.
@@ -32,16 +32,15 @@ uintptr_t resolve_entry(struct record *record, uint32_t index) {
     }
     if (!text->is_scratch)
         reclaim_ensure();
-    uintptr_t target = __atomic_load_n(&text->targets[index], __ATOMIC_RELAXED);
+    uintptr_t target = text_target(text, index);
     if (target) {
         count(&counts->remembered);
+        text_called_again(text, index);
     } else {
         target = linker_bind(text->link_map, index);
         count(&counts->resolved);
-        __atomic_store_n(&text->targets[index], target, __ATOMIC_RELAXED);
+        /* 0: nobody defines a weak symbol, and the call is going to crash, as it always did. */
+        text_remember(text, index, target);
     }
-    /* Nobody defines a weak symbol: the call is going to crash, as it always did. */
-    if (target && text->entries[index])
-        text_fix(text, index, target);
     return target;
 }

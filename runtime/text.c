@@ -11,6 +11,7 @@
 #include "uapi.h"
 
 static const uintptr_t page_size = 4096;
+static const uintptr_t fixed_before = (uintptr_t)1 << 63;
 
 struct text *texts_known __attribute__((visibility("hidden")));
 
@@ -82,7 +83,9 @@ static struct text *make_text(const struct record *record, uintptr_t base) {
     else if (text->link_map)
         text->is_scratch = map_as_scratch(text, record);
     text->targets = arena_allocate_droppable(table_bytes(text), text->is_scratch);
-    return text->link_map && text->targets ? text : NULL;
+    size_t pages = (text->end_page - text->first_page) / page_size;
+    text->calls = arena_allocate(pages * sizeof *text->calls);
+    return text->link_map && text->targets && text->calls ? text : NULL;
 }
 
 /*
@@ -194,53 +197,100 @@ static uint64_t fixed_word(struct text *text, uint32_t index, uintptr_t target, 
     return with_instruction(word, 0x25ff | (uint64_t)(uint32_t)to_slot << 16, JUMP_THROUGH_BYTES);
 }
 
-/* Inside a window. Whether a word had to be stored. */
-static bool fix_word(struct text *text, uint32_t index, uintptr_t target) {
+uintptr_t text_target(const struct text *text, uint32_t index) {
+    return __atomic_load_n(&text->targets[index], __ATOMIC_RELAXED) & ~fixed_before;
+}
+
+void text_remember(struct text *text, uint32_t index, uintptr_t target) {
+    /* Only the page of the old vsyscalls has such an address; it is looked up each time. */
+    if (!(target & fixed_before))
+        __atomic_store_n(&text->targets[index], target, __ATOMIC_RELAXED);
+}
+
+/* Inside a window: fixes an entry if its target is known; whether a word had to be stored. */
+static bool fix_entry(struct text *text, uint32_t index) {
+    uintptr_t target = text_target(text, index);
+    if (!target)
+        return false;
     uint64_t *word = (uint64_t *)(text->base + text->entries[index]);
     uint64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
     uint64_t fixed = fixed_word(text, index, target, found);
     if (fixed == found)
         return false;
     __atomic_store_n(word, fixed, __ATOMIC_RELEASE);
+    __atomic_store_n(&text->targets[index], target | fixed_before, __ATOMIC_RELAXED);
     if ((fixed & 0xff) == 0xff)
         count(&counts->far);
     return true;
 }
 
-/* The neighbours of an entry in the order of relocations, as long as they are on its page. */
-static void fix_neighbours(struct text *text, uint32_t index, int step) {
+/* The neighbours of an entry in the order of relocations, as long as they are on its page; how many. */
+static uint64_t fix_neighbours(struct text *text, uint32_t index, int step) {
     uintptr_t page = (text->base + text->entries[index]) / page_size;
+    uint64_t fixed = 0;
     for (int64_t other = (int64_t)index + step; other >= 0 && other < text->relocation_count;
          other += step) {
         if (!text->entries[other])
             continue;
         if ((text->base + text->entries[other]) / page_size != page)
             break;
-        uintptr_t target = __atomic_load_n(&text->targets[other], __ATOMIC_RELAXED);
-        if (target && fix_word(text, (uint32_t)other, target))
-            count(&counts->batched);
+        fixed += fix_entry(text, (uint32_t)other);
     }
+    return fixed;
 }
 
-void text_fix(struct text *text, uint32_t index, uintptr_t target) {
+/*
+ * What is made writable: all of a small text, so that its mapping is neither split nor merged again each
+ * time; of a large one the page, because the cost of all of it grows by the page. (On Linux 6.18 the two
+ * cost the same at 16 pages.)
+ */
+static struct span {
+    uintptr_t start;
+    size_t length;
+} window_for(const struct text *text, uint32_t index) {
+    const size_t small = 16 * page_size;
+    uintptr_t word = text->base + text->entries[index];
+    if (text->end_page - text->first_page <= small)
+        return (struct span){text->first_page, text->end_page - text->first_page};
+    return (struct span){word & ~(page_size - 1), page_size};
+}
+
+static void fix_page(struct text *text, uint32_t index) {
+    struct span window = window_for(text, index);
+    if (system_protect(window.start, window.length, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+        __atomic_store_n(&text->is_unwritable, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    if (fix_entry(text, index))
+        count(&counts->patched);
+    uint64_t batched = fix_neighbours(text, index, -1) + fix_neighbours(text, index, +1);
+    system_protect(window.start, window.length, PROT_READ | PROT_EXEC);
+    __atomic_fetch_add(&counts->batched, batched, __ATOMIC_RELAXED);
+}
+
+/*
+ * To make text writable costs as much as some 30 calls through unfixed entries. So that many are made
+ * before it is done, which is never twice as much as the best that could have been known (ski rental), and many
+ * entries share it; what is called seldom dirties no text. But an entry that was fixed before and isn't any
+ * more tells that its page was dropped, and that it is in use: then it is done at once.
+ */
+static bool is_worth_it(struct text *text, uint32_t index) {
+    enum { CALLS_BEFORE = 32 };
+    if (__atomic_load_n(&text->targets[index], __ATOMIC_RELAXED) & fixed_before)
+        return true;
+    uintptr_t page = (text->base + text->entries[index] - text->first_page) / page_size;
+    return __atomic_add_fetch(&text->calls[page], 1, __ATOMIC_RELAXED) % CALLS_BEFORE == 0;
+}
+
+void text_called_again(struct text *text, uint32_t index) {
+    if (!text->entries[index] || !is_worth_it(text, index))
+        return;
     if (__atomic_load_n(&text->is_unwritable, __ATOMIC_RELAXED)) {
         count(&counts->unwritable);
-        return;
-    }
-    if (!window_enter()) {
-        count(&counts->busy);
-        return;
-    }
-    /* All of it, so that the mapping is neither split nor merged again each time. */
-    uintptr_t length = text->end_page - text->first_page;
-    if (system_protect(text->first_page, length, PROT_READ | PROT_WRITE | PROT_EXEC)) {
-        __atomic_store_n(&text->is_unwritable, 1, __ATOMIC_RELAXED);
+    } else if (window_enter()) {
+        fix_page(text, index);
+        window_leave();
     } else {
-        if (fix_word(text, index, target))
-            count(&counts->patched);
-        fix_neighbours(text, index, -1);
-        fix_neighbours(text, index, +1);
-        system_protect(text->first_page, length, PROT_READ | PROT_EXEC);
+        count(&counts->busy);
     }
-    window_leave();
 }

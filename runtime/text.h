@@ -24,9 +24,11 @@ struct text {
     uintptr_t end_page;
     /*
      * Targets found before, by relocation; 0: unknown. It makes fixing a dropped page again cheap, and
-     * may be dropped like it.
+     * may be dropped like it. The highest bit, which no address of a program has, says that the entry was
+     * fixed before.
      */
     uintptr_t *targets;
+    uint32_t *calls; /* by page: through unfixed entries whose targets are known */
     uintptr_t *slots; /* targets further than 2 GiB, within 2 GiB of the text; never dropped */
     uint32_t is_scratch;    /* the text is mapped MAP_SCRATCH: nobody need drop it */
     uint32_t is_unwritable; /* an attempt to make it writable failed: entries stay unfixed */
@@ -47,10 +49,14 @@ struct text *text_of(struct record *record);
 /* The link map of the record's library. */
 uintptr_t library_of(const struct record *record);
 
+/* The target of an entry, if it was remembered; 0 if not. */
+uintptr_t text_target(const struct text *text, uint32_t index);
+void text_remember(struct text *text, uint32_t index, uintptr_t target);
+
 /*
- * Fixes an entry and those of its page whose targets are known. Best effort: an entry that stays unfixed
- * is only slower.
+ * An unfixed entry whose target is known was called: fix it, and all those of its page whose targets
+ * are known, if that is worth it by now. Best effort: an entry that stays unfixed is only slower.
  */
-void text_fix(struct text *text, uint32_t index, uintptr_t target);
+void text_called_again(struct text *text, uint32_t index);
 
 #endif

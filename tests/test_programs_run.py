@@ -242,7 +242,7 @@ def test_a_library_that_finds_its_data_beside_itself(tmp_path: Path) -> None:
     with converted(tmp_path, library) as (variables, made, _):
         assert run([sys.executable, "-c", script], variables) == expected
         assert made.counts().overlaid == 1
-        assert made.counts().patched > 0
+        assert made.counts().resolved > 0
 
 
 def test_numpy_with_the_libraries_of_its_wheel(cache_home: Path) -> None:

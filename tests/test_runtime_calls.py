@@ -59,7 +59,7 @@ def test_no_call_goes_wrong_while_text_is_dropped(
     assert told["wrong"] == 0
     assert counts.overlaid == 2
     assert counts.refused == 0
-    assert counts.patched > 1000
+    assert counts.patched + counts.batched > 1000
     assert counts.dropped > 0
 
 
@@ -85,7 +85,9 @@ def test_without_drops_each_entry_is_bound_once(calls: Path, tmp_path: Path) -> 
         counts = made.counts()
     # A signal handler may bind an entry that its thread is just about to bind.
     assert 1024 <= counts.resolved < 1100
-    assert counts.patched + counts.batched <= counts.resolved
+    assert 0 < counts.patched + counts.batched <= counts.resolved
+    # Several share the cost of making text writable.
+    assert counts.batched > 4 * counts.patched
     assert counts.dropped == 0
 
 
@@ -117,7 +119,7 @@ def test_a_converted_file_takes_the_place_of_the_library(
         told = json.loads(run([tmp_path / "program", str(QUICK_CALLS)], variables))
         counts = made.counts()
     assert told["wrong"] == 0
-    assert counts.patched > 1000
+    assert counts.patched + counts.batched > 1000
     assert counts.dropped > 0
 
 
@@ -191,7 +193,8 @@ def test_text_that_may_not_be_made_writable(calls: Path, tmp_path: Path) -> None
     if result.returncode == 77:
         pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3)")
     assert json.loads(result.stdout)["wrong"] == 0
-    assert counts.unwritable > 50000
+    assert counts.unwritable > 0
+    assert counts.remembered > 40000
     assert counts.patched == 0
 
 
@@ -304,7 +307,7 @@ def test_the_thread_does_not_keep_a_process_alive(tmp_path: Path) -> None:
     subprocess.run(["cc", "-pthread", str(source), "-o", str(program)], check=True)
     with converted(tmp_path, program, drop_every=5) as (variables, made, _):
         assert run([program], variables) == "first\nthe last thread's words"
-        assert made.counts().patched > 0
+        assert made.counts().resolved > 0
 
 
 def test_the_thread_has_no_privilege(tmp_path: Path) -> None:

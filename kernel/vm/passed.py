@@ -8,8 +8,8 @@ import hashlib
 from kernel.vm.machine import TREE
 from kernel.vm.source import cache_directory, installed_version
 
-_SOURCES = ("kernel", "libscratch", "src", "tests")
-_SUFFIXES = (".c", ".h", ".py", ".sh", ".patch", ".config", ".build")
+_SOURCES = ("kernel", "libscratch", "runtime", "src", "tests")
+_SUFFIXES = (".c", ".h", ".S", ".cc", ".py", ".sh", ".patch", ".config", ".build")
 
 
 def _digest() -> str:

@@ -157,6 +157,8 @@ static bool binds_right(uintptr_t candidate, const struct link_map *self) {
  */
 #pragma weak _dl_find_object
 
+bool linker_is_hook(void) { return !_dl_find_object; }
+
 /* Lock-free in glibc, and right in signal handlers. */
 uintptr_t linker_library_at(uintptr_t address) {
     struct dl_find_object object;

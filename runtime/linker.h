@@ -12,6 +12,9 @@
  */
 bool linker_find(void);
 
+/* Whether this is the loader hook's namespace, where there is no C library. */
+bool linker_is_hook(void);
+
 /* What ld.so would bind entry `index` of the library to; 0 for a weak symbol that nobody defines. */
 uintptr_t linker_bind(uintptr_t link_map, uint32_t index);
 

@@ -21,10 +21,19 @@ static _Noreturn void give_up(const char *message) {
     __builtin_unreachable();
 }
 
+static const char unknown_linker[] =
+    "mapscratch: this dynamic linker's way to bind a function is not known, so converted libraries can't "
+    "run here; use the libraries as they were before conversion\n";
+
+/* When a converted library is loaded; the loader hook converts nothing where it can't bind. */
+__attribute__((constructor)) static void check_linker(void) {
+    if (!linker_is_hook() && !linker_find())
+        give_up(unknown_linker);
+}
+
 uintptr_t resolve_entry(struct record *record, uint32_t index) {
     if (!linker_find())
-        give_up("mapscratch: this dynamic linker's way to bind a function is not known, so converted "
-                "libraries can't run here; use the libraries as they were before conversion\n");
+        give_up(unknown_linker);
     struct text *text = text_of(record);
     if (!text) {
         count(&counts->busy);

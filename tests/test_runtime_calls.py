@@ -223,6 +223,51 @@ def test_exceptions_pass_through_converted_libraries(tmp_path: Path) -> None:
         assert made.counts().dropped > 0
 
 
+@pytest.fixture
+def unknown_linker(tmp_path: Path) -> Path:
+    """An ld.so that binds as ever, but by code that is written in another way.
+
+    `mov %rax, %r11` has two encodings; the trampolines get the one that they don't have.
+    """
+    linker = Path("/lib64/ld-linux-x86-64.so.2")
+    code = linker.read_bytes()
+    sequence = rb"(\x48\x8b\x73\x10\x48\x8b\x7b\x08\xe8....)\x49\x89\xc3"
+    changed, count = re.subn(
+        sequence, lambda found: found[1] + b"\x4c\x8b\xd8", code, flags=re.DOTALL
+    )
+    if not count:
+        pytest.skip(f"{linker} is itself one that is not known")
+    copy = tmp_path / "ld.so"
+    copy.write_bytes(changed)
+    copy.chmod(0o755)
+    return copy
+
+
+def test_nothing_is_guessed_about_an_unknown_linker(
+    calls: Path, tmp_path: Path, unknown_linker: Path
+) -> None:
+    library = calls.with_name("libcaller.so")
+    with converted(tmp_path, library) as (variables, made, _):
+        told = json.loads(run([unknown_linker, calls, "10000", "1", "1"], variables))
+        counts = made.counts()
+    assert told["wrong"] == 0
+    assert (counts.overlaid, counts.refused) == (0, 1)
+
+
+def test_a_converted_file_says_at_load_that_the_linker_is_unknown(
+    calls: Path, tmp_path: Path, unknown_linker: Path
+) -> None:
+    for library in ("libcallee.so", "program"):
+        shutil.copy2(calls.with_name(library), tmp_path / library)
+    convert(calls.with_name("libcaller.so"), tmp_path / "libcaller.so")
+    variables = os.environ | {"LD_LIBRARY_PATH": str(runtime_library().parent)}
+    command = [str(unknown_linker), str(tmp_path / "program"), "1000", "1", "0"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 127
+    assert done.stdout == ""
+    assert "way to bind a function is not known" in done.stderr
+
+
 def test_a_missing_function_fails_at_load_as_it_did(tmp_path: Path) -> None:
     source = tmp_path / "missing.c"
     source.write_text(

@@ -9,6 +9,7 @@ again. Beside it runs the same program as it is, whose bound slots lie in MAP_PR
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 
 from kernel.tests.test_pressure import HAS_SCRATCH, Group
 from kernel.tests.test_pressure import pytestmark as needs_cgroups
+from mapscratch.elf import convert
 from mapscratch.kernelstats import active_swaps
 from mapscratch.programs.cache import ConversionCache
 from mapscratch.programs.launch import (
@@ -31,6 +33,8 @@ from mapscratch.programs.launch import (
     libraries_at_start,
     reports,
 )
+from mapscratch.programs.runtime import runtime_library
+from tests.code_programs import build_calls
 
 WORKER = Path(__file__).with_name("code_worker.py")
 PYTHON = "/usr/bin/python3"
@@ -94,6 +98,29 @@ def working(group: Group, variables: dict[str, str]) -> Iterator[Worker]:
     finally:
         worker.process.kill()
         worker.process.wait()
+
+
+def test_a_converted_file_is_mapped_scratch(tmp_path: Path) -> None:
+    """By the resolver itself, at the first call, after it has compared file and memory."""
+    program = build_calls(tmp_path, "-Wl,-z,lazy")
+    library = tmp_path / "libcaller.so"
+    original = library.rename(tmp_path / "original.so")
+    convert(original, library)
+    with reports() as made, Group("file") as group:
+        variables = os.environ | {
+            "LD_LIBRARY_PATH": str(runtime_library().parent),
+            "MAPSCRATCH_COUNTS": str(made.counts_file),
+        }
+        command = group.command(str(program), "30000000", "2", "5")
+        process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+        while process.poll() is None:
+            reclaim(group)
+        assert process.stdout
+        assert json.loads(process.stdout.read())["wrong"] == 0
+        counts = made.counts()
+    assert counts.scratch >= 1
+    assert counts.scratch == counts.libraries
+    assert counts.patched + counts.batched > 1024, "dropped meanwhile, and bound again"
 
 
 def warm(cache: ConversionCache) -> None:

@@ -104,6 +104,14 @@ static void *allocate(struct arena *arena, size_t bytes) {
 
 void *arena_allocate(size_t bytes) { return allocate(&ordinary, bytes); }
 
+const char *arena_copy(const char *text) {
+    size_t bytes = text ? text_length(text) + 1 : 0;
+    char *copy = text ? arena_allocate(bytes) : NULL;
+    for (size_t index = 0; copy && index < bytes; index++)
+        copy[index] = text[index];
+    return copy;
+}
+
 void *arena_allocate_droppable(size_t bytes, bool kernel_drops) {
     return allocate(kernel_drops ? &dropped_by_kernel : &dropped_by_policy, bytes);
 }

@@ -25,8 +25,11 @@ extern struct droppable_chunk *droppable_chunks;
 /* Zeroed, aligned to 16; NULL if there is no memory. */
 void *arena_allocate(size_t bytes);
 
+/* A copy; NULL of NULL. What lies in the environment may be overwritten by a program that sets its title. */
+const char *arena_copy(const char *text);
+
 /*
- * The same, but it may read as zero at any later time: dropped by the kernel where that has
+ * The same as `arena_allocate`, but it may read as zero at any later time: dropped by the kernel where that has
  * MAP_SCRATCH (`kernel_drops`), else by the drop policy.
  */
 void *arena_allocate_droppable(size_t bytes, bool kernel_drops);

@@ -37,8 +37,8 @@ static const char *misses; /* a file that names libraries to convert */
 __attribute__((constructor)) static void read_environment(int argc, char **argv,
                                                           char **environment) {
     (void)argc, (void)argv;
-    cache = find_variable(environment, "MAPSCRATCH_CACHE");
-    misses = find_variable(environment, "MAPSCRATCH_MISSES");
+    cache = arena_copy(find_variable(environment, "MAPSCRATCH_CACHE"));
+    misses = arena_copy(find_variable(environment, "MAPSCRATCH_MISSES"));
     counts_share(environment);
     reclaim_configure(environment);
 }

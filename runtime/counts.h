@@ -22,6 +22,7 @@ struct counts {
     uint64_t missed;     /* libraries that were not in its cache */
     uint64_t refused;    /* in the cache, but the memory holds something else, or no room */
     uint64_t dropped;    /* pages, by the drop policy */
+    uint64_t reclaimers; /* threads that ran it */
 };
 
 extern struct counts *counts;

@@ -50,6 +50,9 @@ struct adopted {
 
 static struct adopted *adopted_texts;
 
+/* Then we drop also what the kernel would drop. */
+static bool is_trial(void) { return setting[0] == 't'; }
+
 static struct scratch_range *adopt(void *address, size_t length) {
     const struct scratch_description description = {
         .address = address,
@@ -65,7 +68,8 @@ static struct scratch_range *adopt(void *address, size_t length) {
 static void adopt_texts(uint32_t process) {
     struct text *text = __atomic_load_n(&texts_known, __ATOMIC_ACQUIRE);
     for (; text; text = text->next) {
-        if (text->adopted_in == process || text->is_closed)
+        bool is_ours = !text->is_scratch || is_trial();
+        if (text->adopted_in == process || text->is_closed || !is_ours)
             continue;
         struct adopted *made = arena_allocate(sizeof *made);
         struct scratch_range *range =
@@ -171,6 +175,7 @@ static void run(void) {
     if (choose() || scratch_pressure_open())
         return; /* nothing to watch: has_reclaimer stays set, so that it isn't tried again */
     give_up_capabilities();
+    count(&counts->reclaimers);
     while (!process_changed_hands()) {
         struct pollfd entries[SCRATCH_PRESSURE_DESCRIPTORS];
         struct timespec at_most = {LOOK_EVERY_SECONDS, 0};
@@ -188,7 +193,7 @@ static void run(void) {
 }
 
 void reclaim_configure(char *const *environment) {
-    const char *wanted = find_variable(environment, "MAPSCRATCH_RECLAIMER");
+    const char *wanted = arena_copy(find_variable(environment, "MAPSCRATCH_RECLAIMER"));
     if (wanted)
         setting = wanted;
 }
@@ -196,8 +201,8 @@ void reclaim_configure(char *const *environment) {
 static bool is_wanted(void) {
     if (setting[0] == 'o')
         return false; /* off */
-    if (setting[0] == 't')
-        return true; /* a trial drops what the kernel would drop as well */
+    if (is_trial())
+        return true;
     int file = system_open("/proc/self/exe", O_RDONLY);
     bool kernel_drops = file >= 0 && scratchmap_works(file);
     if (file >= 0)

@@ -39,8 +39,7 @@ uintptr_t resolve_entry(struct record *record, uint32_t index) {
         count(&counts->busy);
         return linker_bind(library_of(record), index);
     }
-    if (!text->is_scratch)
-        reclaim_ensure();
+    reclaim_ensure();
     uintptr_t target = text_target(text, index);
     if (target) {
         count(&counts->remembered);

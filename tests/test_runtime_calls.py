@@ -43,7 +43,14 @@ def calls_tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_calls(folder, "-Wl,-z,lazy,-z,ibtplt", "-fcf-protection=full")
 
 
-@pytest.mark.parametrize("form", ["calls", "calls_now", "calls_tracked"])
+@pytest.fixture(scope="module")
+def calls_together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with text and data in one page of the file."""
+    folder = tmp_path_factory.mktemp("calls-together")
+    return build_calls(folder, "-Wl,-z,lazy,-z,noseparate-code")
+
+
+@pytest.mark.parametrize("form", ["calls", "calls_now", "calls_tracked", "calls_together"])
 @pytest.mark.parametrize("drop_every", [1, 5])
 def test_no_call_goes_wrong_while_text_is_dropped(
     form: str, drop_every: int, request: pytest.FixtureRequest, tmp_path: Path
@@ -101,7 +108,7 @@ def test_a_program_that_wants_everything_bound_at_once(calls: Path, tmp_path: Pa
     assert told["wrong"] == 0
 
 
-@pytest.mark.parametrize("form", ["calls", "calls_now", "calls_tracked"])
+@pytest.mark.parametrize("form", ["calls", "calls_now", "calls_tracked", "calls_together"])
 def test_a_converted_file_takes_the_place_of_the_library(
     form: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -134,7 +141,7 @@ def test_a_converted_executable(calls: Path, tmp_path: Path) -> None:
             "MAPSCRATCH_RECLAIMER": "timer 2",
         }
         told = json.loads(run([tmp_path / "program", "100000"], variables))
-        assert made.counts().patched > 0
+        assert made.counts().resolved > 0
     assert told["wrong"] == 0
 
 
@@ -317,6 +324,40 @@ def threads(variables: dict[str, str]) -> list[str]:
         "for t in os.listdir('/proc/self/task')))"
     )
     return run([SYSTEM_PYTHON, "-c", script], variables).split()
+
+
+def test_a_program_that_overwrites_its_environment(calls: Path, tmp_path: Path) -> None:
+    """As those do that set their title; a child's reclaimer is started after that."""
+    source = tmp_path / "title.c"
+    source.write_text(
+        """
+        #include <dlfcn.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        extern char **environ;
+        int main(int count, char **arguments) {
+            for (char **entry = environ; *entry; entry++)
+                memset(*entry, 'x', strlen(*entry));
+            environ = NULL;
+            void *library = dlopen(arguments[1], RTLD_NOW);
+            if (!library || fork() == 0)
+                return library ? (puts("child"), fflush(stdout), usleep(100000), 0) : 1;
+            int status;
+            wait(&status);
+            return status;
+        }
+        """
+    )
+    program = tmp_path / "title"
+    subprocess.run(["cc", str(source), "-o", str(program)], check=True)
+    library = calls.with_name("libcaller.so")
+    with converted(tmp_path, program, library, drop_every=5) as (variables, made, _):
+        assert run([program, library], variables) == "child\n"
+        counts = made.counts()
+    assert counts.overlaid == 2
+    assert counts.reclaimers == 2
 
 
 def test_a_thread_only_where_it_is_wanted(tmp_path: Path) -> None:

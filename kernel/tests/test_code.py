@@ -111,7 +111,7 @@ def test_a_converted_file_is_mapped_scratch(tmp_path: Path) -> None:
             "LD_LIBRARY_PATH": str(runtime_library().parent),
             "MAPSCRATCH_COUNTS": str(made.counts_file),
         }
-        command = group.command(str(program), "30000000", "2", "5")
+        command = group.command(str(program), "3000000", "2", "5")
         process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
         while process.poll() is None:
             reclaim(group)

@@ -129,7 +129,8 @@ class _Teller:
             f"{counts.overlaid} libraries ran converted, {missed} did not (now converted if they "
             f"can be), {counts.refused} refused; {counts.resolved} entries bound by ld.so, "
             f"{counts.remembered} from memory, {counts.patched + counts.batched} words stored, "
-            f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped"
+            f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped "
+            f"by {counts.reclaimers} threads"
             + (f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else ""),
             always=False,
         )

@@ -73,6 +73,7 @@ class ResolverCounts:
         missed: libraries that were not in the cache.
         refused: in the cache, but the memory held something else.
         dropped: pages that the drop policy dropped.
+        reclaimers: threads that ran it; none in a process that could watch nothing.
     """
 
     libraries: int
@@ -88,6 +89,7 @@ class ResolverCounts:
     missed: int
     refused: int
     dropped: int
+    reclaimers: int
 
 
 _COUNTS = struct.Struct(f"={len(fields(ResolverCounts))}Q")

@@ -97,7 +97,7 @@ def test_options_that_mean_nothing_here(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_worker_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit('no such module')")
-    monkeypatch.setattr(code, "_WORKER", broken)
+    monkeypatch.setattr(code, "WORKER", broken)
     with pytest.raises(CodeError, match="no such module"):
         compare_code([1], settings(), announce=silent, progress=silent)
 
@@ -108,7 +108,7 @@ def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "import os\nos.write(1, b'%d %d\\n' % (os.getpid(), os.getpid()))\n"
         "while os.read(0, 1): pass\n"
     )
-    monkeypatch.setattr(code, "_WORKER", wrong)
+    monkeypatch.setattr(code, "WORKER", wrong)
     monkeypatch.setattr(code, "STARTS", ("spawned",))
     monkeypatch.setattr(code, "probe_temporary_memory_cgroup", _Refusal)
     assert compare_code([1], settings(), announce=silent, progress=silent).is_wrong

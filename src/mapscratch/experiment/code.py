@@ -46,7 +46,7 @@ STARTS: tuple[Start, ...] = ("spawned", "pre-forked")
 STRATEGIES: tuple[Strategy, ...] = ("stock", "converted")
 DEFAULT_WORKERS = (1, 10, 100)
 
-_WORKER = Path(__file__).with_name("code_worker.py")
+WORKER = Path(__file__).with_name("code_worker.py")
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _WHOLE_ADDRESS_SPACE = (1 << 47) - 4096
 _ANSWER_SECONDS = 60.0
@@ -185,7 +185,7 @@ def compare_code(
     started = time.monotonic()
     cache = ConversionCache()
     interpreter = find_program(_interpreter()).executable
-    libraries, entries = _convert(cache, interpreter)
+    libraries, entries = fill_cache(cache, interpreter)
     probe = probe_temporary_memory_cgroup()
     no_pressure = "" if probe else probe.reason
     size = max(_SMALLEST_SWAP, max(workers) * _SWAP_BYTES_A_WORKER)
@@ -232,7 +232,7 @@ def _interpreter() -> str:
     return _SYSTEM_PYTHON if os.path.exists(_SYSTEM_PYTHON) else sys.executable
 
 
-def _convert(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
+def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
     """Convert all that a worker loads; how many libraries run converted, and their entries."""
     with tempfile.TemporaryDirectory(prefix="mapscratch-code-") as folder, reports() as made:
         # With an empty cache everything that is loaded is told as missing.
@@ -246,7 +246,7 @@ def _convert(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
 
 def _run_once(interpreter: Path, variables: Mapping[str, str]) -> None:
     result = subprocess.run(
-        [interpreter, "-I", _WORKER],
+        [interpreter, "-I", WORKER],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=variables,
@@ -341,7 +341,7 @@ def _workers(
         group = _Group(start, strategy, [], count, counts, [], set())
         stack.callback(_end, group)
         is_forking = start == "pre-forked"
-        command = [str(interpreter), "-I", str(_WORKER)] + ([str(count)] if is_forking else [])
+        command = [str(interpreter), "-I", str(WORKER)] + ([str(count)] if is_forking else [])
         for _ in range(1 if is_forking else count):
             process = subprocess.Popen(
                 # Waits to be in the control group before it allocates anything there.

@@ -77,16 +77,19 @@ def tell_ratio(what: str, values: Sequence[float], goal: str) -> None:
 def first_and_steady(program: Path, stock: Mapping[str, str], ours: Mapping[str, str]) -> None:
     ratios: dict[str, list[float]] = {"bound": [], "with a window": [], "steady": []}
     nanoseconds: dict[str, list[float]] = {"lazy": [], "ours": [], "window": []}
-    for _ in range(TURNS):
-        lazy, fixed = measure(program, "first", stock), measure(program, "first", ours)
+    for turn in range(TURNS):
+        # Who comes first takes turns too.
+        order = (stock, ours) if turn % 2 == 0 else (ours, stock)
+        first = {id(one): measure(program, "first", one) for one in order}
+        lazy, fixed = first[id(stock)], first[id(ours)]
         bound, made = lazy["bound"], fixed["bound"]
         ratios["bound"].append(made / bound)
         ratios["with a window"].append(made / (bound + lazy["window"]))
         nanoseconds["lazy"].append(bound)
         nanoseconds["ours"].append(made)
         nanoseconds["window"].append(lazy["window"])
-        plain, direct = measure(program, "steady", stock), measure(program, "steady", ours)
-        ratios["steady"].append(direct["steady"] / plain["steady"])
+        steady = {id(one): measure(program, "steady", one)["steady"] for one in order}
+        ratios["steady"].append(steady[id(ours)] / steady[id(stock)])
     print(f"First and steady calls, 1,024 entries, {TURNS} turns:")
     for name, values in nanoseconds.items():
         print(f"  {name:<58} {statistics.median(values):6.0f} ns")

@@ -37,6 +37,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from mapscratch import __version__
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
 from mapscratch.experiment.rounds import ExperimentError, Progress, compare
 from mapscratch.experiment.strategies import STRATEGIES
@@ -175,7 +176,13 @@ def _run_code(arguments: argparse.Namespace, console: Console) -> int:
         comparison = compare_code(workers, settings, announce=console.print, progress=progress)
     print_code(console, comparison)
     if arguments.json:
-        document = {"name": "mapscratch.compare.code", "version": 1, **comparison.as_dict()}
+        document = {
+            "document": "mapscratch.compare.code",
+            "version": 1,
+            "mapscratch": __version__,
+            "created": datetime.now().astimezone().isoformat(),
+            **comparison.as_dict(),
+        }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return 1 if comparison.is_wrong else 0
 

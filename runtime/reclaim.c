@@ -134,9 +134,9 @@ static bool process_changed_hands(void) {
     return user_of_process(ours) != ours;
 }
 
-/* The application can close none of our descriptors, and we hold none of its. */
-static void take_own_descriptors(void) {
-    system_call(SYS_close_range, 0, UINT_MAX, 1 << 1 /* CLOSE_RANGE_UNSHARE */, 0, 0, 0);
+/* The application can close none of our descriptors, and we hold none of its. False before Linux 5.9. */
+static bool take_own_descriptors(void) {
+    return !system_call(SYS_close_range, 0, UINT_MAX, 1 << 1 /* CLOSE_RANGE_UNSHARE */, 0, 0, 0);
 }
 
 static void give_up_capabilities(void) {
@@ -169,10 +169,9 @@ static int choose(void) {
 static void run(void) {
     uint32_t process = (uint32_t)system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
     system_call(SYS_prctl, PR_SET_NAME, (long)"mapscratch", 0, 0, 0, 0);
-    take_own_descriptors();
     scratch_registry_reset();
     adopted_texts = NULL;
-    if (choose() || scratch_pressure_open())
+    if (!take_own_descriptors() || choose() || scratch_pressure_open())
         return; /* nothing to watch: has_reclaimer stays set, so that it isn't tried again */
     give_up_capabilities();
     count(&counts->reclaimers);

@@ -178,23 +178,22 @@ static uintptr_t *slot_for(struct text *text, uint32_t index, uintptr_t target) 
 }
 
 /* The word with its first `bytes` replaced by the instruction. */
-static uint64_t with_instruction(uint64_t word, uint64_t instruction, unsigned bytes) {
+static inline uint64_t with_instruction(uint64_t word, uint64_t instruction, unsigned bytes) {
     uint64_t mask = (UINT64_C(1) << (8 * bytes)) - 1;
     return (word & ~mask) | (instruction & mask);
 }
 
-/* The word with a jump to the target in it; the word as it is if there is no way. */
-static uint64_t fixed_word(struct text *text, uint32_t index, uintptr_t target, uint64_t word) {
-    enum { JUMP_BYTES = 5, JUMP_THROUGH_BYTES = 6 };
+/* `jmp *slot`, for a target that is too far; the word as it is if there is no room near. */
+static uint64_t jump_through_slot(struct text *text, uint32_t index, uintptr_t target,
+                                  uint64_t word) {
+    enum { INSTRUCTION_BYTES = 6 };
     uintptr_t address = text->base + text->entries[index];
-    intptr_t distance = (intptr_t)(target - (address + JUMP_BYTES));
-    if (distance == (int32_t)distance)
-        return with_instruction(word, 0xe9 | (uint64_t)(uint32_t)distance << 8, JUMP_BYTES);
     uintptr_t *slot = slot_for(text, index, target);
     if (!slot)
         return word;
-    int32_t to_slot = (int32_t)((uintptr_t)slot - (address + JUMP_THROUGH_BYTES));
-    return with_instruction(word, 0x25ff | (uint64_t)(uint32_t)to_slot << 16, JUMP_THROUGH_BYTES);
+    count(&counts->far);
+    int32_t distance = (int32_t)((uintptr_t)slot - (address + INSTRUCTION_BYTES));
+    return with_instruction(word, 0x25ff | (uint64_t)(uint32_t)distance << 16, INSTRUCTION_BYTES);
 }
 
 uintptr_t text_target(const struct text *text, uint32_t index) {
@@ -207,34 +206,45 @@ void text_remember(struct text *text, uint32_t index, uintptr_t target) {
         __atomic_store_n(&text->targets[index], target, __ATOMIC_RELAXED);
 }
 
-/* Inside a window: fixes an entry if its target is known; whether a word had to be stored. */
-static bool fix_entry(struct text *text, uint32_t index) {
-    uintptr_t target = text_target(text, index);
+/*
+ * Inside a window: fixes an entry if its target is known; whether a word had to be stored. A page of
+ * entries goes through here at once, so it is short.
+ */
+static inline bool fix_entry(struct text *text, uint32_t index, uintptr_t address) {
+    enum { JUMP_BYTES = 5 };
+    uintptr_t remembered = __atomic_load_n(&text->targets[index], __ATOMIC_RELAXED);
+    uintptr_t target = remembered & ~fixed_before;
     if (!target)
         return false;
-    uint64_t *word = (uint64_t *)(text->base + text->entries[index]);
+    uint64_t *word = (uint64_t *)address;
     uint64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
-    uint64_t fixed = fixed_word(text, index, target, found);
+    intptr_t distance = (intptr_t)(target - (address + JUMP_BYTES));
+    uint64_t fixed =
+        distance == (int32_t)distance
+            ? with_instruction(found, 0xe9 | (uint64_t)(uint32_t)distance << 8, JUMP_BYTES)
+            : jump_through_slot(text, index, target, found);
     if (fixed == found)
         return false;
     __atomic_store_n(word, fixed, __ATOMIC_RELEASE);
-    __atomic_store_n(&text->targets[index], target | fixed_before, __ATOMIC_RELAXED);
-    if ((fixed & 0xff) == 0xff)
-        count(&counts->far);
+    if (remembered == target)
+        __atomic_store_n(&text->targets[index], target | fixed_before, __ATOMIC_RELAXED);
     return true;
 }
 
 /* The neighbours of an entry in the order of relocations, as long as they are on its page; how many. */
 static uint64_t fix_neighbours(struct text *text, uint32_t index, int step) {
-    uintptr_t page = (text->base + text->entries[index]) / page_size;
+    const uint32_t *entries = text->entries;
+    uintptr_t base = text->base;
+    uintptr_t page = (base + entries[index]) / page_size;
+    int64_t end = step > 0 ? (int64_t)text->relocation_count : -1;
     uint64_t fixed = 0;
-    for (int64_t other = (int64_t)index + step; other >= 0 && other < text->relocation_count;
-         other += step) {
-        if (!text->entries[other])
+    for (int64_t other = (int64_t)index + step; other != end; other += step) {
+        uintptr_t address = base + entries[other];
+        if (!entries[other])
             continue;
-        if ((text->base + text->entries[other]) / page_size != page)
+        if (address / page_size != page)
             break;
-        fixed += fix_entry(text, (uint32_t)other);
+        fixed += fix_entry(text, (uint32_t)other, address);
     }
     return fixed;
 }
@@ -261,7 +271,7 @@ static void fix_page(struct text *text, uint32_t index) {
         __atomic_store_n(&text->is_unwritable, 1, __ATOMIC_RELAXED);
         return;
     }
-    if (fix_entry(text, index))
+    if (fix_entry(text, index, text->base + text->entries[index]))
         count(&counts->patched);
     uint64_t batched = fix_neighbours(text, index, -1) + fix_neighbours(text, index, +1);
     system_protect(window.start, window.length, PROT_READ | PROT_EXEC);

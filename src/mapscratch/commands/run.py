@@ -81,11 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     words = arguments.command[arguments.command[:1] == ["--"] :]
     if not words:
         raise CannotRun("no command to run; see mapscratch run --help")
-    program = find_program(words[0])
     cache = ConversionCache()
     if arguments.clear_cache:
         cache.clear()
         cache = ConversionCache()
+    program = find_program(words[0], is_known=cache.knows)
     teller = _Teller(arguments.verbose)
     if not cache.knows(program.executable):
         teller.convert(cache, libraries_at_start(program))

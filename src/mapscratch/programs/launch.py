@@ -15,7 +15,7 @@ import stat
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -47,12 +47,13 @@ class Program:
     Attributes:
         command: the path that is executed.
         executable: the ELF file: the same, or the interpreter of a script.
-        loader: the dynamic linker that it names.
+        loader: the dynamic linker that it names; None if nobody looked, because the executable was
+            run before.
     """
 
     command: Path
     executable: Path
-    loader: Path
+    loader: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,14 @@ def reports() -> Iterator[Reports]:
         yield made
 
 
-def find_program(command: str) -> Program:
+def find_program(
+    command: str, *, is_known: Callable[[Path], bool] = lambda executable: False
+) -> Program:
     """Find what a command would load, through `#!` lines.
+
+    Args:
+        command: a path, or a name to be found in PATH.
+        is_known: whether an executable was run before, so that its loader need not be looked at.
 
     Raises:
         CannotRun: it isn't found, or ld.so would ignore the loader hook: a static program, one that
@@ -145,7 +152,8 @@ def find_program(command: str) -> Program:
         _check_privileges(executable)
         interpreter = _script_interpreter(executable)
         if interpreter is None:
-            return Program(Path(found), executable, _loader(executable))
+            loader = None if is_known(executable) else _loader(executable)
+            return Program(Path(found), executable, loader)
         executable = interpreter
     raise CannotRun(f"{command}: an interpreter of an interpreter of an interpreter")
 
@@ -192,9 +200,10 @@ def libraries_at_start(program: Program) -> list[Path]:
     ld.so is asked (`ld.so --list`), and runs nothing of the program. If it can't say, only the
     executable.
     """
+    loader = program.loader or _loader(program.executable)
     try:
         listing = subprocess.run(
-            [program.loader, "--list", program.executable],
+            [loader, "--list", program.executable],
             capture_output=True,
             timeout=_LISTING_SECONDS,
             check=False,

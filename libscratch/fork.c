@@ -84,6 +84,10 @@ static void reserve(const struct scratch_range *range) {
 static void forget_parent(struct scratch_range *range) {
     scratch_lock_reset(&range->lock);
     range->generation++;
+    range->helper.descriptor = -1;
+    range->helper.memory = NULL; /* DONTFORK */
+    range->helper.is_asked = false;
+    memset(&range->streams, 0, sizeof range->streams);
     range->pinned_pages = 0;
     if (range->pins)
         memset(range->pins, 0, scratch_range_pages(range) * sizeof *range->pins);

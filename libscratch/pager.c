@@ -2,6 +2,7 @@
 #include "pager.h"
 
 #include <errno.h>
+#include <fenv.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -13,13 +14,22 @@
 #include <sys/un.h>
 
 #include "clock.h"
+#include "page_in.h"
 #include "placement.h"
 #include "pressure.h"
 #include "raw.h"
 #include "uapi.h"
 #include "userfault.h"
 
-enum order { ORDER_REGISTER, ORDER_REARM, ORDER_OPEN, ORDER_WATCH, ORDER_SEND, ORDER_STOP };
+enum order {
+    ORDER_REGISTER,
+    ORDER_RELEASE,
+    ORDER_REARM,
+    ORDER_OPEN,
+    ORDER_WATCH,
+    ORDER_SEND,
+    ORDER_STOP
+};
 
 /*
  * Orders to the pager. It sleeps in poll, so it is woken by a signal that is sent to its thread and
@@ -101,6 +111,9 @@ static int pager_prepare(void) {
         userfault = parked_userfault;
         userfault.descriptor = parked_descriptor;
     }
+    scratch_page_in_restart(&userfault);
+    /* Not our starter's rounding and denormals: a page must come back the same whoever that was. */
+    fesetenv(FE_DFL_ENV);
     prctl(PR_SET_NAME, "mapscratch");
     scratch_placement_start();
     atomic_store(&pager_thread, (pid_t)syscall(SYS_gettid));
@@ -148,7 +161,14 @@ static bool obey(void) {
             mailbox.error = scratch_userfault_open(&userfault);
         break;
     case ORDER_REGISTER:
-        mailbox.error = scratch_userfault_register(&userfault, mailbox.range);
+        if (mailbox.range->helper.address)
+            mailbox.error = scratch_helper_connect(&mailbox.range->helper,
+                                                   (uintptr_t)mailbox.range->address);
+        if (!mailbox.error)
+            mailbox.error = scratch_userfault_register(&userfault, mailbox.range);
+        break;
+    case ORDER_RELEASE:
+        scratch_helper_disconnect(&mailbox.range->helper);
         break;
     case ORDER_REARM:
         scratch_userfault_rearm(&userfault, mailbox.range, mailbox.first, mailbox.end);
@@ -198,7 +218,7 @@ static void serve_burst(void) {
         now = scratch_now_ns();
         if (serve_faults(now))
             last_fault = now;
-        else
+        else if (!scratch_page_in_ahead(&userfault))
             sched_yield(); /* whoever has work may have the processor */
         scratch_userfault_rearm_due(&userfault, now);
     }
@@ -210,24 +230,28 @@ static void *pager_run(void *unused) {
     bool ends = start_error != 0;
     scratch_completion_signal(&started);
     while (!ends) {
-        struct pollfd entries[2 + SCRATCH_PRESSURE_DESCRIPTORS] = {
+        struct pollfd entries[3 + SCRATCH_PRESSURE_DESCRIPTORS] = {
             {signal_descriptor, POLLIN, 0},
             {userfault.descriptor, POLLIN, 0}, /* -1 is ignored */
+            {scratch_helpers_descriptor(), POLLIN, 0},
         };
-        size_t pressure_count = scratch_pressure_poll_entries(&entries[2]);
+        size_t pressure_count = scratch_pressure_poll_entries(&entries[3]);
         uint64_t now = scratch_now_ns();
         uint64_t due = scratch_userfault_rearm_due(&userfault, now);
-        uint64_t wait_ns = due > now ? due - now : 0;
+        bool goes_ahead = scratch_page_in_ahead(&userfault);
+        uint64_t wait_ns = due > now && !goes_ahead ? due - now : 0;
         struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
         scratch_userfault_drain();
         scratch_placement_loosen();
-        int ready = raw_poll(entries, 2 + pressure_count, due ? &timeout : NULL);
+        int ready = raw_poll(entries, 3 + pressure_count, due || goes_ahead ? &timeout : NULL);
         scratch_placement_settle();
         if (ready <= 0)
             continue;
         if (entries[1].revents)
             serve_burst();
-        scratch_pressure_serve(&entries[2], pressure_count);
+        if (entries[2].revents)
+            scratch_page_in_answers(&userfault);
+        scratch_pressure_serve(&entries[3], pressure_count);
         if (entries[0].revents) {
             struct signalfd_siginfo rung;
             raw_read(signal_descriptor, &rung, sizeof rung);
@@ -265,7 +289,7 @@ static int start(void) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     const size_t stack_size = 2 << 20;
 #else
-    const size_t stack_size = 128 << 10;
+    const size_t stack_size = 1 << 20; /* a user's compiled fixup runs on it, too */
 #endif
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -303,6 +327,11 @@ int scratch_pager_ensure(bool with_userfault) {
 
 int scratch_pager_register(const struct scratch_range *range) {
     return give_order(ORDER_REGISTER, (struct scratch_range *)range, 0, 0);
+}
+
+void scratch_pager_release(struct scratch_range *range) {
+    if (is_running && range->helper.address)
+        give_order(ORDER_RELEASE, range, 0, 0);
 }
 
 int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end) {
@@ -410,6 +439,7 @@ void scratch_pager_abandon(void) {
     atomic_store(&pager_thread, 0);
     atomic_store(&mail_waits, false);
     scratch_userfault_forget_marks();
+    scratch_page_in_forget();
 }
 
 pid_t scratch_pager_thread(void) { return atomic_load(&pager_thread); }

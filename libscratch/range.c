@@ -15,6 +15,7 @@
 
 struct scratch_settings scratch_settings = {
     .fault_around_pages = 16,
+    .window_pages = 512,
     .rearm_window_ns = 10 * 1000 * 1000,
     .poll_after_fault_ns = 50 * 1000,
     .readahead_bytes = 1 << 20,
@@ -181,7 +182,11 @@ static size_t heat_bytes(const struct scratch_range *range) {
 
 static void range_free(struct scratch_range *range) {
     if (range->source)
-        munmap((void *)range->source, range->length);
+        munmap((void *)range->source, range->source_length);
+    if (range->helper.memory)
+        munmap(range->helper.memory, SCRATCH_STAGING_BYTES);
+    free(range->helper.address);
+    free((void *)range->decoding.user_data);
     sparse_free(range->ever_filled, bitmap_bytes(range));
     sparse_free(range->pins, scratch_range_pages(range) * sizeof *range->pins);
     sparse_free(range->heat, heat_bytes(range));
@@ -200,6 +205,28 @@ static uint64_t *copy_words(const uint64_t *words, size_t count) {
     return copy;
 }
 
+static bool copy_decoding(struct scratch_range *range, const struct scratch_decoding *decoding) {
+    range->is_decoded = true;
+    range->decoding = *decoding;
+    /* At least one byte: the function may not expect a NULL. calloc aligns it for any type. */
+    void *user_data = calloc(1, decoding->user_data_length + 1);
+    if (user_data && decoding->user_data_length)
+        memcpy(user_data, decoding->user_data, decoding->user_data_length);
+    range->decoding.user_data = user_data;
+    if (decoding->helper)
+        range->helper.address = strdup(decoding->helper);
+    return user_data && (!decoding->helper || range->helper.address);
+}
+
+/* Does a unit fit into the pager's buffers, and into whole pages? */
+static bool decoding_is_sound(const struct scratch_decoding *decoding) {
+    return decoding->unit_pages && decoding->unit_items && decoding->unit_source_length &&
+           decoding->items && (decoding->decode || decoding->helper) &&
+           decoding->unit_pages * scratch_page_size() <= SCRATCH_STAGING_BYTES &&
+           decoding->unit_source_length <= SCRATCH_STAGING_BYTES && decoding->block_pages &&
+           decoding->block_pages % decoding->unit_pages == 0;
+}
+
 static struct scratch_range *range_allocate(enum scratch_engine engine,
                                             const struct scratch_description *description) {
     struct scratch_range *range = calloc(1, sizeof *range);
@@ -210,6 +237,7 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     range->address = description->address;
     range->length = (description->length + page_mask) & ~page_mask;
     range->protection = description->protection;
+    range->helper.descriptor = -1;
     range->name = strdup(description->name);
     bool complete = range->name;
 #ifdef SCRATCH_CHECK_STATES
@@ -219,6 +247,8 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     if (engine == SCRATCH_ENGINE_LAZYFREE) {
         range->ever_filled = sparse_allocate(bitmap_bytes(range));
         complete = complete && range->ever_filled;
+        if (description->decoding)
+            complete = complete && copy_decoding(range, description->decoding);
         if (description->fixup) {
             range->has_fixup = true;
             range->fixup = *description->fixup;
@@ -238,10 +268,26 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     return range;
 }
 
+static int map_anonymous(struct scratch_range *range, int protection) {
+    void *mapped = mmap(range->address, range->length, protection,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return mapped == MAP_FAILED ? errno : 0;
+}
+
+/*
+ * The kernel moves huge pages into memory only if that is writable. Then userfaultfd protects every
+ * page of it, and a store ends as it would in memory that isn't. Where so much writable memory is
+ * refused (overcommit, RLIMIT_DATA) the memory is read-only, and takes small pages.
+ */
+static int map_decoded(struct scratch_range *range) {
+    range->takes_huge_pages = !map_anonymous(range, PROT_READ | PROT_WRITE);
+    return range->takes_huge_pages ? 0 : map_anonymous(range, PROT_READ);
+}
+
 int scratch_lazyfree_map(struct scratch_range *range) {
-    if (mmap(range->address, range->length, range->protection,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return errno;
+    int error = range->is_decoded ? map_decoded(range) : map_anonymous(range, range->protection);
+    if (error)
+        return error;
     /* After mlockall(MCL_FUTURE) it is locked, and full of zeros that must not be seen. */
     if (raw_munlock(range->address, range->length) ||
         madvise(range->address, range->length, MADV_DONTNEED))
@@ -264,14 +310,21 @@ static int lazyfree_start(struct scratch_range *range, const struct scratch_desc
      * The source is a mapping and not a descriptor: an application can close any descriptor, but
      * this stays, over fork too.
      */
-    void *source = mmap(NULL, range->length, PROT_READ, MAP_SHARED, from->source_fd,
-                        from->source_offset);
+    range->source_skip = (size_t)from->source_offset & (scratch_page_size() - 1);
+    range->source_length = range->length;
+    if (range->is_decoded) {
+        if (!decoding_is_sound(&range->decoding))
+            return EINVAL;
+        range->source_length = range->source_skip + range->decoding.source_length;
+    }
+    void *source = mmap(NULL, range->source_length, PROT_READ, MAP_SHARED, from->source_fd,
+                        from->source_offset - (off_t)range->source_skip);
     if (source == MAP_FAILED)
         return errno;
     range->source = source;
-    raw_munlock(source, range->length); /* mlockall would keep the file in memory */
+    raw_munlock(source, range->source_length); /* mlockall would keep the file in memory */
     /* Read-ahead is the pager's: the kernel's read-around would make a random page-in read 128 KiB. */
-    madvise(source, range->length, MADV_RANDOM);
+    madvise(source, range->source_length, MADV_RANDOM);
     int error = scratch_pager_ensure(true);
     if (!error)
         error = scratch_lazyfree_map(range);
@@ -407,6 +460,7 @@ void scratch_range_forget(struct scratch_range *range) {
     scratch_lock_acquire(&scratch_registry_lock);
     closing_count--;
     scratch_lock_release(&scratch_registry_lock);
+    scratch_pager_release(range);
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
     scratch_signals_restore(&signals);
@@ -473,6 +527,14 @@ static int dontneed(struct scratch_range *range, size_t first, size_t pages) {
     if (raw_munlock(address, pages * page_size) || madvise(address, pages * page_size, MADV_DONTNEED))
         return errno;
     return page_can_be_lock_on_fault(range, first) ? lock_on_fault(address, pages * page_size) : 0;
+}
+
+int scratch_discard_pages(struct scratch_range *range, size_t first, size_t pages) {
+    size_t start = first, end = first + pages;
+    if (scratch_unpinned_run(range, &start, end) != pages)
+        return EBUSY;
+    size_t page_size = scratch_page_size();
+    return madvise(range->address + first * page_size, pages * page_size, MADV_DONTNEED) ? errno : 0;
 }
 
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,

@@ -17,9 +17,12 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 
+#include "helper.h"
 #include "lock.h"
 #include "scratch.h"
+#include "stream.h"
 
 struct scratch_range {
     struct scratch_lock lock;
@@ -30,13 +33,17 @@ struct scratch_range {
     char *name;
 
     /* lazyfree */
-    const unsigned char *source; /* the same bytes of the file, shared and read-only */
+    const unsigned char *source; /* what of the file the range is made of, shared and read-only */
+    size_t source_length;        /* bytes, from the page in which it begins */
+    size_t source_skip;          /* bytes of that page before it */
     struct scratch_word_table fixup;
     bool has_fixup;
+    bool is_decoded;
+    bool takes_huge_pages; /* the kernel lets us move them in */
+    struct scratch_decoding decoding;
+    struct scratch_helper helper;
+    struct scratch_streams streams;
     unsigned char *ever_filled; /* a bit a page */
-    size_t next_fault_page;     /* where a sequential reader would fault next */
-    size_t sequence_pages;      /* how many pages the last page-in made */
-    size_t readahead_end_page;
 
     /* dontneed */
     size_t lock_length;
@@ -78,6 +85,11 @@ static inline size_t scratch_range_pages(const struct scratch_range *range) {
     return range->length / scratch_page_size();
 }
 
+/* Stores are seen by write-protection: to be tracked, or where nobody may store, to be refused. */
+static inline bool scratch_range_is_protected(const struct scratch_range *range) {
+    return (range->protection & PROT_WRITE) || range->takes_huge_pages;
+}
+
 static inline bool scratch_page_is_pinned(const struct scratch_range *range, size_t page) {
     return range->pins && range->pins[page];
 }
@@ -106,6 +118,9 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
 /* MADV_DONTNEED in the form that the range needs, on unpinned runs; the pages that were there. */
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
                         uint64_t *ret_pages);
+
+/* Whatever is there, before something is put there; not if any of it is pinned. */
+int scratch_discard_pages(struct scratch_range *range, size_t first, size_t pages);
 
 /* Maps anonymous memory over the range, in place of what is there, as `lazyfree` needs it. */
 int scratch_lazyfree_map(struct scratch_range *range);

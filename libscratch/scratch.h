@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "decode.h"
 #include "states.h"
 #include "wordtable.h"
 
@@ -23,6 +24,7 @@ struct scratch_range;
 
 struct scratch_settings {
     uint32_t fault_around_pages;   /* pages made at one page fault (aligned, a power of two) */
+    uint32_t window_pages;         /* of decoded ranges: on the way for one sequential reader, at most */
     uint64_t rearm_window_ns;      /* at the latest so long after a store its page is re-armed */
     uint64_t poll_after_fault_ns;  /* how long the pager looks for the next fault before it sleeps */
     uint64_t readahead_bytes;      /* of the source, ahead of a sequential reader */
@@ -39,6 +41,7 @@ struct scratch_description {
     off_t source_offset; /* where in it the range begins */
     const char *name;   /* for messages; copied */
     const struct scratch_word_table *fixup; /* only `lazyfree`; copied; may be NULL */
+    const struct scratch_decoding *decoding; /* in place of `fixup`; then `source_offset` is any byte */
     size_t lock_length; /* only `dontneed`: this much from the start is locked on fault */
 };
 

@@ -42,6 +42,21 @@ struct uffdio_poison {
 #define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
 #endif
 
+/* adef440691ba ("userfaultfd: UFFDIO_MOVE uABI", in v6.8) */
+#ifndef UFFDIO_MOVE
+struct uffdio_move {
+    __u64 dst;
+    __u64 src;
+    __u64 len;
+    __u64 mode;
+    __s64 move;
+};
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+#endif
+#ifndef UFFDIO_MOVE_MODE_DONTWAKE
+#define UFFDIO_MOVE_MODE_DONTWAKE ((__u64)1 << 0)
+#endif
+
 /*
  * Not in any released kernel: the mapping type that the patches under kernel/ add. Its number is a
  * map type (it stands where MAP_PRIVATE stands), so that an unpatched kernel answers EINVAL.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the pager does with its userfaultfd: page-in, the first store to a page, re-arming.
- * Everything here runs on the pager's thread, but for the probe.
+ * What the pager does with its userfaultfd: who serves a page fault, the first store to a page,
+ * re-arming. Everything here runs on the pager's thread, but for the probe.
  */
 #ifndef SCRATCH_USERFAULT_H
 #define SCRATCH_USERFAULT_H
@@ -29,6 +29,12 @@ void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct s
 /* Re-arms what is due; the time of the next that will be, or 0 if no page is marked. */
 uint64_t scratch_userfault_rearm_due(const struct scratch_userfault *userfault, uint64_t now);
 void scratch_userfault_forget_marks(void);
+void scratch_userfault_wake(const struct scratch_userfault *userfault, uintptr_t address,
+                            size_t length);
+int scratch_userfault_write_protect(const struct scratch_userfault *userfault, uintptr_t address,
+                                    size_t length, bool protect);
+/* Lets the kernel drop pages, from the next `scratch_userfault_drain` on. */
+void scratch_userfault_free_lazily(void *address, size_t length);
 /* Sees to it that what was freed is droppable, by reclaim on any processor. */
 void scratch_userfault_drain(void);
 

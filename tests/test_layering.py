@@ -42,7 +42,7 @@ def test_there_is_code_to_look_at() -> None:
 
 def test_one_pager_opens_a_userfaultfd() -> None:
     assert [name for name, _ in sites(r"SYS_userfaultfd|NR_userfaultfd")] == ["userfault.c"]
-    assert {name for name, _ in sites(r"UFFDIO_COPY\b")} == {"userfault.c"}
+    assert {name for name, _ in sites(r"raw_ioctl\(.*UFFDIO_(COPY|MOVE)\b")} == {"page_in.c"}
 
 
 def test_pages_are_lazily_freed_in_one_file() -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private memory that the kernel may throw away: a file, plus fixups that are made again.
 
+`array` shows a file's numbers as a NumPy array whose pages are decoded when they are touched,
+dropped under memory pressure, and decoded again.
+
 `ScratchMap` is an `mmap.mmap` whose dirty pages are dropped instead of written to swap. When a page
 comes back it shows the file. **Your stores vanish**: see `ScratchMap` before you use it.
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 if sys.platform != "linux":
     raise ImportError(
@@ -22,20 +26,54 @@ from mapscratch.engines import (
     SystemCallWarning,
     engines,
 )
-from mapscratch.fixups import Relocate, Words
+from mapscratch.fixups.words import Relocate, Words
 from mapscratch.mapping import ScratchMap
+
+if TYPE_CHECKING:
+    from mapscratch.arrays import ScratchArray, SourceChanged, ThrashingWarning, array, save
+    from mapscratch.fixup_process import FixupError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EngineStatus",
     "EngineUnavailable",
+    "FixupError",
     "Guarantees",
     "PageCounts",
     "ReclaimNotApplicable",
     "Relocate",
+    "ScratchArray",
     "ScratchMap",
+    "SourceChanged",
     "SystemCallWarning",
+    "ThrashingWarning",
     "Words",
+    "array",
     "engines",
+    "save",
 ]
+
+# What needs NumPy is loaded when it is used: mapping code needs nothing but the standard library.
+_NEEDS_NUMPY = {
+    "FixupError": "fixup_process",
+    "ScratchArray": "arrays",
+    "SourceChanged": "arrays",
+    "ThrashingWarning": "arrays",
+    "array": "arrays",
+    "save": "arrays",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _NEEDS_NUMPY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_NEEDS_NUMPY[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

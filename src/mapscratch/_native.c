@@ -13,8 +13,10 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/mman.h>
 
+#include "convert.h"
 #include "scratch.h"
 #include "word.h"
 
@@ -180,6 +182,35 @@ static int get_word_buffers(PyObject *offsets, PyObject *operands, size_t length
     return -1;
 }
 
+/* Gives the mapping's memory, `memory`, to the engine that the description is for. */
+static PyObject *take_over(PyObject *self, enum scratch_engine engine, const Py_buffer *memory,
+                           struct scratch_description *description) {
+    struct words *words = words_of(self);
+    struct scratch_range *range = NULL;
+    int error;
+    description->address = memory->buf;
+    description->length = (size_t)memory->len;
+    Py_BEGIN_ALLOW_THREADS
+    error = scratch_range_create(engine, description, &range);
+    Py_END_ALLOW_THREADS
+    words->address = memory->buf;
+    words->length = (size_t)memory->len;
+    words->is_writable = description->protection & PROT_WRITE;
+    words->range = range;
+    if (error)
+        return raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+/* The memory of a mapping that has no engine yet. */
+static int get_free_memory(PyObject *self, Py_buffer *ret) {
+    if (words_of(self)->range) {
+        PyErr_SetString(PyExc_RuntimeError, "the mapping has an engine already");
+        return -1;
+    }
+    return PyObject_GetBuffer(self, ret, PyBUF_SIMPLE);
+}
+
 static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
     int engine, protection, source_fd, rule;
     long long source_offset;
@@ -189,13 +220,8 @@ static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "iiiLsiOOn:_attach", &engine, &protection, &source_fd,
                           &source_offset, &name, &rule, &offsets, &operands, &lock_length))
         return NULL;
-    struct words *words = words_of(self);
-    if (words->range) {
-        PyErr_SetString(PyExc_RuntimeError, "the mapping has an engine already");
-        return NULL;
-    }
     Py_buffer memory;
-    if (PyObject_GetBuffer(self, &memory, PyBUF_SIMPLE))
+    if (get_free_memory(self, &memory))
         return NULL;
     struct word_buffers buffers;
     bool has_fixup = offsets != Py_None;
@@ -211,8 +237,6 @@ static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
         table.operands = buffers.operands.buf;
     }
     struct scratch_description description = {
-        .address = memory.buf,
-        .length = (size_t)memory.len,
         .protection = protection,
         .source_fd = source_fd,
         .source_offset = (off_t)source_offset,
@@ -220,21 +244,56 @@ static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
         .fixup = has_fixup ? &table : NULL,
         .lock_length = (size_t)lock_length,
     };
-    struct scratch_range *range = NULL;
-    int error;
-    Py_BEGIN_ALLOW_THREADS
-    error = scratch_range_create((enum scratch_engine)engine, &description, &range);
-    Py_END_ALLOW_THREADS
+    PyObject *result = take_over(self, (enum scratch_engine)engine, &memory, &description);
     if (has_fixup)
         release_word_buffers(&buffers);
-    words->address = memory.buf;
-    words->length = (size_t)memory.len;
-    words->is_writable = protection & PROT_WRITE;
-    words->range = range;
     PyBuffer_Release(&memory);
-    if (error)
-        return raise_errno(error);
-    Py_RETURN_NONE;
+    return result;
+}
+
+static PyObject *word_map_attach_decoded(PyObject *self, PyObject *arguments, PyObject *keywords) {
+    static char *names[] = {"protection",   "source_fd",  "source_offset",      "source_length",
+                            "name",         "function",   "user_data",          "helper",
+                            "unit_pages",   "unit_items", "unit_source_length", "items",
+                            "block_pages",  "block_is_fixed", NULL};
+    int source_fd, protection, block_is_fixed;
+    long long source_offset;
+    unsigned long long source_length, function, unit_items, unit_source_length, items;
+    const char *name, *helper;
+    Py_buffer user_data, memory;
+    Py_ssize_t unit_pages, block_pages;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iiLKsKy*znKKKnp:_attach_decoded", names,
+                                     &protection, &source_fd, &source_offset, &source_length, &name,
+                                     &function, &user_data, &helper, &unit_pages, &unit_items,
+                                     &unit_source_length, &items, &block_pages, &block_is_fixed))
+        return NULL;
+    PyObject *result = NULL;
+    if (!get_free_memory(self, &memory)) {
+        struct scratch_decoding decoding = {
+            .decode = (scratch_decode_function)(uintptr_t)function,
+            .user_data = user_data.buf,
+            .user_data_length = (size_t)user_data.len,
+            .helper = helper,
+            .unit_pages = (size_t)unit_pages,
+            .unit_items = unit_items,
+            .unit_source_length = unit_source_length,
+            .items = items,
+            .source_length = source_length,
+            .block_pages = (size_t)block_pages,
+            .block_is_fixed = block_is_fixed,
+        };
+        struct scratch_description description = {
+            .protection = protection,
+            .source_fd = source_fd,
+            .source_offset = (off_t)source_offset,
+            .name = name,
+            .decoding = &decoding,
+        };
+        result = take_over(self, SCRATCH_ENGINE_LAZYFREE, &memory, &description);
+        PyBuffer_Release(&memory);
+    }
+    PyBuffer_Release(&user_data);
+    return result;
 }
 
 /*
@@ -395,6 +454,8 @@ static PyMethodDef word_map_methods[] = {
      "compare_exchange($self, offset, expected, desired, /)\n--\n\nStores `desired` if the word is "
      "`expected`; returns the word that was found."},
     {"_attach", word_map_attach, METH_VARARGS, NULL},
+    {"_attach_decoded", (PyCFunction)(void (*)(void))word_map_attach_decoded,
+     METH_VARARGS | METH_KEYWORDS, NULL},
     {"_drop", word_map_drop, METH_VARARGS, NULL},
     {"_reclaim", word_map_reclaim, METH_VARARGS, NULL},
     {"_rearm", word_map_rearm, METH_VARARGS, NULL},
@@ -423,20 +484,22 @@ static PyType_Slot word_map_slots[] = {
 
 static PyObject *native_configure(PyObject *module, PyObject *arguments, PyObject *keywords) {
     (void)module;
-    static char *names[] = {"fault_around_pages", "rearm_window_ns", "poll_after_fault_ns",
-                            "readahead_bytes", "drop_percent_low", "drop_percent_medium",
-                            "drop_percent_critical", NULL};
+    static char *names[] = {"fault_around_pages", "window_pages", "rearm_window_ns",
+                            "poll_after_fault_ns", "readahead_bytes", "drop_percent_low",
+                            "drop_percent_medium", "drop_percent_critical", NULL};
     struct scratch_settings settings;
-    unsigned int around, low, medium, critical;
+    unsigned int around, window_pages, low, medium, critical;
     unsigned long long window, poll, readahead;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$IKKKIII:configure", names, &around,
-                                     &window, &poll, &readahead, &low, &medium, &critical))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$IIKKKIII:configure", names, &around,
+                                     &window_pages, &window, &poll, &readahead, &low, &medium,
+                                     &critical))
         return NULL;
     if (!around || (around & (around - 1))) {
         PyErr_SetString(PyExc_ValueError, "fault_around_pages must be a power of two");
         return NULL;
     }
     settings.fault_around_pages = around;
+    settings.window_pages = window_pages;
     settings.rearm_window_ns = window;
     settings.poll_after_fault_ns = poll;
     settings.readahead_bytes = readahead;
@@ -561,6 +624,61 @@ release_memory:
     return result;
 }
 
+static int number_named(const char *name, enum scratch_number *ret) {
+    for (int number = 0; number < SCRATCH_NUMBER_COUNT; number++) {
+        if (!strcmp(name, scratch_number_name((enum scratch_number)number))) {
+            *ret = (enum scratch_number)number;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "no such number: %s", name);
+    return -1;
+}
+
+/* The user data of `convert_function`: the conversion, and its scales and zeros. */
+static PyObject *native_conversion(PyObject *module, PyObject *arguments, PyObject *keywords) {
+    (void)module;
+    static char *names[] = {"source", "output", "source_is_swapped", "output_is_swapped", "blank",
+                            "block_items", "scales", "zeros", NULL};
+    const char *source, *output;
+    int source_is_swapped, output_is_swapped;
+    PyObject *blank;
+    unsigned long long block_items;
+    Py_buffer scales, zeros;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$ssppOKy*y*:conversion", names, &source,
+                                     &output, &source_is_swapped, &output_is_swapped, &blank,
+                                     &block_items, &scales, &zeros))
+        return NULL;
+    struct scratch_conversion conversion = {
+        .source_is_swapped = source_is_swapped,
+        .output_is_swapped = output_is_swapped,
+        .has_blank = blank != Py_None,
+        .block_items = block_items ? block_items : 1,
+    };
+    PyObject *bytes = NULL;
+    if (conversion.has_blank)
+        conversion.blank = PyLong_AsLongLong(blank);
+    if (!PyErr_Occurred() && !number_named(source, &conversion.source) &&
+        !number_named(output, &conversion.output)) {
+        conversion.scale_count = (uint64_t)scales.len / scratch_number_size(conversion.output);
+        bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)sizeof conversion + scales.len + zeros.len);
+    }
+    if (bytes) {
+        char *to = PyBytes_AsString(bytes);
+        memcpy(to, &conversion, sizeof conversion);
+        memcpy(to + sizeof conversion, scales.buf, (size_t)scales.len);
+        memcpy(to + sizeof conversion + scales.len, zeros.buf, (size_t)zeros.len);
+    }
+    PyBuffer_Release(&scales);
+    PyBuffer_Release(&zeros);
+    return bytes;
+}
+
+static PyObject *native_convert_function(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromVoidPtr((void *)(uintptr_t)scratch_convert_function());
+}
+
 static PyObject *native_page_states(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     PyObject *states = PyDict_New();
@@ -603,6 +721,8 @@ static PyMethodDef native_functions[] = {
     {"fork_expect", native_fork_expect, METH_NOARGS, NULL},
     {"fork_finish", native_fork_finish, METH_NOARGS, NULL},
     {"heal_words", native_heal_words, METH_VARARGS, NULL},
+    {"conversion", (PyCFunction)(void (*)(void))native_conversion, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"convert_function", native_convert_function, METH_NOARGS, NULL},
     {"page_states", native_page_states, METH_NOARGS, NULL},
     {"page_transitions", native_page_transitions, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -663,6 +783,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
         PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||
+        PyModule_AddIntConstant(module, "STAGING_BYTES", SCRATCH_STAGING_BYTES) ||
         PyModule_AddIntConstant(module, "RULE_SET", SCRATCH_WORD_SET) ||
         PyModule_AddIntConstant(module, "RULE_ADD", SCRATCH_WORD_ADD) ||
         PyModule_AddIntConstant(module, "PRESSURE_CGROUP1", SCRATCH_PRESSURE_CGROUP1) ||

@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 ENGINE_LAZYFREE: Final[int]
 ENGINE_DONTNEED: Final[int]
 ENGINE_KERNEL: Final[int]
+STAGING_BYTES: Final[int]
 RULE_SET: Final[int]
 RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
@@ -68,6 +69,24 @@ class WordMap(mmap.mmap):
         lock_length: int,
         /,
     ) -> None: ...
+    def _attach_decoded(
+        self,
+        *,
+        protection: int,
+        source_fd: int,
+        source_offset: int,
+        source_length: int,
+        name: str,
+        function: int,
+        user_data: Buffer,
+        helper: str | None,
+        unit_pages: int,
+        unit_items: int,
+        unit_source_length: int,
+        items: int,
+        block_pages: int,
+        block_is_fixed: bool,
+    ) -> None: ...
     def _drop(self, offset: int, length: int, /) -> int: ...
     def _reclaim(self, offset: int, length: int, /) -> int: ...
     def _rearm(self, offset: int, length: int, /) -> int: ...
@@ -79,6 +98,7 @@ class WordMap(mmap.mmap):
 def configure(
     *,
     fault_around_pages: int,
+    window_pages: int,
     rearm_window_ns: int,
     poll_after_fault_ns: int,
     readahead_bytes: int,
@@ -95,5 +115,17 @@ def pager_thread() -> int: ...
 def fork_expect() -> None: ...
 def fork_finish() -> None: ...
 def heal_words(memory: Buffer, offsets: Buffer, file_words: Buffer, values: Buffer, /) -> int: ...
+def conversion(
+    *,
+    source: str,
+    output: str,
+    source_is_swapped: bool,
+    output_is_swapped: bool,
+    blank: int | None,
+    block_items: int,
+    scales: Buffer,
+    zeros: Buffer,
+) -> bytes: ...
+def convert_function() -> int: ...
 def page_states() -> dict[str, str]: ...
 def page_transitions() -> list[tuple[str, str, str, str]]: ...

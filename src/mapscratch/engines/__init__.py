@@ -14,6 +14,7 @@ from collections.abc import Collection
 from mapscratch._native import WordMap
 from mapscratch.engines.dontneed import DontneedEngine
 from mapscratch.engines.interface import (
+    Decoding,
     Engine,
     EngineStatus,
     EngineUnavailable,
@@ -28,6 +29,7 @@ from mapscratch.engines.lazyfree import LazyfreeEngine
 
 __all__ = [
     "REQUIREMENTS",
+    "Decoding",
     "Engine",
     "EngineStatus",
     "EngineUnavailable",
@@ -107,7 +109,7 @@ def _choose_automatically(request: Request, requirements: Collection[str]) -> En
         problem = _problem(engine, request, requirements)
         # Without privilege its page faults fail in system calls: an ordinary program must not
         # get that without having asked for it, unless nothing else does what it asks for.
-        if not problem and engine.name == "lazyfree" and request.fixup is None:
+        if not problem and engine.name == "lazyfree" and not request.has_page_in_fixups:
             problem = None if engine.status().system_calls else "it can't serve system calls"
         if not problem:
             return engine
@@ -121,7 +123,7 @@ def _problem(engine: Engine, request: Request, requirements: Collection[str]) ->
     status = engine.status()
     if not status.available:
         return f"{status.reason} {status.remedy}".strip()
-    if request.fixup is not None and not status.page_in_fixups:
+    if request.has_page_in_fixups and not status.page_in_fixups:
         return "it has no page-in fixups; without them, store fixups again when they are gone"
     return _lacking(engine.guarantees(request), requirements)
 

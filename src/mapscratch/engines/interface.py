@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mapscratch.errors import UserError
 
 if TYPE_CHECKING:
     from mapscratch._native import WordMap
-    from mapscratch.fixups import Words
+    from mapscratch.fixups.words import Words
 
 
 class EngineUnavailable(UserError, RuntimeError):
@@ -97,17 +97,67 @@ class PageCounts:
     rebuilt: int | None
     fixup_seconds: float | None
 
+    @property
+    def rebuilt_rate(self) -> float | None:
+        """The share of `filled` that is `rebuilt`, 0 to 1: what the memory was too small for."""
+        if self.filled is None or self.rebuilt is None:
+            return None
+        return self.rebuilt / self.filled if self.filled else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How memory is decoded from a file: a unit is the least that is made at a time.
+
+    Attributes:
+        function: the address of a C function; 0: `helper` does it.
+        user_data: its last argument.
+        helper: the abstract socket of a process that does it.
+        unit_pages: pages of a unit.
+        unit_items: items in it.
+        unit_source_length: bytes of the file that it is made of.
+        items: of the whole mapping.
+        source_length: bytes of the file that it is made of.
+        block_pages: made at a page fault; whole units.
+        block_is_fixed: it doesn't adapt to how the memory is read.
+    """
+
+    function: int
+    user_data: bytes
+    helper: str | None
+    unit_pages: int
+    unit_items: int
+    unit_source_length: int
+    items: int
+    source_length: int
+    block_pages: int
+    block_is_fixed: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A mapping that wants an engine: sizes in bytes."""
+    """A mapping that wants an engine: sizes in bytes.
+
+    With a `decoding` its memory is no copy of the file's, and `offset` may be any byte of the file.
+    """
 
     name: str
     fileno: int
     offset: int
     length: int
     protection: int
-    fixup: Words | None
+    fixup: Words | None = None
+    decoding: Decoding | None = None
+
+    @property
+    def has_page_in_fixups(self) -> bool:
+        """Pages are more than the file's."""
+        return self.fixup is not None or self.decoding is not None
+
+    def with_helper(self, address: str) -> Request:
+        """The same, decoded by a process that listens there."""
+        assert self.decoding
+        return replace(self, decoding=replace(self.decoding, helper=address))
 
 
 class Engine(ABC):

@@ -26,6 +26,7 @@ from mmap import PAGESIZE
 
 from mapscratch import _native
 from mapscratch.engines.interface import (
+    Decoding,
     Engine,
     EngineStatus,
     Guarantees,
@@ -107,20 +108,12 @@ class LazyfreeEngine(Engine):
         return _guarantees()
 
     def attach(self, mapping: _native.WordMap, request: Request) -> None:
-        """Maps anonymous memory over the file's and registers it."""
-        fixup = request.fixup
+        """Maps anonymous memory over the mapping's and registers it."""
         try:
-            mapping._attach(
-                _native.ENGINE_LAZYFREE,
-                request.protection,
-                request.fileno,
-                request.offset,
-                request.name,
-                fixup.rule if fixup else _native.RULE_SET,
-                fixup.offsets if fixup else None,
-                fixup.operands if fixup else None,
-                0,
-            )
+            if request.decoding:
+                _attach_decoded(mapping, request, request.decoding)
+            else:
+                _attach_copy(mapping, request)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOSYS):
                 raise
@@ -153,6 +146,40 @@ class LazyfreeEngine(Engine):
     def reclaim(self, mapping: _native.WordMap, offset: int, length: int) -> None:
         """Re-arms what is marked, then MADV_PAGEOUT."""
         mapping._reclaim(offset, length)
+
+
+def _attach_copy(mapping: _native.WordMap, request: Request) -> None:
+    fixup = request.fixup
+    mapping._attach(
+        _native.ENGINE_LAZYFREE,
+        request.protection,
+        request.fileno,
+        request.offset,
+        request.name,
+        fixup.rule if fixup else _native.RULE_SET,
+        fixup.offsets if fixup else None,
+        fixup.operands if fixup else None,
+        0,
+    )
+
+
+def _attach_decoded(mapping: _native.WordMap, request: Request, decoding: Decoding) -> None:
+    mapping._attach_decoded(
+        protection=request.protection,
+        source_fd=request.fileno,
+        source_offset=request.offset,
+        source_length=decoding.source_length,
+        name=request.name,
+        function=decoding.function,
+        user_data=decoding.user_data,
+        helper=decoding.helper,
+        unit_pages=decoding.unit_pages,
+        unit_items=decoding.unit_items,
+        unit_source_length=decoding.unit_source_length,
+        items=decoding.items,
+        block_pages=decoding.block_pages,
+        block_is_fixed=decoding.block_is_fixed,
+    )
 
 
 def _not_allowed(system_call: str, error: int) -> str:

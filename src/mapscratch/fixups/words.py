@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Page-in fixups: what is made again when a page comes back, before anybody sees it.
-
-A fixup here is a table of aligned 8-byte words. Self-healing fixups (a word whose value in the file
-leads to making it again) need none of this: store them, and store them again when they are gone.
-"""
+"""Fixups that are a table of aligned 8-byte words."""
 
 from __future__ import annotations
 

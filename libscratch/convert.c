@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compiled once for any processor and once for newer ones (SCRATCH_CONVERT_VARIANT names the entry).
+ *
+ * A conversion is a row of plain loops over a tile that stays in the first-level cache: put the bytes
+ * in order, take the real part, cast, scale, and so on, as many of these as are needed. So there is a
+ * loop for each step and not for each combination of steps, and the compiler vectorises every one.
+ * Tiles begin at the same items each time, so that a page comes back with the same bytes even where C
+ * leaves a conversion undefined (a float beyond an integer's range).
+ */
+#include "convert.h"
+
+#include <string.h>
+
+enum { TILE_BYTES = 8192 };
+
+static uint16_t swap_2(uint16_t value) { return __builtin_bswap16(value); }
+static uint32_t swap_4(uint32_t value) { return __builtin_bswap32(value); }
+static uint64_t swap_8(uint64_t value) { return __builtin_bswap64(value); }
+
+#define DEFINE_SWAP(SIZE, TYPE)                                                                   \
+    static void swap_items_##SIZE(TYPE *to, const TYPE *from, size_t count) {                     \
+        for (size_t item = 0; item < count; item++)                                               \
+            to[item] = swap_##SIZE(from[item]);                                                   \
+    }
+DEFINE_SWAP(2, uint16_t)
+DEFINE_SWAP(4, uint32_t)
+DEFINE_SWAP(8, uint64_t)
+
+/* Halves change places too. */
+static void swap_items_16(uint64_t *to, const uint64_t *from, size_t count) {
+    for (size_t item = 0; item < count; item++) {
+        uint64_t low = from[2 * item], high = from[2 * item + 1];
+        to[2 * item] = swap_8(high);
+        to[2 * item + 1] = swap_8(low);
+    }
+}
+
+static void swap_items(void *to, const void *from, size_t size, size_t count) {
+    switch (size) {
+    case 2:
+        swap_items_2(to, from, count);
+        break;
+    case 4:
+        swap_items_4(to, from, count);
+        break;
+    case 8:
+        swap_items_8(to, from, count);
+        break;
+    case 16:
+        swap_items_16(to, from, count);
+        break;
+    default:
+        if (to != from)
+            memcpy(to, from, size * count);
+    }
+}
+
+static float load_bf16(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+#define AS_IT_IS(value) (value)
+#define IS_SET(value) ((value) != 0)
+
+/* NumPy makes a half out of a float or a double, whichever the source fits better. */
+#define FOR_EACH_SOURCE(X, OUTPUT, TYPE)                                                          \
+    X(b1, uint8_t, IS_SET, float, OUTPUT, TYPE)                                                   \
+    X(i1, int8_t, AS_IT_IS, float, OUTPUT, TYPE)                                                  \
+    X(i2, int16_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
+    X(i4, int32_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
+    X(i8, int64_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
+    X(u1, uint8_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
+    X(u2, uint16_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
+    X(u4, uint32_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
+    X(u8, uint64_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
+    X(f2, _Float16, (float), float, OUTPUT, TYPE)                                                 \
+    X(f4, float, AS_IT_IS, float, OUTPUT, TYPE)                                                   \
+    X(f8, double, AS_IT_IS, double, OUTPUT, TYPE)                                                 \
+    X(f16, long double, AS_IT_IS, double, OUTPUT, TYPE)                                           \
+    X(bf16, uint16_t, load_bf16, float, OUTPUT, TYPE)
+
+#define FOR_EACH_INTEGER(X)                                                                       \
+    X(i1, int8_t) X(i2, int16_t) X(i4, int32_t) X(i8, int64_t)                                    \
+    X(u1, uint8_t) X(u2, uint16_t) X(u4, uint32_t) X(u8, uint64_t)
+#define FOR_EACH_WIDE_FLOAT(X) X(f4, float) X(f8, double) X(f16, long double)
+#define FOR_EACH_OUTPUT_BUT_HALF(X) X(b1, bool) FOR_EACH_INTEGER(X) FOR_EACH_WIDE_FLOAT(X)
+
+#define DEFINE_CAST(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                                   \
+    static void cast_##SOURCE##_##OUTPUT(void *restrict output, const void *restrict source,      \
+                                         size_t count) {                                          \
+        const STORED *from = source;                                                              \
+        TYPE *to = output;                                                                        \
+        for (size_t item = 0; item < count; item++)                                               \
+            to[item] = (TYPE)LOAD(from[item]);                                                    \
+    }
+#define DEFINE_CAST_TO_HALF(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                          \
+    static void cast_##SOURCE##_##OUTPUT(void *restrict output, const void *restrict source,      \
+                                         size_t count) {                                          \
+        const STORED *from = source;                                                              \
+        TYPE *to = output;                                                                        \
+        for (size_t item = 0; item < count; item++)                                               \
+            to[item] = (TYPE)(THROUGH)LOAD(from[item]);                                           \
+    }
+#define DEFINE_CASTS(OUTPUT, TYPE) FOR_EACH_SOURCE(DEFINE_CAST, OUTPUT, TYPE)
+FOR_EACH_OUTPUT_BUT_HALF(DEFINE_CASTS)
+FOR_EACH_SOURCE(DEFINE_CAST_TO_HALF, f2, _Float16)
+
+typedef void (*cast_function)(void *restrict output, const void *restrict source, size_t count);
+
+#define CAST_ENTRY(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                                    \
+    [SCRATCH_NUMBER_##OUTPUT][SCRATCH_NUMBER_##SOURCE] = cast_##SOURCE##_##OUTPUT,
+#define CAST_ENTRIES(OUTPUT, TYPE) FOR_EACH_SOURCE(CAST_ENTRY, OUTPUT, TYPE)
+static const cast_function casts[SCRATCH_NUMBER_COUNT][SCRATCH_NUMBER_COUNT] = {
+    FOR_EACH_OUTPUT_BUT_HALF(CAST_ENTRIES) FOR_EACH_SOURCE(CAST_ENTRY, f2, _Float16)};
+
+/* Complex numbers are pairs of the real ones of half their size. */
+static enum scratch_number real_of(enum scratch_number number) {
+    switch (number) {
+    case SCRATCH_NUMBER_c8:
+        return SCRATCH_NUMBER_f4;
+    case SCRATCH_NUMBER_c16:
+        return SCRATCH_NUMBER_f8;
+    case SCRATCH_NUMBER_c32:
+        return SCRATCH_NUMBER_f16;
+    default:
+        return number;
+    }
+}
+
+static bool is_complex(enum scratch_number number) { return real_of(number) != number; }
+
+static void take_real_parts(void *to, const void *from, size_t size, size_t count) {
+    for (size_t item = 0; item < count; item++)
+        memcpy((char *)to + item * size, (const char *)from + 2 * item * size, size);
+}
+
+static void add_imaginary_zeros(void *to, const void *from, size_t size, size_t count) {
+    memset(to, 0, 2 * count * size);
+    for (size_t item = 0; item < count; item++)
+        memcpy((char *)to + 2 * item * size, (const char *)from + item * size, size);
+}
+
+/* Unsigned, because integers of NumPy wrap around and those of C must not. */
+#define DEFINE_INTEGER_SCALE(NAME, TYPE)                                                          \
+    static void scale_##NAME(void *values, const void *scale, const void *zero, size_t count) {    \
+        TYPE *value = values;                                                                     \
+        uint64_t factor = (uint64_t) * (const TYPE *)scale, term = (uint64_t) * (const TYPE *)zero; \
+        for (size_t item = 0; item < count; item++)                                               \
+            value[item] = (TYPE)((uint64_t)value[item] * factor + term);                          \
+    }
+#define DEFINE_FLOAT_SCALE(NAME, TYPE)                                                            \
+    static void scale_##NAME(void *values, const void *scale, const void *zero, size_t count) {    \
+        TYPE *value = values;                                                                     \
+        TYPE factor = *(const TYPE *)scale, term = *(const TYPE *)zero;                           \
+        for (size_t item = 0; item < count; item++) {                                             \
+            TYPE product = (TYPE)(value[item] * factor); /* rounded, as NumPy rounds each step */  \
+            value[item] = (TYPE)(product + term);                                                 \
+        }                                                                                         \
+    }
+FOR_EACH_INTEGER(DEFINE_INTEGER_SCALE)
+FOR_EACH_WIDE_FLOAT(DEFINE_FLOAT_SCALE)
+DEFINE_FLOAT_SCALE(f2, _Float16)
+
+typedef void (*scale_function)(void *values, const void *scale, const void *zero, size_t count);
+#define SCALE_ENTRY(NAME, TYPE) [SCRATCH_NUMBER_##NAME] = scale_##NAME,
+static const scale_function scales[SCRATCH_NUMBER_COUNT] = {
+    FOR_EACH_INTEGER(SCALE_ENTRY) FOR_EACH_WIDE_FLOAT(SCALE_ENTRY) SCALE_ENTRY(f2, _Float16)};
+
+/* A run of items that share a scale after the other. */
+static void scale_items(const struct scratch_conversion *conversion, void *output, size_t size,
+                        size_t count, uint64_t first) {
+    const char *scale = (const char *)(conversion + 1);
+    const char *zero = scale + conversion->scale_count * size;
+    size_t done = 0;
+    while (done < count) {
+        uint64_t block = (first + done) / conversion->block_items;
+        uint64_t left_in_block = conversion->block_items - (first + done) % conversion->block_items;
+        size_t run = left_in_block < count - done ? (size_t)left_in_block : count - done;
+        if (block >= conversion->scale_count)
+            block = conversion->scale_count - 1;
+        scales[conversion->output]((char *)output + done * size, scale + block * size,
+                                   zero + block * size, run);
+        done += run;
+    }
+}
+
+#define DEFINE_BLANK(NAME, TYPE)                                                                  \
+    static void blank_##NAME(void *values, const int64_t *stored, int64_t blank, size_t count) {  \
+        TYPE *value = values;                                                                     \
+        for (size_t item = 0; item < count; item++)                                               \
+            value[item] = stored[item] == blank ? (TYPE)__builtin_nanf("") : value[item];         \
+    }
+FOR_EACH_WIDE_FLOAT(DEFINE_BLANK)
+DEFINE_BLANK(f2, _Float16)
+
+typedef void (*blank_function)(void *values, const int64_t *stored, int64_t blank, size_t count);
+#define BLANK_ENTRY(NAME, TYPE) [SCRATCH_NUMBER_##NAME] = blank_##NAME,
+static const blank_function blanks[SCRATCH_NUMBER_COUNT] = {
+    FOR_EACH_WIDE_FLOAT(BLANK_ENTRY) BLANK_ENTRY(f2, _Float16)};
+
+struct tile {
+    _Alignas(32) char ordered[TILE_BYTES]; /* the source in this machine's byte order */
+    _Alignas(32) char real[TILE_BYTES];
+    _Alignas(32) int64_t stored[TILE_BYTES / sizeof(int64_t)];
+};
+
+static void convert_tile(const struct scratch_conversion *conversion, struct tile *tile, char *output,
+                         const char *source, size_t count, uint64_t first) {
+    enum scratch_number source_real = real_of(conversion->source);
+    enum scratch_number output_real = real_of(conversion->output);
+    bool from_complex = is_complex(conversion->source), to_complex = is_complex(conversion->output);
+    size_t source_size = scratch_number_size(source_real);
+    size_t output_size = scratch_number_size(output_real);
+    size_t parts = from_complex ? 2 * count : count;
+    if (conversion->source_is_swapped) {
+        swap_items(tile->ordered, source, source_size, parts);
+        source = tile->ordered;
+    }
+    if (from_complex && !to_complex) {
+        take_real_parts(tile->real, source, source_size, count);
+        source = tile->real;
+        parts = count;
+    }
+    bool adds_zeros = to_complex && !from_complex;
+    casts[output_real][source_real](adds_zeros ? tile->real : output, source, parts);
+    if (adds_zeros)
+        add_imaginary_zeros(output, tile->real, output_size, count);
+    if (conversion->scale_count)
+        scale_items(conversion, output, output_size, count, first);
+    if (conversion->has_blank) {
+        casts[SCRATCH_NUMBER_i8][source_real](tile->stored, source, count);
+        blanks[output_real](output, tile->stored, conversion->blank, count);
+    }
+    if (conversion->output_is_swapped)
+        swap_items(output, output, output_size, to_complex ? 2 * count : count);
+}
+
+static int32_t convert(void *output, const void *source, int64_t items, int64_t first,
+                       void *user_data) {
+    const struct scratch_conversion *conversion = user_data;
+    size_t source_size = scratch_number_size(conversion->source);
+    size_t output_size = scratch_number_size(conversion->output);
+    size_t tile_items = TILE_BYTES / (source_size > output_size ? source_size : output_size);
+    if (tile_items > TILE_BYTES / sizeof(int64_t))
+        tile_items = TILE_BYTES / sizeof(int64_t);
+    struct tile tile;
+    for (int64_t done = 0; done < items; done += (int64_t)tile_items) {
+        int64_t left = items - done;
+        size_t count = left < (int64_t)tile_items ? (size_t)left : tile_items;
+        convert_tile(conversion, &tile, (char *)output + (size_t)done * output_size,
+                     (const char *)source + (size_t)done * source_size, count,
+                     (uint64_t)(first + done));
+    }
+    return 0;
+}
+
+scratch_decode_function SCRATCH_CONVERT_VARIANT(void) { return convert; }

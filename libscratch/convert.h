@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Numbers of one type made out of numbers of another: what a file of big-endian, scaled or quantised
+ * numbers takes to be seen as an ordinary array. NumPy's rules: `source.astype(output) * scale + zero`,
+ * each step in the output's type. It runs on the pager's thread and calls nothing.
+ */
+#ifndef SCRATCH_CONVERT_H
+#define SCRATCH_CONVERT_H
+
+#include "decode.h"
+
+/* Named as NumPy names them: kind and size in bytes. `f16` and `c32` are long double; bf16 is a source only. */
+#define SCRATCH_NUMBERS(NUMBER)                                                                  \
+    NUMBER(b1) NUMBER(i1) NUMBER(i2) NUMBER(i4) NUMBER(i8) NUMBER(u1) NUMBER(u2) NUMBER(u4)      \
+    NUMBER(u8) NUMBER(f2) NUMBER(f4) NUMBER(f8) NUMBER(f16) NUMBER(bf16) NUMBER(c8) NUMBER(c16)  \
+    NUMBER(c32)
+
+enum scratch_number {
+#define SCRATCH_NUMBER_ENUM(NAME) SCRATCH_NUMBER_##NAME,
+    SCRATCH_NUMBERS(SCRATCH_NUMBER_ENUM)
+#undef SCRATCH_NUMBER_ENUM
+    SCRATCH_NUMBER_COUNT
+};
+
+/* Followed by `scale_count` scales and as many zeros, of the output's type. */
+struct scratch_conversion {
+    _Alignas(16) enum scratch_number source;
+    enum scratch_number output;
+    bool source_is_swapped; /* its bytes are in the order that is not this machine's */
+    bool output_is_swapped;
+    bool has_blank;       /* an integer `blank` in the source becomes a NaN */
+    int64_t blank;
+    uint64_t block_items; /* so many items after each other share a scale and a zero */
+    uint64_t scale_count; /* 0: nothing is scaled */
+};
+
+const char *scratch_number_name(enum scratch_number number);
+size_t scratch_number_size(enum scratch_number number);
+/* The function for this processor; its user data is a `scratch_conversion`. */
+scratch_decode_function scratch_convert_function(void);
+
+/* The variants that it chooses from. */
+scratch_decode_function scratch_convert_plain(void);
+scratch_decode_function scratch_convert_avx2(void);
+
+#endif

@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "page_in.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "clock.h"
+#include "raw.h"
+#include "tell.h"
+
+/* Where pages are made before anybody sees them, and what they are decoded from. */
+static unsigned char staging[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
+static unsigned char encoded[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
+
+/* On x86-64, and on aarch64 with small base pages: where it is another size, pages are small. */
+enum { HUGE_BYTES = 2 << 20 };
+
+/* Readers for whom something is to be made ahead: a ring of ranges' addresses and streams. */
+enum { AHEAD_CAPACITY = 32 };
+struct ahead {
+    uintptr_t address;
+    size_t stream;
+};
+static struct ahead aheads[AHEAD_CAPACITY];
+static size_t ahead_head;
+static size_t ahead_count;
+
+enum { REASON_LENGTH = SCRATCH_HELPER_TEXT };
+
+static size_t least(size_t one, size_t other) { return one < other ? one : other; }
+
+static size_t unit_bytes(const struct scratch_range *range) {
+    return range->decoding.unit_pages * scratch_page_size();
+}
+
+/* How many units are decoded at once: what fits into both buffers. */
+static size_t batch_units(const struct scratch_range *range) {
+    size_t units = SCRATCH_STAGING_BYTES / unit_bytes(range);
+    return least(units, SCRATCH_STAGING_BYTES / range->decoding.unit_source_length);
+}
+
+static size_t huge_pages(void) { return HUGE_BYTES / scratch_page_size(); }
+
+/* Huge pages, if they hold whole units. */
+static void set_huge(const struct scratch_range *range, struct scratch_stream_limits *limits) {
+    size_t skew = (uintptr_t)range->address % HUGE_BYTES / scratch_page_size();
+    if (huge_pages() % limits->unit || (huge_pages() - skew) % limits->unit)
+        return;
+    limits->huge = huge_pages();
+    limits->huge_skew = skew;
+}
+
+static struct scratch_stream_limits limits_of(const struct scratch_range *range) {
+    struct scratch_stream_limits limits = {
+        .end = scratch_range_pages(range),
+        .unit = 1,
+        .block = scratch_settings.fault_around_pages,
+        .batch = SCRATCH_STAGING_BYTES / scratch_page_size(),
+        .window = SCRATCH_STAGING_BYTES / scratch_page_size(),
+        .adapts = true,
+    };
+    if (range->is_decoded) {
+        const struct scratch_decoding *decoding = &range->decoding;
+        limits.unit = decoding->unit_pages;
+        limits.block = decoding->block_pages;
+        limits.batch = batch_units(range) * decoding->unit_pages;
+        limits.window = scratch_settings.window_pages;
+        limits.adapts = !decoding->block_is_fixed;
+        limits.goes_ahead = true;
+        if (range->takes_huge_pages && !range->helper.address)
+            set_huge(range, &limits);
+    }
+    return limits;
+}
+
+/* From now on a touch ends in SIGBUS, as with mmap. */
+static void poison_page(const struct scratch_userfault *userfault, const struct scratch_range *range,
+                        size_t page) {
+    size_t page_size = scratch_page_size();
+    struct uffdio_poison poison = {
+        .range = {(uintptr_t)range->address + page * page_size, page_size}};
+    if (userfault->poison && !raw_ioctl(userfault->descriptor, UFFDIO_POISON, &poison))
+        return;
+    /* Before Linux 6.6 no page can be made to fault for good, and returning would fault again. */
+    kill(getpid(), SIGKILL);
+}
+
+/* Nobody may ever see something else than what the file gives. */
+static void fail_page(const struct scratch_userfault *userfault, struct scratch_range *range,
+                      size_t page, const char *reason) {
+    size_t page_size = scratch_page_size();
+    if (range->is_decoded)
+        scratch_tell("mapscratch: block %zu (items from %llu on) of the array of %s can't be made: %s\n",
+                     page / range->decoding.unit_pages,
+                     (unsigned long long)(page / range->decoding.unit_pages *
+                                          range->decoding.unit_items),
+                     range->name, reason);
+    else
+        scratch_tell("mapscratch: page %zu (byte %zu) of the scratch mapping of %s can't be made: %s\n",
+                     page, page * page_size, range->name, reason);
+    poison_page(userfault, range, page);
+}
+
+void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
+                                  struct scratch_range *range, size_t page) {
+    size_t page_size = scratch_page_size();
+    scratch_tell("mapscratch: something stored into the array of %s, which is read-only (page %zu)\n",
+                 range->name, page);
+    unsigned char *address = range->address + page * page_size;
+    scratch_discard_pages(range, page, 1); /* only what is missing can be poisoned */
+    poison_page(userfault, range, page);
+    scratch_userfault_wake(userfault, (uintptr_t)address, page_size);
+}
+
+/* What of the source pages [first, end) are made of: bytes from `source_skip` on. */
+static void source_of(const struct scratch_range *range, size_t first, size_t end, size_t *ret_from,
+                      size_t *ret_to) {
+    size_t page_size = scratch_page_size();
+    *ret_from = first * page_size;
+    *ret_to = end * page_size;
+    if (range->is_decoded) {
+        size_t unit = range->decoding.unit_pages;
+        *ret_from = first / unit * range->decoding.unit_source_length;
+        *ret_to = (end + unit - 1) / unit * range->decoding.unit_source_length;
+        *ret_to = least(*ret_to, range->decoding.source_length);
+    }
+}
+
+/*
+ * The source's read-ahead is switched off (MADV_RANDOM), because read-around makes a random
+ * page-in read far more than it needs. So ask for what is needed: these pages, and in a sequence
+ * a window ahead of them.
+ */
+static void read_ahead(struct scratch_range *range, const struct scratch_plan *plan) {
+    size_t page_size = scratch_page_size();
+    size_t from, to;
+    source_of(range, plan->first, plan->end, &from, &to);
+    if (plan->in_sequence) {
+        size_t window = scratch_settings.readahead_bytes;
+        size_t on_its_way_from, on_its_way_to;
+        source_of(range, plan->stream->next, plan->stream->goal, &on_its_way_from, &on_its_way_to);
+        if (on_its_way_to > to)
+            to = on_its_way_to;
+        if (to + window / 2 <= plan->stream->read_to)
+            return; /* still well inside what was asked for */
+        to += window;
+        if (plan->stream->read_to > from && plan->stream->read_to < to)
+            from = plan->stream->read_to;
+    }
+    plan->stream->read_to = to;
+    size_t start = (range->source_skip + from) & ~(page_size - 1);
+    size_t stop = least(range->source_skip + to, range->source_length);
+    if (start < stop)
+        madvise((void *)(range->source + start), stop - start, MADV_WILLNEED);
+}
+
+/* Copies bytes of the source; fewer than asked for if the file has shrunk, where memcpy would be killed. */
+static size_t read_source(const struct scratch_range *range, size_t offset, size_t length, void *to) {
+    struct iovec local = {to, length};
+    struct iovec remote = {(void *)(range->source + range->source_skip + offset), length};
+    ssize_t got = syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0);
+    return got > 0 ? (size_t)got : 0;
+}
+
+static void count_fixup_time(struct scratch_range *range, uint64_t started) {
+    atomic_fetch_add_explicit(&range->fixup_ns, scratch_now_ns() - started, memory_order_relaxed);
+}
+
+static size_t stage_words(struct scratch_range *range, size_t first, size_t pages) {
+    size_t page_size = scratch_page_size();
+    size_t staged = read_source(range, first * page_size, pages * page_size, staging) / page_size;
+    uint64_t started = scratch_now_ns();
+    scratch_word_table_apply(&range->fixup, staging, first * page_size, staged * page_size);
+    count_fixup_time(range, started);
+    return staged;
+}
+
+/* Decodes whole units from `first` on; the pages that could be made, and if not all, why. */
+static size_t stage_decoded(struct scratch_range *range, size_t first, size_t pages,
+                            unsigned char *to_bytes, char reason[REASON_LENGTH]) {
+    const struct scratch_decoding *decoding = &range->decoding;
+    uint64_t first_unit = first / decoding->unit_pages;
+    uint64_t units = (pages + decoding->unit_pages - 1) / decoding->unit_pages;
+    size_t from, to;
+    source_of(range, first, first + pages, &from, &to);
+    size_t got = read_source(range, from, to - from, encoded);
+    if (got < to - from) {
+        snprintf(reason, REASON_LENGTH,
+                 "the file no longer has these bytes (it shrank, or its device failed)");
+        units = got / decoding->unit_source_length;
+        pages = units * decoding->unit_pages;
+    }
+    uint64_t first_item = first_unit * decoding->unit_items;
+    uint64_t items = units * decoding->unit_items;
+    if (items > decoding->items - first_item)
+        items = decoding->items - first_item;
+    if (!items)
+        return 0;
+    uint64_t started = scratch_now_ns();
+    int32_t error = decoding->decode(to_bytes, encoded, (int64_t)items, (int64_t)first_item,
+                                     (void *)decoding->user_data);
+    count_fixup_time(range, started);
+    if (error) {
+        snprintf(reason, REASON_LENGTH, "its fixup returned %d", (int)error);
+        return 0;
+    }
+    /* Behind the last item is nobody's, but it can be seen; the same each time. */
+    size_t used = items * (unit_bytes(range) / decoding->unit_items);
+    memset(to_bytes + used, 0, units * unit_bytes(range) - used);
+    return pages;
+}
+
+static void count_filled(struct scratch_range *range, size_t first, size_t pages) {
+    uint64_t rebuilt = 0;
+    for (size_t page = first; page < first + pages; page++) {
+        unsigned char bit = (unsigned char)(1u << (page % 8));
+        rebuilt += (range->ever_filled[page / 8] & bit) != 0;
+        range->ever_filled[page / 8] |= bit;
+    }
+    atomic_fetch_add_explicit(&range->filled, pages, memory_order_relaxed);
+    atomic_fetch_add_explicit(&range->rebuilt, rebuilt, memory_order_relaxed);
+}
+
+static bool was_filled(const struct scratch_range *range, size_t page) {
+    return range->ever_filled[page / 8] & (1u << (page % 8));
+}
+
+static bool is_there(const struct scratch_range *range, size_t page) {
+    unsigned char residence = 0;
+    return !mincore(range->address + page * scratch_page_size(), 1, &residence) && (residence & 1);
+}
+
+static void check_filled(struct scratch_range *range, size_t first, size_t pages, bool for_store) {
+    scratch_check_event(range, first, pages, SCRATCH_EVENT_FAULT);
+    scratch_check_event(range, first, pages,
+                        for_store ? SCRATCH_EVENT_FILL_FOR_STORE : SCRATCH_EVENT_FILL_FOR_LOAD);
+}
+
+/*
+ * Puts `pages` pages of `bytes` where no page is yet. Pages that are there are left alone, and so
+ * are pages that can't be read, unless it is the very page that somebody waits for: then its error
+ * comes back.
+ */
+static int copy_in(const struct scratch_userfault *userfault, struct scratch_range *range,
+                   size_t first, size_t pages, const unsigned char *bytes, size_t awaited,
+                   bool for_store) {
+    size_t page_size = scratch_page_size();
+    bool is_protected = scratch_range_is_protected(range) &&
+                        !(for_store && (range->protection & PROT_WRITE));
+    size_t page = first;
+    size_t at_once = pages;
+    int awaited_error = 0;
+    while (page < first + pages) {
+        at_once = least(at_once, first + pages - page);
+        struct uffdio_copy copy = {
+            .dst = (uintptr_t)range->address + page * page_size,
+            .src = (uintptr_t)bytes + (page - first) * page_size,
+            .len = at_once * page_size,
+            .mode = UFFDIO_COPY_MODE_DONTWAKE | (is_protected ? UFFDIO_COPY_MODE_WP : 0),
+        };
+        int error = raw_ioctl(userfault->descriptor, UFFDIO_COPY, &copy) ? errno : 0;
+        size_t copied = copy.copy > 0 ? (size_t)copy.copy / page_size : 0;
+        if (copied) {
+            count_filled(range, page, copied);
+            check_filled(range, page, copied, for_store);
+            page += copied;
+        } else if (error == EAGAIN) {
+            continue; /* the address space is changing; nothing was copied */
+        } else if (error == ENOENT && at_once > 1) {
+            at_once = 1; /* across the edge of a pinned part, where mlock has split the mapping */
+        } else {
+            if (page == awaited && error != EEXIST)
+                awaited_error = error;
+            page++;
+        }
+    }
+    return awaited_error;
+}
+
+/* On the processor that made them: see placement.h. */
+static void free_unpinned(struct scratch_range *range, size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    size_t run;
+    while ((run = scratch_unpinned_run(range, &first, end))) {
+        scratch_userfault_free_lazily(range->address + first * page_size, run * page_size);
+        first += run;
+    }
+}
+
+static void wake_pages(const struct scratch_userfault *userfault, const struct scratch_range *range,
+                       size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    scratch_userfault_wake(userfault, (uintptr_t)range->address + first * page_size,
+                           (end - first) * page_size);
+}
+
+static const char *reason_of(int error) {
+    switch (error) {
+    case EFAULT:
+        return "the file no longer has these bytes (it shrank, or its device failed)";
+    case ENOMEM:
+        return "there is no memory for it (see the memory limit of this cgroup)";
+    default:
+        return strerror(error);
+    }
+}
+
+/* Copies in what was made, as often as reclaim needs; an error of the awaited page. */
+static int try_to_copy_in(const struct scratch_userfault *userfault, struct scratch_range *range,
+                          size_t first, size_t pages, const unsigned char *bytes, size_t awaited,
+                          bool for_store) {
+    int error = 0;
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        error = copy_in(userfault, range, first, pages, bytes, awaited, for_store);
+        if (error != ENOMEM)
+            break;
+        usleep(1000); /* reclaim is under way: that is what we are for */
+    }
+    return error;
+}
+
+/*
+ * Makes at most one batch, and nobody has seen a page that isn't droppable. An error is that of `awaited`,
+ * the page somebody waits for, if there is one; it has no page then, and `reason` says why.
+ */
+static int make_pages(const struct scratch_userfault *userfault, struct scratch_range *range,
+                      size_t first, size_t end, size_t awaited, bool for_store,
+                      char reason[REASON_LENGTH]) {
+    size_t pages = end - first;
+    const unsigned char *bytes = range->source + first * scratch_page_size();
+    reason[0] = 0;
+    if (range->is_decoded)
+        pages = stage_decoded(range, first, pages, staging, reason);
+    else if (range->has_fixup)
+        pages = stage_words(range, first, pages);
+    if (range->is_decoded || range->has_fixup)
+        bytes = staging;
+    int error = try_to_copy_in(userfault, range, first, pages, bytes, awaited, for_store);
+    bool is_missing = awaited != SCRATCH_NO_PAGE && awaited >= first + pages;
+    free_unpinned(range, first, first + pages);
+    scratch_userfault_drain();
+    if (is_missing)
+        error = EFAULT;
+    if (error && !reason[0])
+        snprintf(reason, REASON_LENGTH, "%s", reason_of(error));
+    /* The mapping has changed, or is gone: whoever waits faults again and finds out. */
+    return error == ENOENT || error == ESRCH ? 0 : error;
+}
+
+static void *map_huge_staging(void *address, size_t length, int flags) {
+    void *mapped = mmap(address, length, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+    return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+/*
+ * Where a huge page is made: memory of our own that the kernel may give a huge page, from which it is
+ * moved to where it is wanted. Mapped anew each time, because a page table may have stayed in it, and
+ * then it gets small pages. NULL: there is none to be had.
+ */
+static unsigned char *huge_staging(void) {
+    static unsigned char *memory;
+    if (!memory) {
+        unsigned char *mapped = map_huge_staging(NULL, 2 * HUGE_BYTES, 0);
+        if (!mapped)
+            return NULL;
+        memory = mapped + (HUGE_BYTES - (uintptr_t)mapped % HUGE_BYTES) % HUGE_BYTES;
+    }
+    bool is_ready = map_huge_staging(memory, HUGE_BYTES, MAP_FIXED) &&
+                    !madvise(memory, HUGE_BYTES, MADV_HUGEPAGE);
+    return is_ready ? memory : NULL;
+}
+
+static bool move_in(const struct scratch_userfault *userfault, struct scratch_range *range,
+                    size_t first, unsigned char *bytes) {
+    uintptr_t address = (uintptr_t)range->address + first * scratch_page_size();
+    struct uffdio_move move = {
+        .dst = address,
+        .src = (uintptr_t)bytes,
+        .len = HUGE_BYTES,
+        .mode = UFFDIO_MOVE_MODE_DONTWAKE,
+    };
+    /*
+     * A fault that waits there has left an empty page table, and only where there is none does the
+     * huge page stay one. Linux 6.14 and later free it with the pages (CONFIG_PT_RECLAIM).
+     */
+    if (scratch_discard_pages(range, first, huge_pages()))
+        return false;
+    while (raw_ioctl(userfault->descriptor, UFFDIO_MOVE, &move)) {
+        if (errno != EAGAIN || move.move > 0)
+            return false;
+    }
+    count_filled(range, first, huge_pages());
+    check_filled(range, first, huge_pages(), false);
+    scratch_userfault_write_protect(userfault, address, HUGE_BYTES, true);
+    return true;
+}
+
+/* False if nothing was made of it: then it is to be made of small pages. */
+static bool make_huge_page(const struct scratch_userfault *userfault, struct scratch_range *range,
+                           const struct scratch_stream_limits *limits, size_t first) {
+    unsigned char *memory = huge_staging();
+    size_t pages;
+    if (!memory)
+        return false;
+    for (size_t done = 0; done < huge_pages(); done += pages) {
+        char reason[REASON_LENGTH];
+        pages = least(limits->batch, huge_pages() - done);
+        if (stage_decoded(range, first + done, pages, memory + done * scratch_page_size(), reason) <
+            pages)
+            return false;
+    }
+    if (!move_in(userfault, range, first, memory))
+        return false;
+    free_unpinned(range, first, first + huge_pages());
+    scratch_userfault_drain();
+    return true;
+}
+
+static bool is_huge_page(const struct scratch_stream_limits *limits, size_t first, size_t end) {
+    return limits->huge && end - first == limits->huge &&
+           (first + limits->huge_skew) % limits->huge == 0;
+}
+
+/* Whole units around a page, of which at most `limits->end` are in the range. */
+static void unit_around(const struct scratch_stream_limits *limits, size_t page, size_t *ret_first,
+                        size_t *ret_end) {
+    *ret_first = page - page % limits->unit;
+    *ret_end = least(*ret_first + limits->unit, limits->end);
+}
+
+static void make_awaited(const struct scratch_userfault *userfault, struct scratch_range *range,
+                         const struct scratch_stream_limits *limits, size_t first, size_t end,
+                         size_t page, bool for_store) {
+    char reason[REASON_LENGTH];
+    int error = make_pages(userfault, range, first, end, page, for_store, reason);
+    if (error && end - first > limits->unit) { /* it may be another part that can't be made */
+        unit_around(limits, page, &first, &end);
+        error = make_pages(userfault, range, first, end, page, for_store, reason);
+    }
+    if (error)
+        fail_page(userfault, range, page, reason);
+    wake_pages(userfault, range, first, end);
+}
+
+static void make_unawaited(const struct scratch_userfault *userfault, struct scratch_range *range,
+                           size_t first, size_t end) {
+    char reason[REASON_LENGTH];
+    make_pages(userfault, range, first, end, SCRATCH_NO_PAGE, false, reason);
+}
+
+/* All of [first, end) but the batch that begins at `made_first`. */
+static void make_in_batches(const struct scratch_userfault *userfault, struct scratch_range *range,
+                            const struct scratch_stream_limits *limits, size_t first, size_t end,
+                            size_t made_first) {
+    for (; first < end; first += limits->batch) {
+        if (first != made_first)
+            make_unawaited(userfault, range, first, least(first + limits->batch, end));
+    }
+}
+
+static bool try_huge_page(const struct scratch_userfault *userfault, struct scratch_range *range,
+                          const struct scratch_stream_limits *limits, size_t first, size_t end) {
+    return is_huge_page(limits, first, end) && make_huge_page(userfault, range, limits, first);
+}
+
+static void note_ahead(const struct scratch_range *range, const struct scratch_stream *stream) {
+    size_t index = (size_t)(stream - range->streams.streams);
+    if (stream->next >= stream->goal || ahead_count == AHEAD_CAPACITY)
+        return;
+    for (size_t noted = 0; noted < ahead_count; noted++) {
+        const struct ahead *ahead = &aheads[(ahead_head + noted) % AHEAD_CAPACITY];
+        if (ahead->address == (uintptr_t)range->address && ahead->stream == index)
+            return;
+    }
+    aheads[(ahead_head + ahead_count++) % AHEAD_CAPACITY] =
+        (struct ahead){(uintptr_t)range->address, index};
+}
+
+/* What can't be asked of a helper fails like what can't be decoded. */
+static void ask(const struct scratch_userfault *userfault, struct scratch_range *range, size_t first,
+                size_t end, size_t awaited) {
+    struct scratch_helper *helper = &range->helper;
+    size_t unit = range->decoding.unit_pages;
+    int error = scratch_helper_connect(helper, (uintptr_t)range->address);
+    helper->first = first;
+    helper->end = end;
+    helper->awaited = awaited;
+    if (!error)
+        error = scratch_helper_ask(helper, first / unit, (end - first + unit - 1) / unit);
+    if (error && awaited != SCRATCH_NO_PAGE) {
+        char reason[REASON_LENGTH];
+        snprintf(reason, sizeof reason, "the process of its fixup can't be asked (%s)", strerror(error));
+        fail_page(userfault, range, awaited, reason);
+        wake_pages(userfault, range, awaited, awaited + 1);
+    }
+}
+
+/* What a helper's answer leads to; true if another question has been asked because of it. */
+static bool take_answer(const struct scratch_userfault *userfault, struct scratch_range *range,
+                        int error, const char *reason) {
+    struct scratch_helper *helper = &range->helper;
+    struct scratch_stream_limits limits = limits_of(range);
+    size_t first = helper->first, end = helper->end, awaited = helper->awaited;
+    if (!error) {
+        error = try_to_copy_in(userfault, range, first, end - first, helper->memory, awaited, false);
+        free_unpinned(range, first, end);
+        scratch_userfault_drain();
+        reason = reason_of(error);
+    } else if (awaited != SCRATCH_NO_PAGE && end - first > limits.unit && error != EPIPE) {
+        unit_around(&limits, awaited, &first, &end); /* it may be another part that can't be made */
+        ask(userfault, range, first, end, awaited);
+        return true;
+    }
+    if (error && error != ENOENT && error != ESRCH && awaited != SCRATCH_NO_PAGE)
+        fail_page(userfault, range, awaited, reason);
+    return false;
+}
+
+void scratch_page_in_answers(const struct scratch_userfault *userfault) {
+    uintptr_t token;
+    while ((token = scratch_helpers_next())) {
+        struct scratch_range *range = scratch_registry_find_locked(token);
+        if (!range)
+            return; /* being closed; its connection goes with it */
+        char reason[SCRATCH_HELPER_TEXT] = "";
+        int error = scratch_helper_answer(&range->helper, reason);
+        bool asks_again = error == EAGAIN || take_answer(userfault, range, error, reason);
+        if (!asks_again) {
+            /* Whoever has faulted meanwhile, anywhere, was left waiting: they fault again. */
+            wake_pages(userfault, range, 0, scratch_range_pages(range));
+            for (size_t index = 0; index < SCRATCH_STREAM_COUNT; index++)
+                note_ahead(range, &range->streams.streams[index]);
+        }
+        scratch_lock_release(&range->lock);
+    }
+}
+
+/* In parts that are decoded at once; what is awaited among them, and then the others. */
+static void make_planned(const struct scratch_userfault *userfault, struct scratch_range *range,
+                         const struct scratch_stream_limits *limits, const struct scratch_plan *plan,
+                         size_t page, bool for_store) {
+    size_t awaited_first = plan->first + (page - plan->first) / limits->batch * limits->batch;
+    size_t awaited_end = least(awaited_first + limits->batch, plan->end);
+    if (range->helper.address) {
+        ask(userfault, range, awaited_first, awaited_end, page);
+        return;
+    }
+    if (try_huge_page(userfault, range, limits, plan->first, plan->end)) {
+        wake_pages(userfault, range, plan->first, plan->end);
+        return;
+    }
+    make_awaited(userfault, range, limits, awaited_first, awaited_end, page, for_store);
+    make_in_batches(userfault, range, limits, plan->first, plan->end, awaited_first);
+}
+
+/* Made while somebody was already on the way to it. */
+static void arrive(const struct scratch_userfault *userfault, struct scratch_range *range,
+                   const struct scratch_stream_limits *limits, size_t page) {
+    struct scratch_plan plan;
+    wake_pages(userfault, range, page, page + 1);
+    if (scratch_stream_arrive(&range->streams, limits, page, &plan)) {
+        read_ahead(range, &plan);
+        note_ahead(range, plan.stream);
+    }
+}
+
+void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
+                     size_t page, bool for_store, size_t *ret_first, size_t *ret_end) {
+    *ret_first = *ret_end = page;
+    if (range->helper.is_asked)
+        return; /* its answer wakes everybody */
+    struct scratch_stream_limits limits = limits_of(range);
+    if (range->is_decoded && is_there(range, page)) {
+        arrive(userfault, range, &limits, page);
+        return;
+    }
+    bool made_before = range->is_decoded && was_filled(range, page);
+    struct scratch_plan plan = scratch_stream_plan(&range->streams, &limits, page, made_before);
+    read_ahead(range, &plan);
+    make_planned(userfault, range, &limits, &plan, page, for_store);
+    note_ahead(range, plan.stream);
+    *ret_first = plan.first;
+    *ret_end = plan.end;
+}
+
+bool scratch_page_in_ahead(const struct scratch_userfault *userfault) {
+    if (!ahead_count)
+        return false;
+    struct ahead ahead = aheads[ahead_head];
+    ahead_head = (ahead_head + 1) % AHEAD_CAPACITY;
+    ahead_count--;
+    struct scratch_range *range = scratch_registry_find_locked(ahead.address);
+    if (!range)
+        return true; /* closed since */
+    struct scratch_stream *stream = &range->streams.streams[ahead.stream];
+    struct scratch_stream_limits limits = limits_of(range);
+    size_t first, end;
+    bool is_busy = range->helper.is_asked; /* noted again when it has answered */
+    if (range->is_decoded && !is_busy && scratch_stream_go_ahead(stream, &limits, &first, &end)) {
+        if (range->helper.address)
+            ask(userfault, range, first, end, SCRATCH_NO_PAGE);
+        else if (!try_huge_page(userfault, range, &limits, first, end))
+            make_in_batches(userfault, range, &limits, first, end, SCRATCH_NO_PAGE);
+        note_ahead(range, stream);
+    }
+    scratch_lock_release(&range->lock);
+    return true;
+}
+
+void scratch_page_in_forget(void) {
+    ahead_count = 0;
+    scratch_helpers_forget_descriptors();
+}
+
+void scratch_page_in_restart(const struct scratch_userfault *userfault) {
+    scratch_page_in_forget();
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t count;
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count; index++) {
+        if (!ranges[index]->helper.address)
+            continue;
+        ranges[index]->helper.descriptor = -1;
+        ranges[index]->helper.is_asked = false;
+        wake_pages(userfault, ranges[index], 0, scratch_range_pages(ranges[index]));
+    }
+    scratch_lock_release(&scratch_registry_lock);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Page-in: what a missing page is made of, how much is made with it, and what is made ahead of a
+ * reader. On the pager's thread.
+ */
+#ifndef SCRATCH_PAGE_IN_H
+#define SCRATCH_PAGE_IN_H
+
+#include "userfault.h"
+
+/* Makes `page` and what goes with it, under the range's lock; of that, [*ret_first, *ret_end) comes back. */
+void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
+                     size_t page, bool for_store, size_t *ret_first, size_t *ret_end);
+/* Somebody has stored into memory that nobody may store to: SIGBUS, and a message. */
+void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
+                                  struct scratch_range *range, size_t page);
+/* Makes one more batch of what lies ahead of some reader; false if there is nothing to make. */
+bool scratch_page_in_ahead(const struct scratch_userfault *userfault);
+/* Takes what helpers have answered. */
+void scratch_page_in_answers(const struct scratch_userfault *userfault);
+/* A new pager has no connections to helpers: who waits for one asks again. */
+void scratch_page_in_restart(const struct scratch_userfault *userfault);
+/* In the child of a fork. */
+void scratch_page_in_forget(void);
+
+#endif

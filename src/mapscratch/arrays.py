@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`array`: a file's numbers as a NumPy array whose pages are decoded when they are touched.
+
+An array here is a `DecodedMap` and a NumPy view of it. How pages come and go is the engine's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, SupportsIndex, TypeAlias
+
+import numpy as np
+
+from mapscratch.decoded import DecodedMap, Geometry
+from mapscratch.engines import Guarantees, PageCounts
+from mapscratch.errors import UserError
+from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
+from mapscratch.fixups.numbers import DType, SourceType
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+AnyArray: TypeAlias = np.ndarray[Any, DType]
+Path: TypeAlias = str | os.PathLike[str]
+Shape: TypeAlias = tuple[int, ...]
+
+_LOOK_FOR_THRASHING_SECONDS = 0.2
+_COPIED_AT_ONCE = 1 << 20  # bytes, on their way into a system call
+
+
+class SourceChanged(UserError, RuntimeError):
+    """The file isn't any more what it was when the array was made."""
+
+
+class ThrashingWarning(ResourceWarning):
+    """An array's blocks are decoded again and again: it doesn't fit into memory."""
+
+
+# The interpreter hides ResourceWarnings by default. This one is for whoever runs the program.
+warnings.filterwarnings("default", category=ThrashingWarning, append=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """All that makes an array again in another process."""
+
+    path: str
+    size: int
+    modified_ns: int
+    dtype: DType
+    offset: int
+    shape: Shape
+    order: Literal["C", "F"]
+    source: SourceType
+    fixup: ArrayFixup | None
+    block: int | None
+    engine: str
+
+    @property
+    def items(self) -> int:
+        """Of the whole array."""
+        return math.prod(self.shape)
+
+
+class ArrayScratch:
+    """What stands behind an array: ``a.scratch``.
+
+    Ranges that are dropped, reclaimed or pinned are those of the array it was asked of: of a slice
+    its part, from its first byte to its last.
+    """
+
+    __slots__ = ("_array", "_home")
+
+    def __init__(self, array: ScratchArray, home: _Home) -> None:
+        self._array = array
+        self._home = home
+
+    @property
+    def map(self) -> DecodedMap:
+        """The mapping itself, of the whole array."""
+        return self._home.map
+
+    @property
+    def engine(self) -> str:
+        """Which engine drops and brings back pages."""
+        return self.map.engine
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What the engine promises."""
+        return self.map.guarantees
+
+    @property
+    def source(self) -> SourceType:
+        """What the file holds."""
+        return self._home.spec.source
+
+    @property
+    def fixup(self) -> ArrayFixup | None:
+        """What makes items; None: the file's bytes are the items."""
+        return self._home.spec.fixup
+
+    @property
+    def filename(self) -> str:
+        """The file's absolute path."""
+        return self._home.spec.path
+
+    def counts(self) -> PageCounts:
+        """Pages of the whole array: what they are now, and what happened so far.
+
+        `PageCounts.rebuilt_rate` says how much was decoded that had been decoded before, and
+        `PageCounts.fixup_seconds` how long decoding took.
+        """
+        return self.map.counts()
+
+    def drop(self) -> int:
+        """Drops this array's pages now, pinned ones excepted; how many went."""
+        return self.map.drop(*self._span())
+
+    def reclaim(self) -> None:
+        """Asks the kernel to reclaim this array's pages now: what memory pressure would do."""
+        self.map.reclaim(*self._span())
+
+    @contextmanager
+    def pin(self) -> Iterator[None]:
+        """Keeps this array's pages in memory, decoded, while a ``with`` block runs.
+
+        System calls may then be given the array, whatever the engine.
+
+        Raises:
+            OSError: more than RLIMIT_MEMLOCK allows; nothing is pinned then.
+        """
+        self._home.check_source()
+        with self.map.pin(*self._span()):
+            yield
+
+    def _span(self) -> tuple[int, int]:
+        low, high = np.lib.array_utils.byte_bounds(_plain(self._array))
+        return low - self._home.address, high - low
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        return (
+            f"<{self._array.nbytes} bytes decoded from {self.filename!r} by "
+            f"{self.fixup or 'nothing'}, engine {self.engine!r}, {counts.resident} pages in "
+            f"memory, {counts.rebuilt_rate or 0:.0%} made again>"
+        )
+
+
+class _Home:
+    """A mapping and what it is of; shared by an array and its views."""
+
+    def __init__(self, spec: ArraySpec, mapping: DecodedMap, descriptor: int) -> None:
+        self.spec = spec
+        self.map = mapping
+        self.address = mapping._address
+        self.end = self.address + len(mapping)
+        self._descriptor = os.dup(descriptor)
+        self._identity = _identity_of(os.fstat(self._descriptor))
+        self._pickled: bytes | None = None
+        self._next_look = 0.0
+        self._has_warned = False
+        weakref.finalize(self, _close_quietly, self._descriptor, self._identity)
+
+    def holds(self, array: AnyArray) -> bool:
+        """Its first item lies in this mapping."""
+        address: int = array.__array_interface__["data"][0]
+        return self.address <= address < self.end
+
+    def pickled(self) -> bytes:
+        """The spec, pickled once.
+
+        Raises:
+            SourceChanged: the file at that path is another one by now.
+        """
+        if self._pickled is None:
+            self._pickled = pickle.dumps(self.spec)
+            _homes.setdefault(self._pickled, self)
+        return self._pickled
+
+    def check_source(self) -> None:
+        """Looks whether the file is still the same.
+
+        Raises:
+            SourceChanged: it isn't.
+        """
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError:
+            return  # somebody has closed all descriptors
+        if _identity_of(now) != self._identity:
+            return  # and another file has got this one
+        if now.st_size != self.spec.size or now.st_mtime_ns != self.spec.modified_ns:
+            raise SourceChanged(
+                f"{self.spec.path} was changed while an array of it is in use: some of its blocks "
+                "would be decoded from the old bytes and some from the new. Make the array again"
+            )
+
+    def look(self) -> None:
+        """What is checked before each operation on the array; a microsecond."""
+        self.check_source()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_FOR_THRASHING_SECONDS
+            self._look_for_thrashing()
+
+    def _look_for_thrashing(self) -> None:
+        """Warns once, when each page was on average made twice because there was no room."""
+        native = self.map._range_counts()
+        distinct = native["filled"] - native["rebuilt"]
+        if self._has_warned or native["rebuilt"] - native["dropped"] < distinct:
+            return
+        self._has_warned = True
+        resident = self.map.counts().resident
+        page_kib = os.sysconf("SC_PAGESIZE") / 1024
+        warnings.warn(
+            f"blocks of the array of {self.spec.path} are decoded again and again: "
+            f"{native['rebuilt']} pages so far. The working set is "
+            f"{distinct * page_kib / 1024:.4g} MiB, and there is room for "
+            f"{resident * page_kib / 1024:.4g} MiB of it. Work in chunks that fit, decoding as you "
+            "go, or keep what you derive in a cache",
+            ThrashingWarning,
+            stacklevel=5,
+        )
+
+
+_homes: weakref.WeakValueDictionary[bytes, _Home] = weakref.WeakValueDictionary()
+"""Of arrays that were pickled or unpickled here: slices of one array share its mapping."""
+
+
+class ScratchArray(np.ndarray[Any, DType]):
+    """A read-only array whose pages are decoded from a file when they are touched.
+
+    Made by `mapscratch.array`. The kernel may drop any of its pages when it wants memory, without
+    any I/O; they are decoded again at the next touch. All of NumPy works on it; results of
+    computation are ordinary arrays, and slices and other views are scratch arrays like it.
+
+    It pickles as a reference to its file, a few hundred bytes, so that other processes map the file
+    themselves. `scratch` has what can be known and done about its pages.
+
+    Without privilege the kernel decodes no page for a system call: ``f.write(a)`` and ``send(a)``
+    fail with EFAULT (or write less, and say so) on pages that are not in memory. Use
+    ``with a.scratch.pin():``, `mapscratch.save`, or `tofile` and `numpy.save`, which copy.
+    """
+
+    _home: _Home | None = None
+
+    def __array_finalize__(self, obj: object) -> None:
+        self._home = getattr(obj, "_home", None)
+
+    @property
+    def scratch(self) -> ArrayScratch:
+        """What stands behind this array.
+
+        Raises:
+            ValueError: nothing does: it is a copy.
+        """
+        home = self._home
+        if home is None or not home.holds(self):
+            raise ValueError("this array is an ordinary one in memory of its own")
+        return ArrayScratch(self, home)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
+        """Computes on plain arrays, so that results are plain arrays."""
+        result = getattr(ufunc, method)(*_all_plain(inputs), **_all_plain(keywords))
+        self._look()
+        return result
+
+    def __array_function__(
+        self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Calls NumPy's function on plain arrays; a view of this array stays a scratch array."""
+        if func in _WRITERS:  # these call our tofile
+            return super().__array_function__(func, types, args, kwargs)
+        return self._adopted(func(*_all_plain(args), **_all_plain(kwargs)))
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
+        """As `numpy.ndarray.tofile`, by copies: right bytes on any engine, or an exception."""
+        if sep:
+            _plain(self).tofile(fid, sep, format)
+        elif isinstance(fid, str | bytes | os.PathLike):
+            with open(fid, "wb") as file:
+                self.tofile(file)
+        else:
+            for piece in _pieces(self):
+                piece.tofile(fid)
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
+        """A reference to the file, and where in it this view lies.
+
+        Raises:
+            SourceChanged: the file was changed.
+        """
+        home = self._home
+        if home is None or not home.holds(self):
+            return _plain(self).__reduce_ex__(protocol)
+        home.check_source()
+        start = self.__array_interface__["data"][0] - home.address
+        return _reopen, (home.pickled(), start, self.shape, self.strides, self.dtype)
+
+    def __reduce__(self) -> Any:
+        return self.__reduce_ex__(2)
+
+    def __dask_tokenize__(self) -> Any:
+        """What Dask names it by: the file and the view, not the data."""
+        name, state = self.__reduce__()
+        return name.__qualname__, *state
+
+    def _look(self) -> None:
+        if self._home is not None:
+            self._home.look()
+
+    def _adopted(self, result: Any) -> Any:
+        """Views of this array's memory as scratch arrays, everything else plain."""
+        if isinstance(result, list | tuple) and type(result) in (list, tuple):
+            return type(result)(self._adopted(part) for part in result)
+        if not isinstance(result, np.ndarray):
+            return result
+        if self._home is None or not result.size or not self._home.holds(result):
+            return _plain(result) if isinstance(result, ScratchArray) else result
+        view = result.view(ScratchArray)
+        view._home = self._home
+        return view
+
+
+def _through_plain(name: str) -> Callable[..., Any]:
+    """A method that works on a plain view; where its result is a view, it is a scratch array."""
+    plain_method = getattr(np.ndarray, name)
+
+    def method(self: ScratchArray, *arguments: Any, **keywords: Any) -> Any:
+        self._look()
+        result = plain_method(_plain(self), *_all_plain(arguments), **_all_plain(keywords))
+        return self._adopted(result)
+
+    method.__name__ = name
+    method.__qualname__ = f"ScratchArray.{name}"
+    method.__doc__ = plain_method.__doc__
+    return method
+
+
+_METHODS = """
+    __copy__ __deepcopy__ __getitem__ all any argmax argmin argpartition argsort astype byteswap
+    choose clip compress conj conjugate copy cumprod cumsum diagonal dot flatten max mean min
+    nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes take trace
+    transpose var
+"""
+for _name in _METHODS.split():
+    setattr(ScratchArray, _name, _through_plain(_name))
+
+_WRITERS = frozenset({np.save, np.savez, np.savez_compressed})
+
+
+def array(
+    filename: Path | BinaryIO,
+    dtype: DTypeLike,
+    mode: str = "r",
+    offset: int = 0,
+    shape: int | tuple[int, ...] | None = None,
+    order: Literal["C", "F"] = "C",
+    *,
+    source: DTypeLike | str | None = None,
+    scale: ArrayLike | None = None,
+    zero: ArrayLike | None = None,
+    blank: int | None = None,
+    fixup: ArrayFixup | None = None,
+    block: int | None = None,
+    engine: str = "auto",
+) -> ScratchArray:
+    """A file's numbers as an array whose pages are decoded when they are touched.
+
+    As `numpy.memmap`, but what you see need not be what the file holds::
+
+        a = mapscratch.array("image.raw", "f4", offset=2880, shape=(4096, 4096),
+                             source=">i2", scale=0.5, zero=1000)
+
+    Pages are made when they are touched, dropped by the kernel without any I/O when memory is
+    wanted, and made again: there may be more array than memory. **The file must stay as it is**
+    while the array is used; a change raises SourceChanged at the next operation on it, and whoever
+    touches a page that the file has no bytes for any more gets a message and SIGBUS.
+
+    Args:
+        filename: a path, or an open file with a `fileno`.
+        dtype: what you see.
+        mode: ``"r"``; there is no other.
+        offset: bytes before the first number, any number of them.
+        shape: of what you see; None: one dimension, to the end of the file.
+        order: ``"C"`` or ``"F"``, how the numbers lie in the file.
+        source: what the file holds, a dtype or ``"bfloat16"``; None: the same as `dtype`.
+        scale: see `mapscratch.fixups.Scale`; None: not scaled.
+        zero: see `mapscratch.fixups.Scale`.
+        blank: an integer of the file that becomes NaN.
+        fixup: how items are made, of `mapscratch.fixups`; None: a `Cast`, or with `scale`, `zero`
+            or `blank` a `Scale`.
+        block: bytes that are made at a page fault. None adapts: 64 KiB, less for a random reader
+            when memory is short, up to 2 MiB on the way for a sequential one.
+        engine: ``"auto"`` or ``"lazyfree"``, see `mapscratch.engines`.
+
+    Raises:
+        ValueError: another mode; an offset, shape or block that doesn't fit the file.
+        TypeError: the types don't fit the fixup.
+        EngineUnavailable: userfaultfd is not allowed here; the message has the line that allows it.
+        FixupError: a Python fixup fails on the first block, or can't be run.
+        OSError: the file can't be opened or mapped.
+
+    Warns:
+        SystemCallWarning: once a process, where system calls fail on pages not in memory.
+        ThrashingWarning: once an array, when its pages are made again and again.
+    """
+    if mode != "r":
+        _refuse_mode(mode)
+    output = np.dtype(dtype)
+    if output.hasobject:
+        raise TypeError(f"a file can't hold {output}: it has Python objects in it")
+    source_type = SourceType.of(output if source is None else source)
+    fixup = _chosen_fixup(fixup, source_type, output, scale, zero, blank)
+    with _opened(filename) as (descriptor, path):
+        status = os.fstat(descriptor)
+        recipe = fixup.recipe(source_type, output) if fixup else identity(output)
+        spec = ArraySpec(
+            path=path,
+            size=status.st_size,
+            modified_ns=status.st_mtime_ns,
+            dtype=output,
+            offset=offset,
+            shape=_fitting_shape(status.st_size, offset, shape, source_type, recipe),
+            order=_checked_order(order),
+            source=source_type,
+            fixup=fixup,
+            block=block,
+            engine=engine,
+        )
+        return _whole_array(_open_home(spec, recipe, descriptor))
+
+
+def save(file: Path | BinaryIO, array: AnyArray) -> None:
+    """As `numpy.save`, by copies: it never writes less than the array.
+
+    For any array that may lie in scratch memory, `np.asarray(a)` of a scratch array too.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    np.save(file, array if isinstance(array, ScratchArray) else array.view(ScratchArray))
+
+
+def _refuse_mode(mode: str) -> NoReturn:
+    raise ValueError(
+        f"mode={mode!r}: what is decoded can't be written back, so the mode is 'r'. To write to "
+        "the file use numpy.memmap; for numbers that you can change, np.array(a) copies them"
+    )
+
+
+def _checked_order(order: str) -> Literal["C", "F"]:
+    if order == "C":
+        return "C"
+    if order == "F":
+        return "F"
+    raise ValueError(f"order must be 'C' or 'F', not {order!r}")
+
+
+def _chosen_fixup(
+    fixup: ArrayFixup | None,
+    source: SourceType,
+    output: DType,
+    scale: ArrayLike | None,
+    zero: ArrayLike | None,
+    blank: int | None,
+) -> ArrayFixup | None:
+    is_scaled = scale is not None or zero is not None or blank is not None
+    if fixup is not None:
+        if not isinstance(fixup, ArrayFixup):
+            raise TypeError(
+                "fixup must be one of mapscratch.fixups for arrays (ByteSwap, Cast, Scale, "
+                f"Compiled, Python), not {type(fixup).__name__}"
+            )
+        if is_scaled:
+            raise ValueError("give either fixup, or scale, zero and blank")
+        return fixup
+    if is_scaled:
+        return Scale(1 if scale is None else scale, 0 if zero is None else zero, blank=blank)
+    if source.dtype == output and not source.is_bfloat16:
+        return None
+    return Cast()
+
+
+@contextmanager
+def _opened(file: Path | BinaryIO) -> Iterator[tuple[int, str]]:
+    if isinstance(file, str | os.PathLike):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield descriptor, os.path.abspath(os.fspath(file))
+        finally:
+            os.close(descriptor)
+    elif hasattr(file, "fileno"):
+        name = getattr(file, "name", None)
+        yield (
+            file.fileno(),
+            os.path.abspath(name) if isinstance(name, str) else "a file without a name",
+        )
+    else:
+        raise TypeError(f"expected a path or an open file, not {type(file).__name__}")
+
+
+def _fitting_shape(
+    size: int, offset: int, shape: int | Shape | None, source: SourceType, recipe: Recipe
+) -> Shape:
+    """The shape, if the file has what it takes.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    if not 0 <= offset <= size:
+        raise ValueError(f"offset={offset}: the file has {size} bytes")
+    itemsize, left = source.dtype.itemsize, size - offset
+    if not itemsize:
+        raise ValueError(f"items of {source} have no bytes")
+    if shape is None:
+        if left % itemsize:
+            raise ValueError(
+                f"{left} bytes from offset {offset} on are not whole items of {source} ({itemsize} "
+                "bytes each); give a shape"
+            )
+        shape = (left // itemsize * recipe.items,)
+    elif isinstance(shape, int | np.integer):
+        shape = (int(shape),)
+    shape = tuple(int(length) for length in shape)
+    items = math.prod(shape)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape={shape}: a length can't be negative")
+    if not items:
+        raise ValueError("an array without items needs no file; is the file empty?")
+    wanted = -(-items // recipe.items) * itemsize
+    if wanted > left:
+        raise ValueError(
+            f"an array of shape {shape} takes {wanted} bytes of {source}, but the file has {left} "
+            f"from offset {offset} on ({size} in all): is it cut short, or the dtype another?"
+        )
+    return shape
+
+
+def _open_home(spec: ArraySpec, recipe: Recipe, descriptor: int) -> _Home:
+    items, itemsize, source_itemsize = spec.items, spec.dtype.itemsize, spec.source.dtype.itemsize
+    if spec.fixup:
+        spec.fixup.check(items)
+    else:  # bytes as they are
+        items, itemsize, source_itemsize = items * itemsize, 1, 1
+    mapping = DecodedMap(
+        name=spec.path.encode(errors="surrogateescape").decode(errors="backslashreplace"),
+        fileno=descriptor,
+        offset=spec.offset,
+        source=spec.source,
+        output=spec.dtype,
+        geometry=Geometry.of(items, itemsize, source_itemsize, recipe.items),
+        recipe=recipe,
+        block=spec.block,
+        engine=spec.engine,
+    )
+    return _Home(spec, mapping, descriptor)
+
+
+def _whole_array(home: _Home) -> ScratchArray:
+    spec = home.spec
+    whole = np.ndarray.__new__(
+        ScratchArray, spec.shape, spec.dtype, buffer=home.map, order=spec.order
+    )
+    whole._home = home
+    return whole
+
+
+def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DType) -> ScratchArray:
+    """Unpickles a scratch array: a view of a mapping that this process has, or makes now.
+
+    Raises:
+        SourceChanged: the file is not what it was.
+        OSError: it can't be opened.
+    """
+    home = _homes.get(pickled)
+    if home is None:
+        spec: ArraySpec = pickle.loads(pickled)
+        with _opened(spec.path) as (descriptor, _):
+            status = os.fstat(descriptor)
+            if status.st_size != spec.size or status.st_mtime_ns != spec.modified_ns:
+                raise SourceChanged(
+                    f"{spec.path} is not the file any more that the array was pickled with: it "
+                    "was changed since, or this process sees another one at that path"
+                )
+            recipe = (
+                spec.fixup.recipe(spec.source, spec.dtype) if spec.fixup else identity(spec.dtype)
+            )
+            home = _homes.setdefault(pickled, _open_home(spec, recipe, descriptor))
+    view = np.ndarray.__new__(
+        ScratchArray, shape, dtype, buffer=home.map, offset=start, strides=strides
+    )
+    view._home = home
+    return view
+
+
+def _plain(array: AnyArray) -> AnyArray:
+    return array.view(np.ndarray)
+
+
+def _all_plain(values: Any) -> Any:
+    """The same with plain arrays in place of scratch arrays, in lists, tuples and dicts too."""
+    if isinstance(values, ScratchArray):
+        return _plain(values)
+    if type(values) in (list, tuple):
+        return type(values)(_all_plain(value) for value in values)
+    if type(values) is dict:
+        return {name: _all_plain(value) for name, value in values.items()}
+    return values
+
+
+def _pieces(array: AnyArray) -> Iterator[AnyArray]:
+    """Copies of the items, in C order, a mebibyte each."""
+    plain = _plain(array)
+    if not plain.flags.c_contiguous:
+        plain = np.ascontiguousarray(plain)
+    flat = plain.reshape(-1)
+    step = max(1, _COPIED_AT_ONCE // max(1, flat.itemsize))
+    for start in range(0, len(flat), step):
+        yield flat[start : start + step].copy()
+
+
+def _identity_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _close_quietly(descriptor: int, identity: tuple[int, int]) -> None:
+    """Unless somebody has closed it, and another file has got its number."""
+    try:
+        if _identity_of(os.fstat(descriptor)) == identity:
+            os.close(descriptor)
+    except OSError:
+        pass

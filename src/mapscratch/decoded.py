@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`DecodedMap`: memory that shows what a file's blocks decode to, and the plan of its blocks."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import weakref
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from typing import Self
+
+from mapscratch._native import STAGING_BYTES
+from mapscratch.engines import Decoding, Engine, EngineUnavailable, Request, choose
+from mapscratch.fixup_process import FixupProcess, Job
+from mapscratch.fixups.arrays import Recipe
+from mapscratch.fixups.numbers import DType, SourceType
+from mapscratch.memory import ScratchMemory
+
+_BLOCK = 64 * 1024
+"""What is made at a page fault at first: where page-in comes near to its best throughput."""
+
+_WITHOUT_USERFAULTFD = (
+    "\nWhat needs none of this: numpy.memmap, and decoding chunk by chunk where the data is used."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Which bytes of the file make which pages of memory.
+
+    Attributes:
+        items: of output.
+        itemsize: bytes of one of them.
+        unit: bytes of output of which the least is made at a time: whole pages, whole items.
+        unit_items: items in it.
+        unit_source_length: bytes of the file that it is made of.
+        source_length: bytes of the file that all is made of.
+    """
+
+    items: int
+    itemsize: int
+    unit: int
+    unit_items: int
+    unit_source_length: int
+    source_length: int
+
+    @classmethod
+    def of(cls, items: int, itemsize: int, source_itemsize: int, made_of_one: int) -> Geometry:
+        """For `items` of output, of which `made_of_one` are made of one source item.
+
+        Raises:
+            ValueError: what has to be made at once is more than fits the pager's buffers.
+        """
+        unit = math.lcm(PAGESIZE, itemsize * made_of_one)
+        unit_items = unit // itemsize
+        unit_source_length = unit_items // made_of_one * source_itemsize
+        if max(unit, unit_source_length) > STAGING_BYTES:
+            raise ValueError(
+                f"whole pages that hold whole groups of {made_of_one} items of {itemsize} bytes "
+                f"have {unit} bytes, from {unit_source_length} of the file; at most "
+                f"{STAGING_BYTES} can be made at once"
+            )
+        source_length = -(-items // made_of_one) * source_itemsize
+        return cls(items, itemsize, unit, unit_items, unit_source_length, source_length)
+
+    def block_pages(self, block: int | None) -> int:
+        """Pages that are made at a page fault; `block` in bytes.
+
+        Raises:
+            ValueError: they are no whole units.
+        """
+        if block is None:
+            return max(_BLOCK // self.unit, 1) * self.unit // PAGESIZE
+        if block < 1 or block % self.unit:
+            raise ValueError(
+                f"block={block}: it must be a multiple of {self.unit} bytes, which is what whole "
+                "pages with whole items take here"
+            )
+        return block // PAGESIZE
+
+
+class DecodedMap(ScratchMemory):
+    """Read-only memory whose pages are decoded from a file when they are touched.
+
+    Args:
+        name: for messages.
+        fileno: the file; not kept.
+        offset: where in it the source begins, any byte.
+        source: what the file holds.
+        output: what memory shows.
+        geometry: which is made of which.
+        recipe: how.
+        block: bytes made at a page fault; None: adapts to how the memory is read.
+        engine: its name, or ``"auto"``.
+
+    Raises:
+        EngineUnavailable: no engine can do it here; the message says why and what to do.
+        FixupError: a Python fixup can't be used.
+        OSError: the file can't be mapped.
+    """
+
+    __slots__ = ("process",)
+    process: FixupProcess | None
+
+    def __new__(
+        cls,
+        *,
+        name: str,
+        fileno: int,
+        offset: int,
+        source: SourceType,
+        output: DType,
+        geometry: Geometry,
+        recipe: Recipe,
+        block: int | None,
+        engine: str,
+    ) -> Self:
+        """Maps it; see the class."""
+        block_pages = geometry.block_pages(block)
+        length = geometry.items * geometry.itemsize
+        self = super().__new__(
+            cls,
+            -1,
+            length,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            prot=mmap.PROT_READ,
+        )
+        self._name = name
+        self._offset = offset
+        self.process = None
+        try:
+            decoding = Decoding(
+                function=recipe.function,
+                user_data=recipe.user_data,
+                helper=None,
+                unit_pages=geometry.unit // PAGESIZE,
+                unit_items=geometry.unit_items,
+                unit_source_length=geometry.unit_source_length,
+                items=geometry.items,
+                source_length=geometry.source_length,
+                block_pages=block_pages,
+                block_is_fixed=block is not None,
+            )
+            request = Request(name, fileno, offset, length, mmap.PROT_READ, decoding=decoding)
+            self._engine = _chosen(engine, request)
+            if recipe.python:
+                self.process = FixupProcess(
+                    Job(
+                        function=recipe.python.function,
+                        index=recipe.python.index,
+                        items=recipe.items,
+                        descriptor=fileno,
+                        offset=offset,
+                        source=source.dtype,
+                        source_length=geometry.source_length,
+                        output=output,
+                        output_items=geometry.items,
+                        unit_items=geometry.unit_items,
+                        unit_source_length=geometry.unit_source_length,
+                    )
+                )
+                weakref.finalize(self, self.process.close)
+                request = request.with_helper(self.process.address)
+            self._engine.attach(self, request)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __repr__(self) -> str:
+        """Says which engine runs."""
+        if not self._address:
+            return f"<{type(self).__name__} of {self._name!r}, closed>"
+        return (
+            f"<{type(self).__name__} of {self._name!r}, {len(self)} bytes decoded from byte "
+            f"{self._offset} on, engine {self.engine!r}>"
+        )
+
+
+def _chosen(engine: str, request: Request) -> Engine:
+    try:
+        return choose(engine, request, ())
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{error}{_WITHOUT_USERFAULTFD}") from None

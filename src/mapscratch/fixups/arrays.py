@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixups that decode blocks of a file into items of an array."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mapscratch import _native
+from mapscratch.fixups.numbers import DType, SourceType, is_swapped, number_name
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Buffer
+
+
+_CTYPES_FUNCTION: type = ctypes.CFUNCTYPE(None).__mro__[1]  # of functions of any signature
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How blocks are made: a C function, or a Python function for a process of its own.
+
+    Attributes:
+        function: the address of a function with the C signature in `Compiled`; 0 for none.
+        user_data: a copy of these bytes is the function's last argument.
+        items: output items that one source item makes.
+        python: the function for the process; see `Python`.
+        keep: what must live as long as the array.
+    """
+
+    function: int
+    user_data: bytes = b""
+    items: int = 1
+    python: Python | None = None
+    keep: object = None
+
+
+class ArrayFixup(ABC):
+    """What makes items of an array out of items of a file."""
+
+    @abstractmethod
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """How it is done for these types.
+
+        Raises:
+            TypeError: it can't be done for them.
+        """
+
+    def check(self, output_items: int) -> None:  # noqa: B027 - most fit any array
+        """Looks whether it fits an array of so many items.
+
+        Raises:
+            ValueError: it doesn't.
+        """
+
+
+class Cast(ArrayFixup):
+    """Numbers of one type from numbers of another: ``source.astype(dtype)``, byte order and all.
+
+    Any pair of NumPy's numeric types, and bfloat16 as a source. What C leaves undefined stays so,
+    as in NumPy: a float that is NaN or too large for an integer.
+
+    Warns:
+        ComplexWarning: imaginary parts are thrown away.
+    """
+
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """A C function of ours."""
+        return _conversion(source, output)
+
+    def __repr__(self) -> str:
+        return "Cast()"
+
+
+class ByteSwap(Cast):
+    """The same numbers, in the other byte order: a big-endian file as native numbers."""
+
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """A C function of ours; the types must differ in their order alone."""
+        if source.dtype.newbyteorder("=") != output.newbyteorder("=") or source.is_bfloat16:
+            raise TypeError(
+                f"ByteSwap changes the order of bytes and nothing else: {source} can't become "
+                f"{output}; use Cast"
+            )
+        return super().recipe(source, output)
+
+    def __repr__(self) -> str:
+        return "ByteSwap()"
+
+
+class Scale(ArrayFixup):
+    """Scaled numbers: ``source.astype(dtype) * scale + zero``, each step in the output's type.
+
+    That is FITS's BSCALE and BZERO, netCDF's scale_factor and add_offset, and a quantised tensor's
+    scale; for its zero point see `from_zero_point`.
+
+    Args:
+        scale: one number, or with `block` one for each block.
+        zero: what a stored 0 means: one number, or one for each block.
+        block: so many items after each other, in the file's order, share a scale and a zero: the
+            length of a row for scales by row, 32 for many quantised formats.
+        blank: this integer in the file means that there is no value; it becomes NaN.
+
+    Raises:
+        ValueError: scales without a `block`, or as many zeros as there are not scales.
+    """
+
+    def __init__(
+        self,
+        scale: ArrayLike = 1,
+        zero: ArrayLike = 0,
+        *,
+        block: int | None = None,
+        blank: int | None = None,
+    ) -> None:
+        scales, zeros = np.broadcast_arrays(np.atleast_1d(scale).ravel(), np.asarray(zero).ravel())
+        if len(scales) > 1 and block is None:
+            raise ValueError(
+                f"{len(scales)} scales need block=: how many items after each other share one"
+            )
+        if block is not None and block < 1:
+            raise ValueError(f"block must be at least 1, not {block}")
+        self.scales = scales.copy()
+        self.zeros = zeros.copy()
+        self.block = block
+        self.blank = blank
+
+    @classmethod
+    def from_zero_point(
+        cls, scale: ArrayLike, zero_point: ArrayLike, *, block: int | None = None
+    ) -> Scale:
+        """For ``(stored - zero_point) * scale``, as quantised tensors have it.
+
+        It is computed as ``stored * scale - zero_point * scale``: of floats the last bit may
+        differ.
+        """
+        scales = np.asarray(scale)
+        return cls(scales, -(scales * np.asarray(zero_point)), block=block)
+
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """A C function of ours; output types are integers and real floats."""
+        if output.kind not in "iuf":
+            raise TypeError(f"Scale makes integers or real floats, not {output}")
+        if self.blank is not None and (output.kind != "f" or source.dtype.kind not in "iu"):
+            raise TypeError(
+                f"blank= is an integer of the file that becomes NaN: {source} to {output} has no "
+                "place for it"
+            )
+        return _conversion(
+            source,
+            output,
+            scales=_exactly(self.scales, output, "scale"),
+            zeros=_exactly(self.zeros, output, "zero"),
+            block=self.block,
+            blank=self.blank,
+        )
+
+    def check(self, output_items: int) -> None:
+        """There must be a scale for every block."""
+        if self.block is None:
+            return
+        blocks = -(-output_items // self.block)
+        if blocks != len(self.scales) and len(self.scales) > 1:
+            raise ValueError(
+                f"{output_items} items in blocks of {self.block} are {blocks} blocks, but there "
+                f"are {len(self.scales)} scales"
+            )
+
+    def __repr__(self) -> str:
+        if len(self.scales) > 1:
+            return f"Scale(<{len(self.scales)} scales, a block of {self.block} items each>)"
+        blank = "" if self.blank is None else f", blank={self.blank}"
+        return f"Scale({self.scales[0]}, {self.zeros[0]}{blank})"
+
+
+class Compiled(ArrayFixup):
+    """A compiled function: a numba ``@cfunc``, or a C function by ctypes or cffi.
+
+    Its C signature is::
+
+        int32_t decode(void *output, const void *source, int64_t items, int64_t first,
+                       void *user_data);
+
+    It makes `items` items of output, of which the first is item `first` of the array in the file's
+    order, from the source bytes that belong to them, and returns 0; anything else says that it
+    can't, and whoever touches these items gets a message and SIGBUS. Both buffers are aligned to
+    16 bytes and hold just that. For numba, the signature is `Compiled.SIGNATURE`, and
+    ``numba.carray(pointer, shape, dtype)`` makes an array of a pointer.
+
+    It runs on a native thread **without the interpreter's lock, while the thread that wants the
+    items waits**: it must not call Python, take a lock that a reader may hold, or touch scratch
+    memory, and it must give the same output for the same source every time.
+
+    Args:
+        function: a numba cfunc, a ctypes function, a cffi function pointer, the address as an int,
+            or ``"module:name"`` of one of these, which pickles.
+        items: output items that one source item makes (32 for a block of 32 quantised weights, 2
+            for a byte of two nibbles).
+        user_data: bytes of which the function gets a copy.
+
+    Raises:
+        TypeError: it is not a compiled function, or it would call back into Python.
+    """
+
+    SIGNATURE = "int32(voidptr, voidptr, int64, int64, voidptr)"
+
+    def __init__(self, function: Any, *, items: int = 1, user_data: Buffer = b"") -> None:
+        self._name = function if isinstance(function, str) else _importable_name(function)
+        self._function = _resolve(function) if isinstance(function, str) else function
+        self._address = _address_of(self._function)
+        self._items = _checked_items(items)
+        self._user_data = bytes(user_data)
+
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """The function itself."""
+        return Recipe(self._address, self._user_data, self._items, keep=self._function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._name is None:
+            raise TypeError(
+                "this compiled function can't be pickled: an address means nothing to another "
+                "process. Give its place, Compiled('package.module:name'), so that it can be "
+                "imported there"
+            )
+        return _unpickle_compiled, (self._name, self._items, self._user_data)
+
+    def __repr__(self) -> str:
+        return f"Compiled({self._name or self._function!r})"
+
+
+class Python(ArrayFixup):
+    """A Python function, run in a process of its own.
+
+    Never in a thread of the reader: a reader that waits for a page may hold the interpreter's lock.
+    The function gets an array of source items and gives as many items of output (times `items`);
+    with ``index=True`` it also gets the index of the first. It must give the same output for the
+    same source every time. If it raises, or its process dies, whoever touches these items gets a
+    message that names the file, the block and the exception, and SIGBUS; it is tried on the first
+    block when the array is made, where an exception is an ordinary one.
+
+    Args:
+        function: a function that other processes can import, or that cloudpickle can pickle.
+        items: output items that one source item makes.
+        index: call it with the index of the first source item, too.
+    """
+
+    def __init__(
+        self, function: Callable[..., ArrayLike], *, items: int = 1, index: bool = False
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"Python needs a function, not {type(function).__name__}")
+        self.function = function
+        self.items = _checked_items(items)
+        self.index = index
+
+    def recipe(self, source: SourceType, output: DType) -> Recipe:
+        """The function, for a process that is made with the array."""
+        return Recipe(0, items=self.items, python=self)
+
+    def __repr__(self) -> str:
+        return f"Python({getattr(self.function, '__qualname__', self.function)!r})"
+
+
+def identity(dtype: DType) -> Recipe:
+    """The file's bytes as they are."""
+    return _conversion(SourceType(np.dtype("u1")), np.dtype("u1"))
+
+
+def _conversion(
+    source: SourceType,
+    output: DType,
+    *,
+    scales: bytes = b"",
+    zeros: bytes = b"",
+    block: int | None = None,
+    blank: int | None = None,
+) -> Recipe:
+    number = _number_like(source)
+    output_number = number_name(output) or _number_of_same_size(source.dtype, output)
+    if number is None or output_number is None:
+        raise TypeError(
+            f"numbers can be cast, but not {source} to {output}; use Compiled or Python"
+        )
+    if source.dtype.kind == "c" and output.kind not in "cb":
+        warnings.warn(
+            f"{source} to {output} throws the imaginary parts away",
+            np.exceptions.ComplexWarning,
+            stacklevel=5,
+        )
+    user_data = _native.conversion(
+        source=number,
+        output=output_number,
+        source_is_swapped=is_swapped(source.dtype),
+        output_is_swapped=is_swapped(output),
+        blank=blank,
+        block_items=block or 2**62,
+        scales=scales,
+        zeros=zeros,
+    )
+    return Recipe(_native.convert_function(), user_data)
+
+
+def _number_like(source: SourceType) -> str | None:
+    """Dates are swapped like the integers that they are."""
+    return source.number or ("i8" if source.dtype.kind in "mM" else None)
+
+
+def _number_of_same_size(source: DType, output: DType) -> str | None:
+    is_same = source.newbyteorder("=") == output.newbyteorder("=")
+    return "i8" if output.kind in "mM" and is_same else None
+
+
+def _exactly(values: np.ndarray[Any, DType], output: DType, name: str) -> bytes:
+    """The bytes of scales or zeros in the output's type, machine's order.
+
+    Raises:
+        ValueError: an integer output, and not an integer.
+    """
+    native = output.newbyteorder("=")
+    converted = values.astype(native)
+    if output.kind in "iu" and not np.array_equal(converted, values):
+        raise ValueError(
+            f"{name}={values[0]} is not an integer that {output} has: the sum is made in the "
+            "output's type"
+        )
+    return converted.tobytes()
+
+
+def _checked_items(items: int) -> int:
+    if items < 1:
+        raise ValueError(f"items must be at least 1, not {items}")
+    return items
+
+
+def _importable_name(function: Any) -> str | None:
+    """``module:name`` if an import there gives the same object again."""
+    origin = getattr(function, "_pyfunc", function)  # numba's cfunc knows what it was made of
+    module, name = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
+    if not module or not name or module == "__main__":
+        return None
+    try:
+        return f"{module}:{name}" if _resolve(f"{module}:{name}") is function else None
+    except (ImportError, AttributeError):
+        return None
+
+
+def _resolve(place: str) -> Any:
+    module, _, name = place.partition(":")
+    if not name:
+        raise ValueError(f"{place!r} is not 'module:name'")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _unpickle_compiled(name: str, items: int, user_data: bytes) -> Compiled:
+    return Compiled(name, items=items, user_data=user_data)
+
+
+def _address_of(function: Any) -> int:
+    if isinstance(function, int) and not isinstance(function, bool):
+        return function
+    if hasattr(function, "_pyfunc") and hasattr(function, "address"):
+        return _address_of_numba(function)
+    if isinstance(function, _CTYPES_FUNCTION):
+        return _address_of_ctypes(function)
+    if type(function).__name__ == "CompiledFFI" or "_cffi_backend" in type(function).__module__:
+        return _address_of_cffi(function)
+    raise TypeError(
+        f"{function!r} is not a compiled function: give a numba cfunc, a ctypes function or a cffi "
+        "function pointer; for a Python function use fixups.Python"
+    )
+
+
+def _address_of_numba(function: Any) -> int:
+    signature = str(getattr(function, "_sig", ""))
+    arguments = signature.partition("(")[2].split(",")
+    if not signature.startswith(("int32", "(")) or len(arguments) < len(
+        Compiled.SIGNATURE.split(",")
+    ):
+        raise TypeError(
+            f"the cfunc's signature is {signature}; it must be like {Compiled.SIGNATURE}"
+        )
+    return int(function.address)
+
+
+def _address_of_ctypes(function: Any) -> int:
+    owned = getattr(function, "_objects", None) or {}
+    if any("CThunk" in type(value).__name__ for value in owned.values()):
+        raise TypeError(
+            "this ctypes function calls back into Python, which would wait for a lock that the "
+            "reader holds; use fixups.Python"
+        )
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _address_of_cffi(function: Any) -> int:
+    if " calling <" in repr(function):
+        raise TypeError(
+            "this cffi function calls back into Python, which would wait for a lock that the "
+            "reader holds; use fixups.Python"
+        )
+    import _cffi_backend
+
+    backend = _cffi_backend
+    word = backend.new_primitive_type("uintptr_t")
+    return int(backend.cast(word, function))

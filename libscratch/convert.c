@@ -138,6 +138,12 @@ static void take_real_parts(void *to, const void *from, size_t size, size_t coun
         memcpy((char *)to + item * size, (const char *)from + 2 * item * size, size);
 }
 
+/* A complex number is true if either part is. */
+static void join_truths(bool *to, const bool *from, size_t count) {
+    for (size_t item = 0; item < count; item++)
+        to[item] = from[2 * item] | from[2 * item + 1];
+}
+
 static void add_imaginary_zeros(void *to, const void *from, size_t size, size_t count) {
     memset(to, 0, 2 * count * size);
     for (size_t item = 0; item < count; item++)
@@ -220,13 +226,19 @@ static void convert_tile(const struct scratch_conversion *conversion, struct til
         swap_items(tile->ordered, source, source_size, parts);
         source = tile->ordered;
     }
-    if (from_complex && !to_complex) {
+    bool joins_truths = from_complex && output_real == SCRATCH_NUMBER_b1;
+    if (from_complex && !to_complex && !joins_truths) {
         take_real_parts(tile->real, source, source_size, count);
         source = tile->real;
         parts = count;
     }
     bool adds_zeros = to_complex && !from_complex;
-    casts[output_real][source_real](adds_zeros ? tile->real : output, source, parts);
+    if (output_real == SCRATCH_NUMBER_f16) /* of its 16 bytes 10 are a long double */
+        memset(adds_zeros ? tile->real : output, 0, parts * output_size);
+    bool is_output = !adds_zeros && !joins_truths;
+    casts[output_real][source_real](is_output ? output : tile->real, source, parts);
+    if (joins_truths)
+        join_truths((bool *)output, (const bool *)tile->real, count);
     if (adds_zeros)
         add_imaginary_zeros(output, tile->real, output_size, count);
     if (conversion->scale_count)

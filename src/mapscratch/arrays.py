@@ -24,6 +24,7 @@ from mapscratch.engines import Guarantees, PageCounts
 from mapscratch.errors import UserError
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
 from mapscratch.fixups.numbers import DType, SourceType
+from mapscratch.memory import refuse_irregular
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -161,6 +162,7 @@ class _Home:
     def __init__(self, spec: ArraySpec, mapping: DecodedMap, descriptor: int) -> None:
         self.spec = spec
         self.map = mapping
+        self.memory = memoryview(mapping)  # NumPy alone would not keep the mapping from closing
         self.address = mapping._address
         self.end = self.address + len(mapping)
         self._descriptor = os.dup(descriptor)
@@ -216,7 +218,8 @@ class _Home:
         """Warns once, when each page was on average made twice because there was no room."""
         native = self.map._range_counts()
         distinct = native["filled"] - native["rebuilt"]
-        if self._has_warned or native["rebuilt"] - native["dropped"] < distinct:
+        by_the_kernel = native["rebuilt"] - native["dropped"]
+        if self._has_warned or not distinct or by_the_kernel < distinct:
             return
         self._has_warned = True
         resident = self.map.counts().resident
@@ -270,14 +273,14 @@ class ScratchArray(np.ndarray[Any, DType]):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
         """Computes on plain arrays, so that results are plain arrays."""
-        result = getattr(ufunc, method)(*_all_plain(inputs), **_all_plain(keywords))
         self._look()
-        return result
+        return getattr(ufunc, method)(*_all_plain(inputs), **_all_plain(keywords))
 
     def __array_function__(
         self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any
     ) -> Any:
         """Calls NumPy's function on plain arrays; a view of this array stays a scratch array."""
+        self._look()
         if func in _WRITERS:  # these call our tofile
             return super().__array_function__(func, types, args, kwargs)
         return self._adopted(func(*_all_plain(args), **_all_plain(kwargs)))
@@ -422,7 +425,7 @@ def array(
     source_type = SourceType.of(output if source is None else source)
     fixup = _chosen_fixup(fixup, source_type, output, scale, zero, blank)
     with _opened(filename) as (descriptor, path):
-        status = os.fstat(descriptor)
+        status = refuse_irregular(descriptor)
         recipe = fixup.recipe(source_type, output) if fixup else identity(output)
         spec = ArraySpec(
             path=path,
@@ -569,7 +572,7 @@ def _open_home(spec: ArraySpec, recipe: Recipe, descriptor: int) -> _Home:
 def _whole_array(home: _Home) -> ScratchArray:
     spec = home.spec
     whole = np.ndarray.__new__(
-        ScratchArray, spec.shape, spec.dtype, buffer=home.map, order=spec.order
+        ScratchArray, spec.shape, spec.dtype, buffer=home.memory, order=spec.order
     )
     whole._home = home
     return whole
@@ -597,7 +600,7 @@ def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DTy
             )
             home = _homes.setdefault(pickled, _open_home(spec, recipe, descriptor))
     view = np.ndarray.__new__(
-        ScratchArray, shape, dtype, buffer=home.map, offset=start, strides=strides
+        ScratchArray, shape, dtype, buffer=home.memory, offset=start, strides=strides
     )
     view._home = home
     return view

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
-import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from mapscratch.engines import Request, choose, confirm
 from mapscratch.fixups.words import Words
-from mapscratch.memory import ScratchMemory
+from mapscratch.memory import ScratchMemory, refuse_irregular
 
 
 class _HasFileno(Protocol):
@@ -99,8 +97,7 @@ class ScratchMap(ScratchMemory):
         if isinstance(guarantee, str):
             guarantee = {guarantee}
         with _descriptor_of(fileno) as descriptor:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                _refuse_irregular(descriptor)
+            refuse_irregular(descriptor)
             # The standard's own mapping first: its errors and its size() are the standard's.
             # As ACCESS_COPY it refuses to resize, which would truncate the file, even if somebody
             # calls the base class's method; with another protection there is no such access.
@@ -186,13 +183,6 @@ def _descriptor_of(file: File) -> Iterator[int]:
         yield file.fileno()
     else:
         raise TypeError(f"expected a descriptor, a path or an open file, not {type(file).__name__}")
-
-
-def _refuse_irregular(descriptor: int) -> NoReturn:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise ValueError("only a regular file can be mapped: this one is a pipe, a socket or a device")
 
 
 def _name_of(file: File, descriptor: int) -> str:

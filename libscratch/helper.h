@@ -24,6 +24,7 @@ struct scratch_helper {
     bool is_asked;
     size_t first; /* pages that were asked for: [first, end) */
     size_t end;
+    uint64_t asked_ns; /* when */
     size_t awaited; /* the page somebody waits for, or SCRATCH_NO_PAGE */
 };
 

@@ -488,11 +488,16 @@ static void ask(const struct scratch_userfault *userfault, struct scratch_range 
     helper->first = first;
     helper->end = end;
     helper->awaited = awaited;
+    helper->asked_ns = scratch_now_ns();
     if (!error)
         error = scratch_helper_ask(helper, first / unit, (end - first + unit - 1) / unit);
     if (error && awaited != SCRATCH_NO_PAGE) {
         char reason[REASON_LENGTH];
-        snprintf(reason, sizeof reason, "the process of its fixup can't be asked (%s)", strerror(error));
+        if (error == ECONNREFUSED || error == EPIPE)
+            snprintf(reason, sizeof reason, "the process of its fixup has ended");
+        else
+            snprintf(reason, sizeof reason, "the process of its fixup can't be asked (%s)",
+                     strerror(error));
         fail_page(userfault, range, awaited, reason);
         wake_pages(userfault, range, awaited, awaited + 1);
     }
@@ -527,6 +532,8 @@ void scratch_page_in_answers(const struct scratch_userfault *userfault) {
             return; /* being closed; its connection goes with it */
         char reason[SCRATCH_HELPER_TEXT] = "";
         int error = scratch_helper_answer(&range->helper, reason);
+        if (error != EAGAIN)
+            count_fixup_time(range, range->helper.asked_ns);
         bool asks_again = error == EAGAIN || take_answer(userfault, range, error, reason);
         if (!asks_again) {
             /* Whoever has faulted meanwhile, anywhere, was left waiting: they fault again. */

@@ -119,7 +119,7 @@ class FixupProcess:
     def _handshake(self, job: Job) -> str:
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(pickle.dumps(spawn.get_preparation_data("mapscratch")))
+            self._process.stdin.write(pickle.dumps(_preparation()))
             self._process.stdin.write(_pickle(job))
             self._process.stdin.flush()
             address, problem = pickle.load(self._process.stdout)
@@ -143,6 +143,13 @@ class FixupProcess:
             self._process.stdout.close()
         with suppress(subprocess.TimeoutExpired):  # a forked child is connected to it
             self._process.wait(1)
+
+
+def _preparation() -> dict[str, Any]:
+    """What a spawned process needs to find the same modules, ``__main__`` too."""
+    preparation = spawn.get_preparation_data("mapscratch")
+    del preparation["authkey"]  # a secret, and nothing here asks for it
+    return preparation
 
 
 def _pickle(job: Job) -> bytes:

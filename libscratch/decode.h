@@ -34,6 +34,7 @@ struct scratch_decoding {
     uint64_t source_length;      /* bytes of the file, from `source_offset` */
     size_t block_pages;          /* made at a page fault; whole units */
     bool block_is_fixed;         /* it doesn't adapt to how the memory is read */
+    bool huge_pages;             /* the memory may be mapped writable, and take huge pages */
 };
 
 #endif

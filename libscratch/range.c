@@ -276,11 +276,12 @@ static int map_anonymous(struct scratch_range *range, int protection) {
 
 /*
  * The kernel moves huge pages into memory only if that is writable. Then userfaultfd protects every
- * page of it, and a store ends as it would in memory that isn't. Where so much writable memory is
- * refused (overcommit, RLIMIT_DATA) the memory is read-only, and takes small pages.
+ * page of it, and a store ends as it would in memory that isn't. Where so much writable memory isn't
+ * to be had the memory is read-only, and takes small pages.
  */
 static int map_decoded(struct scratch_range *range) {
-    range->takes_huge_pages = !map_anonymous(range, PROT_READ | PROT_WRITE);
+    range->takes_huge_pages =
+        range->decoding.huge_pages && !map_anonymous(range, PROT_READ | PROT_WRITE);
     return range->takes_huge_pages ? 0 : map_anonymous(range, PROT_READ);
 }
 

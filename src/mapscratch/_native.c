@@ -255,17 +255,18 @@ static PyObject *word_map_attach_decoded(PyObject *self, PyObject *arguments, Py
     static char *names[] = {"protection",   "source_fd",  "source_offset",      "source_length",
                             "name",         "function",   "user_data",          "helper",
                             "unit_pages",   "unit_items", "unit_source_length", "items",
-                            "block_pages",  "block_is_fixed", NULL};
-    int source_fd, protection, block_is_fixed;
+                            "block_pages",  "block_is_fixed", "huge_pages", NULL};
+    int source_fd, protection, block_is_fixed, huge_pages;
     long long source_offset;
     unsigned long long source_length, function, unit_items, unit_source_length, items;
     const char *name, *helper;
     Py_buffer user_data, memory;
     Py_ssize_t unit_pages, block_pages;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iiLKsKy*znKKKnp:_attach_decoded", names,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iiLKsKy*znKKKnpp:_attach_decoded", names,
                                      &protection, &source_fd, &source_offset, &source_length, &name,
                                      &function, &user_data, &helper, &unit_pages, &unit_items,
-                                     &unit_source_length, &items, &block_pages, &block_is_fixed))
+                                     &unit_source_length, &items, &block_pages, &block_is_fixed,
+                                     &huge_pages))
         return NULL;
     PyObject *result = NULL;
     if (!get_free_memory(self, &memory)) {
@@ -281,6 +282,7 @@ static PyObject *word_map_attach_decoded(PyObject *self, PyObject *arguments, Py
             .source_length = source_length,
             .block_pages = (size_t)block_pages,
             .block_is_fixed = block_is_fixed,
+            .huge_pages = huge_pages,
         };
         struct scratch_description description = {
             .protection = protection,

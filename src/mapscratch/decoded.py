@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 import mmap
+import resource
 import weakref
 from dataclasses import dataclass
 from mmap import PAGESIZE
+from pathlib import Path
 from typing import Self
 
 from mapscratch._native import STAGING_BYTES
@@ -21,7 +23,8 @@ _BLOCK = 64 * 1024
 """What is made at a page fault at first: where page-in comes near to its best throughput."""
 
 _WITHOUT_USERFAULTFD = (
-    "\nWhat needs none of this: numpy.memmap, and decoding chunk by chunk where the data is used."
+    "\nWhat needs none of this: numpy.memmap, and decoding chunk by chunk where the data is used; "
+    "and mapscratch.Cache, in a coming version."
 )
 
 
@@ -141,6 +144,7 @@ class DecodedMap(ScratchMemory):
                 source_length=geometry.source_length,
                 block_pages=block_pages,
                 block_is_fixed=block is not None,
+                huge_pages=_writable_memory_is_free(),
             )
             request = Request(name, fileno, offset, length, mmap.PROT_READ, decoding=decoding)
             self._engine = _chosen(engine, request)
@@ -176,6 +180,18 @@ class DecodedMap(ScratchMemory):
             f"<{type(self).__name__} of {self._name!r}, {len(self)} bytes decoded from byte "
             f"{self._offset} on, engine {self.engine!r}>"
         )
+
+
+def _writable_memory_is_free() -> bool:
+    """Whether mapping writable memory, which nobody stores to, counts against nothing."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit != resource.RLIM_INFINITY:
+        return False
+    try:
+        overcommit = Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii")
+    except OSError:
+        return True
+    return overcommit.strip() != "2"  # Documentation/mm/overcommit-accounting.rst: never
 
 
 def _chosen(engine: str, request: Request) -> Engine:

@@ -120,6 +120,8 @@ class Decoding:
         source_length: bytes of the file that it is made of.
         block_pages: made at a page fault; whole units.
         block_is_fixed: it doesn't adapt to how the memory is read.
+        huge_pages: the memory may be mapped writable (nobody can store to it all the same), so that
+            a sequential reader gets huge pages.
     """
 
     function: int
@@ -132,6 +134,7 @@ class Decoding:
     source_length: int
     block_pages: int
     block_is_fixed: bool
+    huge_pages: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,7 @@ def _attach_decoded(mapping: _native.WordMap, request: Request, decoding: Decodi
         items=decoding.items,
         block_pages=decoding.block_pages,
         block_is_fixed=decoding.block_is_fixed,
+        huge_pages=decoding.huge_pages,
     )
 
 

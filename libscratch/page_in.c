@@ -29,6 +29,8 @@ static size_t ahead_count;
 
 enum { REASON_LENGTH = SCRATCH_HELPER_TEXT };
 
+static pid_t own_process; /* asked for once: it is a system call */
+
 static size_t least(size_t one, size_t other) { return one < other ? one : other; }
 
 static size_t unit_bytes(const struct scratch_range *range) {
@@ -152,7 +154,8 @@ static void read_ahead(struct scratch_range *range, const struct scratch_plan *p
     plan->stream->read_to = to;
     size_t start = (range->source_skip + from) & ~(page_size - 1);
     size_t stop = least(range->source_skip + to, range->source_length);
-    if (start < stop)
+    bool is_worth_a_call = stop > start + 2 * page_size; /* else reading them asks for them */
+    if (start < stop && is_worth_a_call)
         madvise((void *)(range->source + start), stop - start, MADV_WILLNEED);
 }
 
@@ -160,7 +163,7 @@ static void read_ahead(struct scratch_range *range, const struct scratch_plan *p
 static size_t read_source(const struct scratch_range *range, size_t offset, size_t length, void *to) {
     struct iovec local = {to, length};
     struct iovec remote = {(void *)(range->source + range->source_skip + offset), length};
-    ssize_t got = syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0);
+    ssize_t got = syscall(SYS_process_vm_readv, own_process, &local, 1, &remote, 1, 0);
     return got > 0 ? (size_t)got : 0;
 }
 
@@ -575,12 +578,14 @@ static void arrive(const struct scratch_userfault *userfault, struct scratch_ran
 }
 
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
-                     size_t page, bool for_store, size_t *ret_first, size_t *ret_end) {
+                     size_t page, bool for_store, bool is_late, size_t *ret_first,
+                     size_t *ret_end) {
     *ret_first = *ret_end = page;
     if (range->helper.is_asked)
         return; /* its answer wakes everybody */
     struct scratch_stream_limits limits = limits_of(range);
-    if (range->is_decoded && is_there(range, page)) {
+    bool may_be_there = is_late || scratch_stream_is_ahead(&range->streams, page);
+    if (range->is_decoded && may_be_there && is_there(range, page)) {
         arrive(userfault, range, &limits, page);
         return;
     }
@@ -624,6 +629,7 @@ void scratch_page_in_forget(void) {
 
 void scratch_page_in_restart(const struct scratch_userfault *userfault) {
     scratch_page_in_forget();
+    own_process = getpid();
     scratch_lock_acquire(&scratch_registry_lock);
     size_t count;
     struct scratch_range **ranges = scratch_registry_ranges(&count);

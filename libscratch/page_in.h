@@ -8,9 +8,12 @@
 
 #include "userfault.h"
 
-/* Makes `page` and what goes with it, under the range's lock; of that, [*ret_first, *ret_end) comes back. */
+/*
+ * Makes `page` and what goes with it, under the range's lock; of that, [*ret_first, *ret_end) comes back.
+ * `is_late`: other faults were served since this one was told of, maybe with the same page.
+ */
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
-                     size_t page, bool for_store, size_t *ret_first, size_t *ret_end);
+                     size_t page, bool for_store, bool is_late, size_t *ret_first, size_t *ret_end);
 /* Somebody has stored into memory that nobody may store to: SIGBUS, and a message. */
 void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
                                   struct scratch_range *range, size_t page);
@@ -18,7 +21,7 @@ void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
 bool scratch_page_in_ahead(const struct scratch_userfault *userfault);
 /* Takes what helpers have answered. */
 void scratch_page_in_answers(const struct scratch_userfault *userfault);
-/* A new pager has no connections to helpers: who waits for one asks again. */
+/* Before anything else on a new pager. It has no connections to helpers: who waits for one asks again. */
 void scratch_page_in_restart(const struct scratch_userfault *userfault);
 /* In the child of a fork. */
 void scratch_page_in_forget(void);

@@ -200,7 +200,7 @@ static bool serve_faults(uint64_t now) {
     size_t count = (size_t)got / sizeof messages[0];
     scratch_placement_follow((pid_t)messages[0].arg.pagefault.feat.ptid);
     for (size_t index = 0; index < count; index++)
-        scratch_userfault_serve(&userfault, &messages[index], now);
+        scratch_userfault_serve(&userfault, &messages[index], now, index > 0);
     return true;
 }
 

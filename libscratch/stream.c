@@ -112,6 +112,10 @@ struct scratch_plan scratch_stream_plan(struct scratch_streams *streams,
     return plan;
 }
 
+bool scratch_stream_is_ahead(struct scratch_streams *streams, size_t page) {
+    return find_ahead(streams, page);
+}
+
 bool scratch_stream_arrive(struct scratch_streams *streams,
                            const struct scratch_stream_limits *limits, size_t page,
                            struct scratch_plan *ret) {

@@ -60,6 +60,8 @@ struct scratch_plan {
 struct scratch_plan scratch_stream_plan(struct scratch_streams *streams,
                                         const struct scratch_stream_limits *limits, size_t page,
                                         bool made_before);
+/* Whether `page` was made ahead of a reader, who may be coming there. */
+bool scratch_stream_is_ahead(struct scratch_streams *streams, size_t page);
 /* For a fault at a page that is there by now; false if no reader in sequence is known there. */
 bool scratch_stream_arrive(struct scratch_streams *streams,
                            const struct scratch_stream_limits *limits, size_t page,

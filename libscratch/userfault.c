@@ -248,7 +248,7 @@ static void allow_stores(const struct scratch_userfault *userfault, struct scrat
 }
 
 void scratch_userfault_serve(const struct scratch_userfault *userfault,
-                             const struct uffd_msg *message, uint64_t now) {
+                             const struct uffd_msg *message, uint64_t now, bool is_late) {
     if (message->event != UFFD_EVENT_PAGEFAULT)
         return;
     size_t page_size = scratch_page_size();
@@ -268,7 +268,7 @@ void scratch_userfault_serve(const struct scratch_userfault *userfault,
     else if (is_store_to_armed)
         allow_stores(userfault, range, page, &first, &end);
     else
-        scratch_page_in(userfault, range, page, for_store, &first, &end);
+        scratch_page_in(userfault, range, page, for_store, is_late, &first, &end);
     struct mark displaced;
     bool has_displaced =
         (is_store_to_armed || for_store) && (range->protection & PROT_WRITE) &&

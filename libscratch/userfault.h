@@ -20,8 +20,9 @@ struct scratch_userfault {
 int scratch_userfault_open(struct scratch_userfault *ret);
 int scratch_userfault_register(const struct scratch_userfault *userfault,
                                const struct scratch_range *range);
+/* `is_late`: others were served since it was read. */
 void scratch_userfault_serve(const struct scratch_userfault *userfault, const struct uffd_msg *message,
-                             uint64_t now);
+                             uint64_t now, bool is_late);
 
 /* Re-arms pages [first, end) of a range whose lock the caller does not hold. */
 void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct scratch_range *range,

@@ -325,7 +325,7 @@ static int try_to_copy_in(const struct scratch_userfault *userfault, struct scra
 }
 
 /*
- * Makes at most one batch, and nobody has seen a page that isn't droppable. An error is that of `awaited`,
+ * Makes at most one batch; once the caller has drained it is droppable. An error is that of `awaited`,
  * the page somebody waits for, if there is one; it has no page then, and `reason` says why.
  */
 static int make_pages(const struct scratch_userfault *userfault, struct scratch_range *range,
@@ -343,7 +343,6 @@ static int make_pages(const struct scratch_userfault *userfault, struct scratch_
     int error = try_to_copy_in(userfault, range, first, pages, bytes, awaited, for_store);
     bool is_missing = awaited != SCRATCH_NO_PAGE && awaited >= first + pages;
     free_unpinned(range, first, first + pages);
-    scratch_userfault_drain();
     if (is_missing)
         error = EFAULT;
     if (error && !reason[0])
@@ -443,6 +442,7 @@ static void make_awaited(const struct scratch_userfault *userfault, struct scrat
         unit_around(limits, page, &first, &end);
         error = make_pages(userfault, range, first, end, page, for_store, reason);
     }
+    scratch_userfault_drain(); /* so that nobody sees a page that isn't droppable yet */
     if (error)
         fail_page(userfault, range, page, reason);
     wake_pages(userfault, range, first, end);
@@ -452,6 +452,23 @@ static void make_unawaited(const struct scratch_userfault *userfault, struct scr
                            size_t first, size_t end) {
     char reason[REASON_LENGTH];
     make_pages(userfault, range, first, end, SCRATCH_NO_PAGE, false, reason);
+    scratch_userfault_drain();
+}
+
+/* What can't be made is told to whoever touches it. */
+void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scratch_range *range,
+                           const uint64_t *pages, size_t count) {
+    scratch_lock_acquire(&range->lock);
+    struct scratch_stream_limits limits = limits_of(range);
+    for (size_t index = 0; index < count; index++) {
+        char reason[REASON_LENGTH];
+        size_t first, end;
+        unit_around(&limits, pages[index], &first, &end);
+        if (!is_there(range, pages[index]))
+            make_pages(userfault, range, first, end, SCRATCH_NO_PAGE, false, reason);
+    }
+    scratch_userfault_drain();
+    scratch_lock_release(&range->lock);
 }
 
 /* All of [first, end) but the batch that begins at `made_first`. */

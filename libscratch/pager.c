@@ -25,6 +25,7 @@ enum order {
     ORDER_REGISTER,
     ORDER_RELEASE,
     ORDER_REARM,
+    ORDER_FETCH,
     ORDER_OPEN,
     ORDER_WATCH,
     ORDER_SEND,
@@ -48,6 +49,8 @@ static struct {
     struct scratch_range *range;
     size_t first;
     size_t end;
+    const uint64_t *pages; /* of ORDER_FETCH: so many */
+    size_t page_count;
     struct sockaddr_un receiver; /* where ORDER_SEND sends the userfaultfd */
     socklen_t receiver_length;
     uint64_t cookie[2];
@@ -156,6 +159,9 @@ static bool obey(void) {
     bool ends = false;
     mailbox.error = 0;
     switch (mailbox.order) {
+    case ORDER_FETCH:
+        scratch_page_in_fetch(&userfault, mailbox.range, mailbox.pages, mailbox.page_count);
+        break;
     case ORDER_OPEN:
         if (userfault.descriptor < 0)
             mailbox.error = scratch_userfault_open(&userfault);
@@ -336,6 +342,12 @@ void scratch_pager_release(struct scratch_range *range) {
 
 int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end) {
     return give_order(ORDER_REARM, range, first, end);
+}
+
+int scratch_pager_fetch(struct scratch_range *range, const uint64_t *pages, size_t count) {
+    mailbox.pages = pages;
+    mailbox.page_count = count;
+    return give_order(ORDER_FETCH, range, 0, 0);
 }
 
 int scratch_pager_watch(void) {

@@ -18,6 +18,7 @@ int scratch_pager_register(const struct scratch_range *range);
 /* Before a range is freed: what the pager holds for it. */
 void scratch_pager_release(struct scratch_range *range);
 int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end);
+int scratch_pager_fetch(struct scratch_range *range, const uint64_t *pages, size_t count);
 int scratch_pager_watch(void);
 void scratch_pager_stop_if_idle(void);
 

@@ -614,6 +614,44 @@ int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t lengt
     return error;
 }
 
+static bool has_pages(const struct scratch_range *range, const uint64_t *pages, size_t count) {
+    for (size_t index = 0; index < count; index++) {
+        if (pages[index] >= scratch_range_pages(range))
+            return false;
+    }
+    return true;
+}
+
+int scratch_range_residence(const struct scratch_range *range, const uint64_t *pages, size_t count,
+                            unsigned char *ret) {
+    size_t page_size = scratch_page_size();
+    if (!has_pages(range, pages, count))
+        return EINVAL;
+    size_t run;
+    for (size_t index = 0; index < count; index += run) {
+        run = 1;
+        while (index + run < count && pages[index + run] == pages[index] + run)
+            run++;
+        if (mincore(range->address + pages[index] * page_size, run * page_size, ret + index))
+            return errno;
+    }
+    return 0;
+}
+
+int scratch_range_fetch(struct scratch_range *range, const uint64_t *pages, size_t count) {
+    if (!range->is_decoded || range->helper.address || !has_pages(range, pages, count))
+        return EINVAL;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_control_lock);
+    int error = scratch_pager_ensure(true);
+    if (!error)
+        error = scratch_pager_fetch(range, pages, count);
+    scratch_lock_release(&scratch_control_lock);
+    scratch_signals_restore(&signals);
+    return error;
+}
+
 /* Unlocks every run of pages whose last pin has gone; what is locked on fault stays so. */
 static void unlock_unpinned(struct scratch_range *range, size_t first, size_t end) {
     size_t page_size = scratch_page_size();

@@ -101,6 +101,17 @@ int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
 int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t length,
                         uint64_t generation);
 int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length);
+/*
+ * Which of some pages, in ascending order, are in memory: the lowest bit of a byte each, as mincore(2).
+ * EINVAL if the range hasn't them.
+ */
+int scratch_range_residence(const struct scratch_range *range, const uint64_t *pages, size_t count,
+                            unsigned char *ret);
+/*
+ * Makes some pages that are about to be read, in ascending order: for less than the faults would cost.
+ * Only of decoded ranges without a helper; EINVAL for others, and for pages that the range hasn't.
+ */
+int scratch_range_fetch(struct scratch_range *range, const uint64_t *pages, size_t count);
 void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret);
 
 /*

@@ -379,6 +379,56 @@ static PyObject *word_map_unpin(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* Pages by number, as 8-byte integers. */
+static struct scratch_range *hold_with_pages(PyObject *self, PyObject *pages, Py_buffer *ret_memory,
+                                             Py_buffer *ret_pages) {
+    struct scratch_range *range = hold(self, ret_memory);
+    if (range && PyObject_GetBuffer(pages, ret_pages, PyBUF_SIMPLE)) {
+        PyBuffer_Release(ret_memory);
+        return NULL;
+    }
+    return range;
+}
+
+static PyObject *word_map_residence(PyObject *self, PyObject *pages_object) {
+    Py_buffer memory, pages;
+    struct scratch_range *range = hold_with_pages(self, pages_object, &memory, &pages);
+    if (!range)
+        return NULL;
+    size_t count = (size_t)pages.len / sizeof(uint64_t);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count);
+    int error = 0;
+    if (bytes) {
+        unsigned char *residence = (unsigned char *)PyBytes_AsString(bytes);
+        Py_BEGIN_ALLOW_THREADS
+        error = scratch_range_residence(range, pages.buf, count, residence);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&pages);
+    PyBuffer_Release(&memory);
+    if (error) {
+        Py_DECREF(bytes);
+        return raise_errno(error);
+    }
+    return bytes;
+}
+
+static PyObject *word_map_fetch(PyObject *self, PyObject *pages_object) {
+    Py_buffer memory, pages;
+    struct scratch_range *range = hold_with_pages(self, pages_object, &memory, &pages);
+    if (!range)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    error = scratch_range_fetch(range, pages.buf, (size_t)pages.len / sizeof(uint64_t));
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&pages);
+    PyBuffer_Release(&memory);
+    if (error)
+        return raise_errno(error);
+    Py_RETURN_NONE;
+}
+
 static PyObject *word_map_range_counts(PyObject *self, PyObject *unused) {
     (void)unused;
     Py_buffer memory;
@@ -463,6 +513,8 @@ static PyMethodDef word_map_methods[] = {
     {"_rearm", word_map_rearm, METH_VARARGS, NULL},
     {"_pin", word_map_pin, METH_VARARGS, NULL},
     {"_unpin", word_map_unpin, METH_VARARGS, NULL},
+    {"_residence", word_map_residence, METH_O, NULL},
+    {"_fetch", word_map_fetch, METH_O, NULL},
     {"_range_counts", word_map_range_counts, METH_NOARGS, NULL},
     {"close", word_map_close, METH_NOARGS, NULL},
     {"__exit__", word_map_exit, METH_VARARGS, NULL},

@@ -24,6 +24,7 @@ from mapscratch.engines import Guarantees, PageCounts
 from mapscratch.errors import UserError
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
 from mapscratch.fixups.numbers import DType, SourceType
+from mapscratch.gathering import gather
 from mapscratch.memory import refuse_irregular
 
 if TYPE_CHECKING:
@@ -285,6 +286,22 @@ class ScratchArray(np.ndarray[Any, DType]):
             return super().__array_function__(func, types, args, kwargs)
         return self._adopted(func(*_all_plain(args), **_all_plain(kwargs)))
 
+    def __getitem__(self, index: Any, /) -> Any:
+        """As an array's; of rows that are picked by an index array pages are made together."""
+        self._look()
+        plain = _plain(self)
+        if self._home is not None and isinstance(index, list | np.ndarray):
+            picked = gather(plain, _all_plain(index), self._home.map)
+            if picked is not None:
+                return picked
+        return self._adopted(plain[_all_plain(index)])
+
+    def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
+        """As an array's; of rows pages are made together."""
+        if out is None and mode == "raise" and (axis == 0 or (axis is None and self.ndim == 1)):
+            return self[np.asarray(indices)]
+        return _plain(self).take(_all_plain(indices), axis, out, mode)
+
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         """As `numpy.ndarray.tofile`, by copies: right bytes on any engine, or an exception."""
         if sep:
@@ -350,9 +367,9 @@ def _through_plain(name: str) -> Callable[..., Any]:
 
 
 _METHODS = """
-    __copy__ __deepcopy__ __getitem__ all any argmax argmin argpartition argsort astype byteswap
+    __copy__ __deepcopy__ all any argmax argmin argpartition argsort astype byteswap
     choose clip compress conj conjugate copy cumprod cumsum diagonal dot flatten max mean min
-    nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes take trace
+    nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes trace
     transpose var
 """
 for _name in _METHODS.split():

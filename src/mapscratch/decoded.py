@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mapscratch._native import STAGING_BYTES
 from mapscratch.engines import Decoding, Engine, EngineUnavailable, Request, choose
@@ -18,6 +18,9 @@ from mapscratch.fixup_process import FixupProcess, Job
 from mapscratch.fixups.arrays import Recipe
 from mapscratch.fixups.numbers import DType, SourceType
 from mapscratch.memory import ScratchMemory
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _BLOCK = 64 * 1024
 """What is made at a page fault at first: where page-in comes near to its best throughput."""
@@ -171,6 +174,33 @@ class DecodedMap(ScratchMemory):
             self.close()
             raise
         return self
+
+    @property
+    def can_fetch(self) -> bool:
+        """`fetch` does something here."""
+        return self.process is None
+
+    def residence(self, pages: Buffer) -> bytes:
+        """Which of some pages are in memory: the lowest bit of a byte each.
+
+        Args:
+            pages: their numbers, ascending, as 8-byte integers.
+
+        Raises:
+            OSError: a page is not in the mapping.
+        """
+        return self._residence(pages)
+
+    def fetch(self, pages: Buffer) -> None:
+        """Decodes pages that are about to be read, for less than the page faults would cost.
+
+        Args:
+            pages: their numbers, ascending, as 8-byte integers.
+
+        Raises:
+            OSError: a page is not in the mapping, or `can_fetch` is false.
+        """
+        self._fetch(pages)
 
     def __repr__(self) -> str:
         """Says which engine runs."""

@@ -27,7 +27,13 @@ static struct ahead aheads[AHEAD_CAPACITY];
 static size_t ahead_head;
 static size_t ahead_count;
 
+/* From so many bytes on the source is not copied before it is decoded. */
+enum { DIRECT_BYTES = 32 * 1024 };
+
 enum { REASON_LENGTH = SCRATCH_HELPER_TEXT };
+
+/* Whoever faulted last has a whole window to read, which takes longer than polling is worth. */
+static bool has_plenty;
 
 static pid_t own_process; /* asked for once: it is a system call */
 
@@ -167,6 +173,25 @@ static size_t read_source(const struct scratch_range *range, size_t offset, size
     return got > 0 ? (size_t)got : 0;
 }
 
+/*
+ * Bytes of the source for a decoding function, and how many there are. Much is decoded where it lies,
+ * if its last byte can be read just now: to copy it first would cost as much as to decode it. (If the
+ * file shrinks in that very moment the process ends by SIGBUS, as it would a moment later, but without
+ * our message.)
+ */
+static const void *encoded_bytes(const struct scratch_range *range, size_t offset, size_t length,
+                                 size_t *ret_length) {
+    const unsigned char *bytes = range->source + range->source_skip + offset;
+    unsigned char last;
+    bool is_aligned = (uintptr_t)bytes % 16 == 0;
+    if (length >= DIRECT_BYTES && is_aligned && read_source(range, offset + length - 1, 1, &last)) {
+        *ret_length = length;
+        return bytes;
+    }
+    *ret_length = read_source(range, offset, length, encoded);
+    return encoded;
+}
+
 static void count_fixup_time(struct scratch_range *range, uint64_t started) {
     atomic_fetch_add_explicit(&range->fixup_ns, scratch_now_ns() - started, memory_order_relaxed);
 }
@@ -188,7 +213,8 @@ static size_t stage_decoded(struct scratch_range *range, size_t first, size_t pa
     uint64_t units = (pages + decoding->unit_pages - 1) / decoding->unit_pages;
     size_t from, to;
     source_of(range, first, first + pages, &from, &to);
-    size_t got = read_source(range, from, to - from, encoded);
+    size_t got;
+    const void *bytes = encoded_bytes(range, from, to - from, &got);
     if (got < to - from) {
         snprintf(reason, REASON_LENGTH,
                  "the file no longer has these bytes (it shrank, or its device failed)");
@@ -202,7 +228,7 @@ static size_t stage_decoded(struct scratch_range *range, size_t first, size_t pa
     if (!items)
         return 0;
     uint64_t started = scratch_now_ns();
-    int32_t error = decoding->decode(to_bytes, encoded, (int64_t)items, (int64_t)first_item,
+    int32_t error = decoding->decode(to_bytes, bytes, (int64_t)items, (int64_t)first_item,
                                      (void *)decoding->user_data);
     count_fixup_time(range, started);
     if (error) {
@@ -591,8 +617,11 @@ static void arrive(const struct scratch_userfault *userfault, struct scratch_ran
     if (scratch_stream_arrive(&range->streams, limits, page, &plan)) {
         read_ahead(range, &plan);
         note_ahead(range, plan.stream);
+        has_plenty = plan.stream->window >= limits->window;
     }
 }
+
+bool scratch_page_in_expects_fault(void) { return !has_plenty; }
 
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
                      size_t page, bool for_store, bool is_late, size_t *ret_first,
@@ -610,6 +639,7 @@ void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_r
     struct scratch_plan plan = scratch_stream_plan(&range->streams, &limits, page, made_before);
     read_ahead(range, &plan);
     make_planned(userfault, range, &limits, &plan, page, for_store);
+    has_plenty = range->is_decoded && plan.stream->window >= limits.window;
     note_ahead(range, plan.stream);
     *ret_first = plan.first;
     *ret_end = plan.end;

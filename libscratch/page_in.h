@@ -20,6 +20,8 @@ void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
 /* Makes some pages that are about to be read, without the price of a fault for each. */
 void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scratch_range *range,
                            const uint64_t *pages, size_t count);
+/* Whether the next fault is likely to come soon. */
+bool scratch_page_in_expects_fault(void);
 /* Makes one more batch of what lies ahead of some reader; false if there is nothing to make. */
 bool scratch_page_in_ahead(const struct scratch_userfault *userfault);
 /* Takes what helpers have answered. */

@@ -219,8 +219,8 @@ static void serve_burst(void) {
     if (!serve_faults(last_fault))
         return;
     uint64_t now = last_fault;
-    while (scratch_placement_may_poll() && !atomic_load(&mail_waits) &&
-           now - last_fault < scratch_settings.poll_after_fault_ns) {
+    while (scratch_placement_may_poll() && scratch_page_in_expects_fault() &&
+           !atomic_load(&mail_waits) && now - last_fault < scratch_settings.poll_after_fault_ns) {
         now = scratch_now_ns();
         if (serve_faults(now))
             last_fault = now;

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that reads decoded data one way, for bench/arrays.py: a command a line, an answer a line.
+"""A process that reads decoded data one way, for bench/arrays.py.
+
+It takes a command a line and gives an answer a line.
 
 It is started outside of its memory cgroup, waits to be put into it, and measures inside.
 """
@@ -29,6 +31,7 @@ class Ours:
         self.array = mapscratch.array(path, "f4", shape=items, source=">i2", scale=SCALE)
 
     def scan(self) -> float:
+        """The sum of all items."""
         return float(np.asarray(self.array).sum())
 
 
@@ -42,6 +45,7 @@ class Dirty:
             np.multiply(raw[start : start + CHUNK], SCALE, out=self.array[start : start + CHUNK])
 
     def scan(self) -> float:
+        """The sum of all items."""
         return float(self.array.sum())
 
 
@@ -52,6 +56,7 @@ class Chunks:
         self.array = np.memmap(path, ">i2", "r", shape=items)
 
     def scan(self) -> float:
+        """The sum of all items."""
         total = 0.0
         for start in range(0, len(self.array), CHUNK):
             total += float((self.array[start : start + CHUNK] * SCALE).sum())
@@ -75,6 +80,7 @@ class Zarr:
         self.array = zarr.open_array(str(store), mode="r")
 
     def scan(self) -> float:
+        """The sum of all items."""
         total = 0.0
         for start in range(0, self.array.shape[0], CHUNK):
             total += float((self.array[start : start + CHUNK] * SCALE).sum())
@@ -95,7 +101,7 @@ def rows(way: object, seed: int) -> int:
 def words(way: object, seed: int) -> int:
     """Single words, one after the other, each of another page."""
     plain = np.asarray(way.array)  # type: ignore[attr-defined]
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed + 10**6)  # other pages than the rows of that seed
     picked = random.integers(0, len(plain) // WORDS_A_PAGE, SINGLE_READS) * WORDS_A_PAGE
     for index in picked:
         plain[index]

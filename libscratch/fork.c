@@ -86,7 +86,7 @@ static void forget_parent(struct scratch_range *range) {
     range->generation++;
     range->helper.descriptor = -1;
     range->helper.memory = NULL; /* DONTFORK */
-    range->helper.is_asked = false;
+    memset(range->helper.questions, 0, sizeof range->helper.questions);
     memset(&range->streams, 0, sizeof range->streams);
     range->pinned_pages = 0;
     if (range->pins)

@@ -9,18 +9,21 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "decode.h"
 #include "raw.h"
 
 /* Both sides: src/mapscratch/fixup_process.py. */
 struct question {
+    uint64_t number;
     uint64_t first_unit;
     uint64_t units;
 };
 struct answer {
-    int32_t error; /* 0: the units are in the shared memory */
+    uint64_t number;
+    int64_t error; /* 0: the units are in the shared memory */
     char text[SCRATCH_HELPER_TEXT];
 };
+
+static const size_t shared_bytes = SCRATCH_HELPER_QUESTIONS * SCRATCH_STAGING_BYTES;
 
 static int all_helpers = -1; /* epoll */
 
@@ -34,15 +37,15 @@ static int share_memory(struct scratch_helper *helper, int *ret_memory) {
         return errno;
     int fixed = helper->memory ? MAP_FIXED : 0;
     void *mapped = MAP_FAILED;
-    if (!syscall(SYS_ftruncate, memory, (long)SCRATCH_STAGING_BYTES))
-        mapped = mmap(helper->memory, SCRATCH_STAGING_BYTES, PROT_READ, MAP_SHARED | fixed, memory, 0);
+    if (!syscall(SYS_ftruncate, memory, (long)shared_bytes))
+        mapped = mmap(helper->memory, shared_bytes, PROT_READ, MAP_SHARED | fixed, memory, 0);
     if (mapped == MAP_FAILED) {
         int error = errno;
         raw_close(memory);
         return error;
     }
     helper->memory = mapped;
-    madvise(mapped, SCRATCH_STAGING_BYTES, MADV_DONTFORK); /* a child shares memory of its own */
+    madvise(mapped, shared_bytes, MADV_DONTFORK); /* a child shares memory of its own */
     *ret_memory = memory;
     return 0;
 }
@@ -117,38 +120,56 @@ int scratch_helper_connect(struct scratch_helper *helper, uintptr_t token) {
     return 0;
 }
 
-int scratch_helper_ask(struct scratch_helper *helper, uint64_t first_unit, uint64_t units) {
-    struct question question = {first_unit, units};
+size_t scratch_helper_free_question(const struct scratch_helper *helper) {
+    size_t number = 0;
+    while (number < SCRATCH_HELPER_QUESTIONS && helper->questions[number].is_asked)
+        number++;
+    return number;
+}
+
+bool scratch_helper_is_asked_for(const struct scratch_helper *helper, size_t page) {
+    for (size_t number = 0; number < SCRATCH_HELPER_QUESTIONS; number++) {
+        const struct scratch_helper_question *question = &helper->questions[number];
+        if (question->is_asked && page >= question->first && page < question->end)
+            return true;
+    }
+    return false;
+}
+
+int scratch_helper_ask(struct scratch_helper *helper, size_t number, uint64_t first_unit,
+                       uint64_t units) {
+    struct question question = {number, first_unit, units};
     if (syscall(SYS_sendto, helper->descriptor, &question, sizeof question, MSG_NOSIGNAL, NULL, 0) < 0) {
         int error = errno;
         scratch_helper_disconnect(helper);
         return error;
     }
-    helper->is_asked = true;
+    helper->questions[number].is_asked = true;
     return 0;
 }
 
-int scratch_helper_answer(struct scratch_helper *helper, char reason[SCRATCH_HELPER_TEXT]) {
+int scratch_helper_answer(struct scratch_helper *helper, size_t *ret_number,
+                          char reason[SCRATCH_HELPER_TEXT]) {
     struct answer answer = {0};
     long got = syscall(SYS_recvfrom, helper->descriptor, &answer, sizeof answer, MSG_DONTWAIT, NULL, NULL);
     if (got < 0 && errno == EAGAIN)
         return EAGAIN;
-    helper->is_asked = false;
-    if (got < (long)sizeof answer.error) {
+    if (got < (long)sizeof answer || answer.number >= SCRATCH_HELPER_QUESTIONS) {
         scratch_helper_disconnect(helper);
         snprintf(reason, SCRATCH_HELPER_TEXT, "the process of its fixup has ended");
         return EPIPE;
     }
+    *ret_number = answer.number;
+    helper->questions[answer.number].is_asked = false;
     answer.text[sizeof answer.text - 1] = 0;
     memcpy(reason, answer.text, sizeof answer.text);
-    return answer.error;
+    return answer.error ? EIO : 0;
 }
 
 void scratch_helper_disconnect(struct scratch_helper *helper) {
     if (helper->descriptor >= 0)
         raw_close(helper->descriptor); /* and so it leaves the epoll set */
     helper->descriptor = -1;
-    helper->is_asked = false;
 }
 
 uintptr_t scratch_helpers_next(void) {

@@ -15,25 +15,47 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SCRATCH_HELPER_TEXT = 480 };
+#include "decode.h"
+
+/* So many questions at a time: it works on one while the answer to another is taken. */
+enum { SCRATCH_HELPER_QUESTIONS = 2, SCRATCH_HELPER_TEXT = 480 };
+
+struct scratch_helper_question {
+    bool is_asked;
+    size_t first; /* pages that were asked for: [first, end) */
+    size_t end;
+    size_t awaited; /* the page somebody waits for, or SCRATCH_NO_PAGE */
+    uint64_t asked_ns; /* when */
+};
 
 struct scratch_helper {
     char *address; /* the socket's abstract name; NULL: this range has no helper */
     int descriptor; /* -1: not connected */
-    unsigned char *memory; /* SCRATCH_STAGING_BYTES, shared with it */
-    bool is_asked;
-    size_t first; /* pages that were asked for: [first, end) */
-    size_t end;
-    uint64_t asked_ns; /* when */
-    size_t awaited; /* the page somebody waits for, or SCRATCH_NO_PAGE */
+    unsigned char *memory; /* SCRATCH_STAGING_BYTES for each question, shared with it */
+    struct scratch_helper_question questions[SCRATCH_HELPER_QUESTIONS];
 };
+
+static inline unsigned char *scratch_helper_answer_bytes(const struct scratch_helper *helper,
+                                                         size_t number) {
+    return helper->memory + number * SCRATCH_STAGING_BYTES;
+}
 
 /* Connects if need be; `token` comes back from `scratch_helper_next`. 0 or an errno value. */
 int scratch_helper_connect(struct scratch_helper *helper, uintptr_t token);
+/* The number of a question that can be asked, SCRATCH_HELPER_QUESTIONS if there is none. */
+size_t scratch_helper_free_question(const struct scratch_helper *helper);
+/* Whether a page has been asked for. */
+bool scratch_helper_is_asked_for(const struct scratch_helper *helper, size_t page);
 /* Asks for units; the caller has filled in which pages these are. */
-int scratch_helper_ask(struct scratch_helper *helper, uint64_t first_unit, uint64_t units);
-/* Takes an answer: 0, or an error with the reason in words. EAGAIN: there is none. */
-int scratch_helper_answer(struct scratch_helper *helper, char reason[SCRATCH_HELPER_TEXT]);
+int scratch_helper_ask(struct scratch_helper *helper, size_t number, uint64_t first_unit,
+                       uint64_t units);
+/*
+ * Takes the answer to question *ret_number: 0, or an error with the reason in words. EAGAIN: there is
+ * none. EPIPE: there will be none to any question.
+ */
+int scratch_helper_answer(struct scratch_helper *helper, size_t *ret_number,
+                          char reason[SCRATCH_HELPER_TEXT]);
+/* Closes the connection; which questions were asked stays to be seen. */
 void scratch_helper_disconnect(struct scratch_helper *helper);
 
 /* Becomes readable when any helper has answered; -1 if there is none. */

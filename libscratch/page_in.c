@@ -76,7 +76,7 @@ static struct scratch_stream_limits limits_of(const struct scratch_range *range)
         limits.batch = batch_units(range) * decoding->unit_pages;
         limits.window = scratch_settings.window_pages;
         limits.adapts = !decoding->block_is_fixed;
-        limits.goes_ahead = true;
+        limits.windows_ahead = range->helper.address ? SCRATCH_HELPER_QUESTIONS : 1;
         if (range->takes_huge_pages && !range->helper.address)
             set_huge(range, &limits);
     }
@@ -530,13 +530,14 @@ static void ask(const struct scratch_userfault *userfault, struct scratch_range 
                 size_t end, size_t awaited) {
     struct scratch_helper *helper = &range->helper;
     size_t unit = range->decoding.unit_pages;
+    size_t number = scratch_helper_free_question(helper);
     int error = scratch_helper_connect(helper, (uintptr_t)range->address);
-    helper->first = first;
-    helper->end = end;
-    helper->awaited = awaited;
-    helper->asked_ns = scratch_now_ns();
+    helper->questions[number].first = first;
+    helper->questions[number].end = end;
+    helper->questions[number].awaited = awaited;
+    helper->questions[number].asked_ns = scratch_now_ns();
     if (!error)
-        error = scratch_helper_ask(helper, first / unit, (end - first + unit - 1) / unit);
+        error = scratch_helper_ask(helper, number, first / unit, (end - first + unit - 1) / unit);
     if (error && awaited != SCRATCH_NO_PAGE) {
         char reason[REASON_LENGTH];
         if (error == ECONNREFUSED || error == EPIPE)
@@ -549,25 +550,41 @@ static void ask(const struct scratch_userfault *userfault, struct scratch_range 
     }
 }
 
-/* What a helper's answer leads to; true if another question has been asked because of it. */
-static bool take_answer(const struct scratch_userfault *userfault, struct scratch_range *range,
-                        int error, const char *reason) {
-    struct scratch_helper *helper = &range->helper;
+/* Nobody will answer: whoever waits for one of these pages has waited in vain. */
+static void give_up_questions(const struct scratch_userfault *userfault, struct scratch_range *range,
+                              const char *reason) {
+    for (size_t number = 0; number < SCRATCH_HELPER_QUESTIONS; number++) {
+        struct scratch_helper_question *question = &range->helper.questions[number];
+        if (question->is_asked && question->awaited != SCRATCH_NO_PAGE)
+            fail_page(userfault, range, question->awaited, reason);
+        question->is_asked = false;
+    }
+}
+
+static void take_answer(const struct scratch_userfault *userfault, struct scratch_range *range,
+                        size_t number, int error, const char *reason) {
+    struct scratch_helper_question *question = &range->helper.questions[number];
     struct scratch_stream_limits limits = limits_of(range);
-    size_t first = helper->first, end = helper->end, awaited = helper->awaited;
+    size_t first = question->first, end = question->end, awaited = question->awaited;
+    count_fixup_time(range, question->asked_ns);
     if (!error) {
-        error = try_to_copy_in(userfault, range, first, end - first, helper->memory, awaited, false);
+        error = try_to_copy_in(userfault, range, first, end - first,
+                               scratch_helper_answer_bytes(&range->helper, number), awaited, false);
         free_unpinned(range, first, end);
         scratch_userfault_drain();
         reason = reason_of(error);
-    } else if (awaited != SCRATCH_NO_PAGE && end - first > limits.unit && error != EPIPE) {
+    } else if (awaited != SCRATCH_NO_PAGE && end - first > limits.unit) {
         unit_around(&limits, awaited, &first, &end); /* it may be another part that can't be made */
         ask(userfault, range, first, end, awaited);
-        return true;
+        return;
     }
     if (error && error != ENOENT && error != ESRCH && awaited != SCRATCH_NO_PAGE)
         fail_page(userfault, range, awaited, reason);
-    return false;
+}
+
+static void note_all_ahead(struct scratch_range *range) {
+    for (size_t index = 0; index < SCRATCH_STREAM_COUNT; index++)
+        note_ahead(range, &range->streams.streams[index]);
 }
 
 void scratch_page_in_answers(const struct scratch_userfault *userfault) {
@@ -577,16 +594,15 @@ void scratch_page_in_answers(const struct scratch_userfault *userfault) {
         if (!range)
             return; /* being closed; its connection goes with it */
         char reason[SCRATCH_HELPER_TEXT] = "";
-        int error = scratch_helper_answer(&range->helper, reason);
-        if (error != EAGAIN)
-            count_fixup_time(range, range->helper.asked_ns);
-        bool asks_again = error == EAGAIN || take_answer(userfault, range, error, reason);
-        if (!asks_again) {
-            /* Whoever has faulted meanwhile, anywhere, was left waiting: they fault again. */
-            wake_pages(userfault, range, 0, scratch_range_pages(range));
-            for (size_t index = 0; index < SCRATCH_STREAM_COUNT; index++)
-                note_ahead(range, &range->streams.streams[index]);
-        }
+        size_t number;
+        int error = scratch_helper_answer(&range->helper, &number, reason);
+        if (error == EPIPE)
+            give_up_questions(userfault, range, reason);
+        else if (error != EAGAIN)
+            take_answer(userfault, range, number, error, reason);
+        /* Whoever has faulted meanwhile, anywhere, was left waiting: they fault again. */
+        wake_pages(userfault, range, 0, scratch_range_pages(range));
+        note_all_ahead(range);
         scratch_lock_release(&range->lock);
     }
 }
@@ -623,14 +639,25 @@ static void arrive(const struct scratch_userfault *userfault, struct scratch_ran
 
 bool scratch_page_in_expects_fault(void) { return !has_plenty; }
 
+/* Not what has been asked for already, and not while no question is free. */
+static bool may_be_asked_for(struct scratch_range *range, const struct scratch_stream_limits *limits,
+                             size_t page) {
+    struct scratch_plan plan;
+    bool is_asked_for = scratch_helper_is_asked_for(&range->helper, page);
+    if (is_asked_for && scratch_stream_arrive(&range->streams, limits, page, &plan))
+        note_ahead(range, plan.stream);
+    return !is_asked_for &&
+           scratch_helper_free_question(&range->helper) < SCRATCH_HELPER_QUESTIONS;
+}
+
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
                      size_t page, bool for_store, bool is_late, size_t *ret_first,
                      size_t *ret_end) {
     *ret_first = *ret_end = page;
-    if (range->helper.is_asked)
-        return; /* its answer wakes everybody */
     struct scratch_stream_limits limits = limits_of(range);
-    bool may_be_there = is_late || scratch_stream_is_ahead(&range->streams, page);
+    if (range->helper.address && !may_be_asked_for(range, &limits, page))
+        return; /* an answer wakes everybody */
+    bool may_be_there = is_late || scratch_stream_is_ahead(&range->streams, &limits, page);
     if (range->is_decoded && may_be_there && is_there(range, page)) {
         arrive(userfault, range, &limits, page);
         return;
@@ -657,7 +684,8 @@ bool scratch_page_in_ahead(const struct scratch_userfault *userfault) {
     struct scratch_stream *stream = &range->streams.streams[ahead.stream];
     struct scratch_stream_limits limits = limits_of(range);
     size_t first, end;
-    bool is_busy = range->helper.is_asked; /* noted again when it has answered */
+    bool is_busy = range->helper.address && scratch_helper_free_question(&range->helper) ==
+                                                SCRATCH_HELPER_QUESTIONS; /* noted again at an answer */
     if (range->is_decoded && !is_busy && scratch_stream_go_ahead(stream, &limits, &first, &end)) {
         if (range->helper.address)
             ask(userfault, range, first, end, SCRATCH_NO_PAGE);
@@ -684,7 +712,7 @@ void scratch_page_in_restart(const struct scratch_userfault *userfault) {
         if (!ranges[index]->helper.address)
             continue;
         ranges[index]->helper.descriptor = -1;
-        ranges[index]->helper.is_asked = false;
+        memset(ranges[index]->helper.questions, 0, sizeof ranges[index]->helper.questions);
         wake_pages(userfault, ranges[index], 0, scratch_range_pages(ranges[index]));
     }
     scratch_lock_release(&scratch_registry_lock);

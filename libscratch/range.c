@@ -184,7 +184,7 @@ static void range_free(struct scratch_range *range) {
     if (range->source)
         munmap((void *)range->source, range->source_length);
     if (range->helper.memory)
-        munmap(range->helper.memory, SCRATCH_STAGING_BYTES);
+        munmap(range->helper.memory, SCRATCH_HELPER_QUESTIONS * SCRATCH_STAGING_BYTES);
     free(range->helper.address);
     free((void *)range->decoding.user_data);
     sparse_free(range->ever_filled, bitmap_bytes(range));

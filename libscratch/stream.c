@@ -33,10 +33,12 @@ static struct scratch_stream *find_expected(struct scratch_streams *streams, siz
 }
 
 /* The reader for whom `page` was made ahead. */
-static struct scratch_stream *find_ahead(struct scratch_streams *streams, size_t page) {
+static struct scratch_stream *find_ahead(struct scratch_streams *streams,
+                                         const struct scratch_stream_limits *limits, size_t page) {
     for (size_t index = 0; index < SCRATCH_STREAM_COUNT; index++) {
         struct scratch_stream *stream = &streams->streams[index];
-        if (stream->window && page < stream->next && page + stream->window >= stream->next)
+        if (stream->window && page < stream->next &&
+            page + limits->windows_ahead * stream->window >= stream->next)
             return stream;
     }
     return NULL;
@@ -49,9 +51,9 @@ static void widen(struct scratch_stream *stream, const struct scratch_stream_lim
 
 /* Puts one more window on its way, if the last one is made. */
 static void set_goal(struct scratch_stream *stream, const struct scratch_stream_limits *limits) {
-    if (!limits->goes_ahead || stream->next < stream->goal)
+    if (!limits->windows_ahead || stream->next < stream->goal)
         return;
-    size_t goal = stream->next + stream->window;
+    size_t goal = stream->next + limits->windows_ahead * stream->window;
     if (limits->huge && stream->window >= limits->huge) /* it ends where a huge page does */
         goal -= (goal + limits->huge_skew) % limits->huge;
     stream->goal = least(goal, limits->end);
@@ -112,14 +114,15 @@ struct scratch_plan scratch_stream_plan(struct scratch_streams *streams,
     return plan;
 }
 
-bool scratch_stream_is_ahead(struct scratch_streams *streams, size_t page) {
-    return find_ahead(streams, page);
+bool scratch_stream_is_ahead(struct scratch_streams *streams,
+                             const struct scratch_stream_limits *limits, size_t page) {
+    return find_ahead(streams, limits, page);
 }
 
 bool scratch_stream_arrive(struct scratch_streams *streams,
                            const struct scratch_stream_limits *limits, size_t page,
                            struct scratch_plan *ret) {
-    struct scratch_stream *stream = find_ahead(streams, page);
+    struct scratch_stream *stream = find_ahead(streams, limits, page);
     if (!stream)
         return false;
     if (stream->next >= stream->goal)

@@ -46,7 +46,7 @@ struct scratch_stream_limits {
     size_t huge;      /* 0, or: a huge page, which a wide window makes at once */
     size_t huge_skew; /* the range's first page lies so far behind a huge page's start */
     bool adapts;      /* else every fault gets `block` */
-    bool goes_ahead;  /* in the background */
+    size_t windows_ahead; /* made in the background; 0: none is */
 };
 
 struct scratch_plan {
@@ -61,7 +61,8 @@ struct scratch_plan scratch_stream_plan(struct scratch_streams *streams,
                                         const struct scratch_stream_limits *limits, size_t page,
                                         bool made_before);
 /* Whether `page` was made ahead of a reader, who may be coming there. */
-bool scratch_stream_is_ahead(struct scratch_streams *streams, size_t page);
+bool scratch_stream_is_ahead(struct scratch_streams *streams,
+                             const struct scratch_stream_limits *limits, size_t page);
 /* For a fault at a page that is there by now; false if no reader in sequence is known there. */
 bool scratch_stream_arrive(struct scratch_streams *streams,
                            const struct scratch_stream_limits *limits, size_t page,

@@ -32,8 +32,9 @@ from mapscratch.errors import UserError
 from mapscratch.fixups.numbers import DType
 
 # Both as in libscratch/helper.c.
-_QUESTION = struct.Struct("=QQ")
-_ANSWER = struct.Struct("=i480s")
+_QUESTION = struct.Struct("=QQQ")
+_ANSWER = struct.Struct("=Qq480s")
+_QUESTIONS = 2  # at a time, each with memory of its own
 _FAILED = 1
 
 
@@ -205,25 +206,26 @@ class _Connection:
             message, descriptors, _, _ = socket.recv_fds(self.socket, 1, 1)
             if not message or not descriptors:
                 return False
-            self.memory = mmap.mmap(descriptors[0], STAGING_BYTES)
+            self.memory = mmap.mmap(descriptors[0], _QUESTIONS * STAGING_BYTES)
             os.close(descriptors[0])
             return True
         message = self.socket.recv(_QUESTION.size)
         if len(message) != _QUESTION.size:
             return False
+        number, first_unit, units = _QUESTION.unpack(message)
         error, text = 0, ""
         try:
-            _decode_into(self.memory, job, *_QUESTION.unpack(message))
+            room = np.frombuffer(self.memory, np.uint8, STAGING_BYTES, number * STAGING_BYTES)
+            _decode_into(room, job, first_unit, units)
         except BaseException as raised:
             traceback.print_exc()
             error, text = _FAILED, f"its fixup raised {type(raised).__name__}: {raised}"
-        self.socket.send(_ANSWER.pack(error, text.encode(errors="replace")[:479]))
+        self.socket.send(_ANSWER.pack(number, error, text.encode(errors="replace")[:479]))
         return True
 
 
-def _decode_into(memory: mmap.mmap, job: Job, first_unit: int, units: int) -> None:
+def _decode_into(room: np.ndarray[Any, DType], job: Job, first_unit: int, units: int) -> None:
     made = job.decode(first_unit, units)
-    room = np.frombuffer(memory, np.uint8)
     used = made.nbytes
     room[:used].view(job.output)[:] = made
     room[used : units * job.unit_items * job.output.itemsize] = 0

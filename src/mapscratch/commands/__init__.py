@@ -5,6 +5,7 @@ A scratch mapping is a file plus fixups that are made again when a page comes ba
 are dropped when memory is wanted, and not written to swap once for every process.
 
 Examples:
+  mapscratch demo                 more decoded data than memory, beside the way that is killed
   mapscratch doctor               what an ordinary mapping gets here, and which engines run
   mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
   mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
@@ -33,7 +34,7 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; everything is cleaned up."""
 
-_COMMANDS = ("compare", "convert", "doctor", "run")
+_COMMANDS = ("demo", "compare", "convert", "doctor", "run")
 """Modules of this package; imported when they are asked for, because some take long to import."""
 
 

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch demo` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.interpreter import run_python
+from support.waiting import eventually
+
+from mapscratch.commands import main
+from mapscratch.experiment.demo import Demo, Ending
+from mapscratch.kernelstats import active_swaps, probe_temporary_memory_cgroup
+from mapscratch.reporting.demo import demo_document, demo_lines
+
+LIMIT = 24
+
+
+def made_demo(**changes: Any) -> Demo:
+    facts = {
+        "sum": 1.0,
+        "wrong": 0,
+        "checked": 10,
+        "decoded": 8,
+        "decoded_again": 4,
+        "most_resident": 2 << 20,
+    }
+    arguments: dict[str, Any] = {
+        "limit": 64 << 20,
+        "limited_by": "cgroup",
+        "why_not_cgroup": "",
+        "swap": 0,
+        "array": 256 << 20,
+        "file": 128 << 20,
+        "ordinary": Ending("killed", 0.2, {}),
+        "ours": Ending("finished", 1.2, facts),
+    }
+    return Demo(**(arguments | changes))
+
+
+def test_the_ordinary_way_is_killed_and_ours_reads_all(lazyfree: str, capsys: Any) -> None:
+    probe = probe_temporary_memory_cgroup()
+    if not probe:
+        pytest.skip(f"no memory cgroup: {probe.reason}")
+    if active_swaps():
+        pytest.skip("there is swap: the ordinary way would use it")
+    assert main(["demo", "--limit", str(LIMIT), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["document"] == "mapscratch.demo"
+    assert document["limited_by"] == "cgroup"
+    assert document["array"] == 4 * document["limit"] == 2 * document["file"] == 4 * LIMIT << 20
+    assert document["ordinary"]["how"] == "killed"
+    facts = document["ours"]["facts"]
+    assert facts["wrong"] == 0
+    assert facts["checked"] > document["array"] // 4
+    assert facts["decoded_again"] > 0
+    assert facts["most_resident"] < document["limit"]
+    assert document["right"]
+
+
+def test_an_ordinary_user_can_read_it(lazyfree: str, tmp_path: Path) -> None:
+    """The worker as it runs without privilege, with a limit of its own."""
+    path = tmp_path / "values"
+    items = LIMIT << 20
+    (np.arange(items) % 30_000).astype(">i2").tofile(path)
+    done = run_python(
+        """
+        import sys, warnings
+        from mapscratch.experiment import demo_worker
+        import mapscratch.arrays
+        from support.ordinary_user import become_ordinary_user
+        with open(sys.argv[1], "rb") as file:
+            become_ordinary_user()
+            warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
+            sys.argv[1:] = ["ours", str(file.fileno()), *sys.argv[2:]]
+            demo_worker.main()
+        """,
+        path,
+        items,
+        LIMIT << 20,
+    )
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["wrong"] == 0
+    assert facts["most_resident"] <= LIMIT << 20
+
+
+def test_it_limits_itself_where_there_is_no_cgroup(
+    lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from mapscratch.experiment import demo
+    from mapscratch.kernelstats import Availability
+
+    refused = Availability(False, "this is a test.")
+    monkeypatch.setattr(demo, "probe_temporary_memory_cgroup", lambda: refused)
+    assert main(["demo", "--limit", str(LIMIT), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["limited_by"] == "itself"
+    assert document["ordinary"]["how"] == "refused"
+    assert document["ours"]["how"] == "finished"
+    assert document["ours"]["facts"]["wrong"] == 0
+    assert document["ours"]["facts"]["most_resident"] <= document["limit"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) -> None:
+    before = leftovers()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mapscratch", "demo", "--limit", "256"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert eventually(lambda: bool(workers_of(process.pid)))
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; everything that was made is removed" in errors
+    else:
+        assert process.returncode == -signal.SIGTERM
+    assert eventually(lambda: leftovers() == before)
+
+
+def workers_of(pid: int) -> list[int]:
+    return [
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if b"demo_worker" in _command_line(path) and os.getsid(int(path.name)) == pid
+    ]
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def leftovers() -> tuple[int, list[str], list[str]]:
+    """Workers, cgroups and temporary files."""
+    running = sum(b"demo_worker" in _command_line(path) for path in Path("/proc").glob("[0-9]*"))
+    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/mapscratch-*")]
+    return running, groups, sorted(os.listdir("/var/tmp"))
+
+
+def test_what_it_says() -> None:
+    text = "\n".join(demo_lines(made_demo()))
+    assert "killed by the kernel, out of memory, after 0.2 s" in text
+    assert "10 values checked against an independent decode: 0 wrong" in text
+    assert "at most 2 MiB of them in memory at a time" in text
+    swapped = made_demo(swap=1 << 30, ordinary=Ending("finished", 3.0, {"sum": 1.0}))
+    assert "1,024 MiB of swap, which took what didn't fit" in "\n".join(demo_lines(swapped))
+    assert demo_document(swapped)["ordinary"]["how"] == "finished"
+
+
+def test_a_wrong_value_is_a_failure() -> None:
+    wrong = made_demo(ours=Ending("finished", 1.0, made_demo().ours.facts | {"wrong": 1}))
+    assert not wrong.is_right
+    assert not made_demo(ours=Ending("killed", 1.0, {})).is_right
+    assert "killed by the kernel" in "\n".join(demo_lines(made_demo(ours=Ending("killed", 1, {}))))
+
+
+@pytest.mark.parametrize("limit", ["0", "7", "many", "-5", "1e3"])
+def test_limits_that_are_none(limit: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["demo", f"--limit={limit}"])
+    assert raised.value.code == 2
+    assert "a number of MiB, at least 8" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "mapscratch demo --limit 512" in capsys.readouterr().out

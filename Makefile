@@ -41,7 +41,7 @@ prerequisites:
 $(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.build | prerequisites
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
-	$(BIN)/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group lint
+	$(BIN)/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group libraries --group lint
 	$(BIN)/python -m pip install $(PIP_QUIETLY) --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'
 	@touch $@
 

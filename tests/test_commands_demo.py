@@ -74,7 +74,7 @@ def test_an_ordinary_user_can_read_it(lazyfree: str, tmp_path: Path) -> None:
     (np.arange(items) % 30_000).astype(">i2").tofile(path)
     done = run_python(
         """
-        import sys, warnings
+        import numpy.random, sys, warnings
         from mapscratch.experiment import demo_worker
         import mapscratch.arrays
         from support.ordinary_user import become_ordinary_user

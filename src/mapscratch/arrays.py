@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, SupportsInde
 
 import numpy as np
 
+from mapscratch import with_dask
 from mapscratch.decoded import DecodedMap, Geometry
 from mapscratch.engines import Guarantees, PageCounts
 from mapscratch.errors import UserError
@@ -296,6 +297,18 @@ class ScratchArray(np.ndarray[Any, DType]):
                 return picked
         return self._adopted(plain[_all_plain(index)])
 
+    def copy(self, order: Any = "C") -> Any:
+        """An ordinary array of the same numbers, that can be changed.
+
+        Dask copies the array that its `from_array` is given, lest somebody changes it later. This
+        one nobody can change, and a copy would be all of it, decoded: Dask gets the array itself.
+        """
+        self._look()
+        if with_dask.is_calling():
+            with_dask.introduce(ScratchArray)
+            return self
+        return _plain(self).copy(order)
+
     def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
         """As an array's; of rows pages are made together."""
         if out is None and mode == "raise" and (axis == 0 or (axis is None and self.ndim == 1)):
@@ -368,7 +381,7 @@ def _through_plain(name: str) -> Callable[..., Any]:
 
 _METHODS = """
     __copy__ __deepcopy__ all any argmax argmin argpartition argsort astype byteswap
-    choose clip compress conj conjugate copy cumprod cumsum diagonal dot flatten max mean min
+    choose clip compress conj conjugate cumprod cumsum diagonal dot flatten max mean min
     nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes trace
     transpose var
 """
@@ -592,6 +605,7 @@ def _whole_array(home: _Home) -> ScratchArray:
         ScratchArray, spec.shape, spec.dtype, buffer=home.memory, order=spec.order
     )
     whole._home = home
+    with_dask.introduce(ScratchArray)
     return whole
 
 
@@ -620,6 +634,7 @@ def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DTy
         ScratchArray, shape, dtype, buffer=home.memory, offset=start, strides=strides
     )
     view._home = home
+    with_dask.introduce(ScratchArray)
     return view
 
 

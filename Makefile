@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13
-UNIT_TESTS := $(foreach kind,mapping engines fork import traps,tests/test_$(kind)*.py)
+UNIT_TESTS := $(foreach kind,arrays mapping engines fork import traps,tests/test_$(kind)*.py)
 
 PIP_QUIETLY := --quiet --disable-pip-version-check
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
@@ -86,7 +86,8 @@ asan: build/asan/build.ninja ## everything native under AddressSanitizer and Und
 	  $(ASAN_OPTIONS:%=-Csetup-args=-D%) .
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	.venv-asan/bin/python -m pytest -q -p no:cacheprovider --timeout 600 tests/test_mapping_*.py tests/test_contract_*.py
+	.venv-asan/bin/python -m pytest -q -p no:cacheprovider --timeout 600 tests/test_mapping_*.py tests/test_contract_*.py \
+	  $(foreach kind,conversions hypothesis streams gathering,tests/test_arrays_$(kind).py)
 
 build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
 	@test -f $@ || $(BIN)/meson setup build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false

@@ -64,8 +64,7 @@ format: $(VENV)/installed ## lays out the Python code
 
 NATIVE := build/native
 $(NATIVE)/build.ninja: meson.build meson.options libscratch/meson.build tests/native/meson.build $(VENV)/installed
-	@test -f $@ || $(BIN)/meson setup $(NATIVE) -Dnative_tests=true -Dwerror=true
-	@touch $@
+	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) $(NATIVE) -Dnative_tests=true -Dwerror=true
 
 native: $(NATIVE)/build.ninja ## the C drivers of libscratch: ten million word operations and more
 	$(BIN)/meson test -C $(NATIVE) --print-errorlogs
@@ -75,8 +74,7 @@ stress: $(NATIVE)/build.ninja ## the long tests and the long word stress (some m
 	$(PYTEST) -m stress --timeout 600 -s
 
 build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
-	@test -f $@ || $(BIN)/meson setup build/asan -Dnative_tests=true -Dwerror=true $(ASAN_OPTIONS:%=-D%)
-	@touch $@
+	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/asan -Dnative_tests=true -Dwerror=true $(ASAN_OPTIONS:%=-D%)
 
 # The extension is built into an environment of its own, and the sanitizers' libraries are loaded before Python.
 asan: build/asan/build.ninja ## everything native under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -90,8 +88,7 @@ asan: build/asan/build.ninja ## everything native under AddressSanitizer and Und
 	  $(foreach kind,conversions hypothesis streams gathering,tests/test_arrays_$(kind).py)
 
 build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
-	@test -f $@ || $(BIN)/meson setup build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
-	@touch $@
+	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
 
 tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 	TSAN_OPTIONS=halt_on_error=1 $(BIN)/meson test -C build/tsan --print-errorlogs

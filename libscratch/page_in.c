@@ -176,8 +176,8 @@ static size_t read_source(const struct scratch_range *range, size_t offset, size
 /*
  * Bytes of the source for a decoding function, and how many there are. Much is decoded where it lies,
  * if its last byte can be read just now: to copy it first would cost as much as to decode it. (If the
- * file shrinks in that very moment the process ends by SIGBUS, as it would a moment later, but without
- * our message.)
+ * file shrinks in that very moment, or its device fails, the process ends by SIGBUS, as it would a
+ * moment later, but without our message.)
  */
 static const void *encoded_bytes(const struct scratch_range *range, size_t offset, size_t length,
                                  size_t *ret_length) {
@@ -414,8 +414,10 @@ static bool move_in(const struct scratch_userfault *userfault, struct scratch_ra
      * A fault that waits there has left an empty page table, and only where there is none does the
      * huge page stay one. Linux 6.14 and later free it with the pages (CONFIG_PT_RECLAIM).
      */
-    if (scratch_discard_pages(range, first, huge_pages()))
+    if (scratch_discard_pages(range, first, huge_pages())) {
+        errno = EEXIST; /* part of it is pinned */
         return false;
+    }
     while (raw_ioctl(userfault->descriptor, UFFDIO_MOVE, &move)) {
         if (errno != EAGAIN || move.move > 0)
             return false;
@@ -425,6 +427,29 @@ static bool move_in(const struct scratch_userfault *userfault, struct scratch_ra
     scratch_userfault_write_protect(userfault, address, HUGE_BYTES, true);
     return true;
 }
+
+/*
+ * Whether what was moved in is still one huge page. Before Linux 6.14 a huge page falls into small ones
+ * where somebody has waited for it, and to move these takes longer than to copy them.
+ */
+static bool is_whole(uintptr_t address) {
+    int pagemap = scratch_pagemap_open();
+    struct page_region region = {0};
+    struct pm_scan_arg scan = {
+        .size = sizeof scan,
+        .start = address,
+        .end = address + HUGE_BYTES,
+        .vec = (uintptr_t)&region,
+        .vec_len = 1,
+        .category_mask = PAGE_IS_HUGE,
+        .return_mask = PAGE_IS_HUGE,
+    };
+    bool found = raw_ioctl(pagemap, PAGEMAP_SCAN, &scan) == 1 && region.end - region.start == HUGE_BYTES;
+    scratch_pagemap_close(pagemap);
+    return found;
+}
+
+static bool moved_before; /* and it stayed whole */
 
 /* False if nothing was made of it: then it is to be made of small pages. */
 static bool make_huge_page(const struct scratch_userfault *userfault, struct scratch_range *range,
@@ -440,8 +465,14 @@ static bool make_huge_page(const struct scratch_userfault *userfault, struct scr
             pages)
             return false;
     }
-    if (!move_in(userfault, range, first, memory))
+    if (!move_in(userfault, range, first, memory)) {
+        range->takes_huge_pages = errno == EEXIST; /* else the kernel can't do it */
         return false;
+    }
+    if (!moved_before)
+        range->takes_huge_pages =
+            is_whole((uintptr_t)range->address + first * scratch_page_size());
+    moved_before = range->takes_huge_pages;
     free_unpinned(range, first, first + huge_pages());
     scratch_userfault_drain();
     return true;

@@ -268,10 +268,17 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     return range;
 }
 
+/*
+ * Closed at first: after mlockall(MCL_FUTURE) it is locked, and would be filled with zeros that must
+ * not be seen, all of it.
+ */
 static int map_anonymous(struct scratch_range *range, int protection) {
-    void *mapped = mmap(range->address, range->length, protection,
+    void *mapped = mmap(range->address, range->length, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    return mapped == MAP_FAILED ? errno : 0;
+    if (mapped == MAP_FAILED || raw_munlock(range->address, range->length) ||
+        mprotect(range->address, range->length, protection))
+        return errno;
+    return 0;
 }
 
 /*
@@ -280,19 +287,16 @@ static int map_anonymous(struct scratch_range *range, int protection) {
  * to be had the memory is read-only, and takes small pages.
  */
 static int map_decoded(struct scratch_range *range) {
-    range->takes_huge_pages =
+    range->is_guarded =
         range->decoding.huge_pages && !map_anonymous(range, PROT_READ | PROT_WRITE);
-    return range->takes_huge_pages ? 0 : map_anonymous(range, PROT_READ);
+    range->takes_huge_pages = range->is_guarded;
+    return range->is_guarded ? 0 : map_anonymous(range, PROT_READ);
 }
 
 int scratch_lazyfree_map(struct scratch_range *range) {
     int error = range->is_decoded ? map_decoded(range) : map_anonymous(range, range->protection);
     if (error)
         return error;
-    /* After mlockall(MCL_FUTURE) it is locked, and full of zeros that must not be seen. */
-    if (raw_munlock(range->address, range->length) ||
-        madvise(range->address, range->length, MADV_DONTNEED))
-        return errno;
     /*
      * DONTFORK: a child that our fork handlers didn't prepare (a raw clone) must crash, because it
      * has no registration and would read zeros. DONTDUMP: what can be made again needs no core

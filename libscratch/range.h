@@ -39,7 +39,8 @@ struct scratch_range {
     struct scratch_word_table fixup;
     bool has_fixup;
     bool is_decoded;
-    bool takes_huge_pages; /* the kernel lets us move them in */
+    bool is_guarded;       /* writable memory that nobody may store to */
+    bool takes_huge_pages; /* the kernel lets us move them in, and they stay whole */
     struct scratch_decoding decoding;
     struct scratch_helper helper;
     struct scratch_streams streams;
@@ -87,7 +88,7 @@ static inline size_t scratch_range_pages(const struct scratch_range *range) {
 
 /* Stores are seen by write-protection: to be tracked, or where nobody may store, to be refused. */
 static inline bool scratch_range_is_protected(const struct scratch_range *range) {
-    return (range->protection & PROT_WRITE) || range->takes_huge_pages;
+    return (range->protection & PROT_WRITE) || range->is_guarded;
 }
 
 static inline bool scratch_page_is_pinned(const struct scratch_range *range, size_t page) {

@@ -7,6 +7,7 @@
 #ifndef SCRATCH_UAPI_H
 #define SCRATCH_UAPI_H
 
+#include <linux/fs.h>
 #include <linux/ioctl.h>
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
@@ -55,6 +56,31 @@ struct uffdio_move {
 #endif
 #ifndef UFFDIO_MOVE_MODE_DONTWAKE
 #define UFFDIO_MOVE_MODE_DONTWAKE ((__u64)1 << 0)
+#endif
+
+/* 52526ca7fdb9 ("fs/proc/task_mmu: implement IOCTL to get and optionally clear info about PTEs", in v6.7) */
+#ifndef PAGEMAP_SCAN
+struct pm_scan_arg {
+    __u64 size;
+    __u64 flags;
+    __u64 start;
+    __u64 end;
+    __u64 walk_end;
+    __u64 vec;
+    __u64 vec_len;
+    __u64 max_pages;
+    __u64 category_inverted;
+    __u64 category_mask;
+    __u64 category_anyof_mask;
+    __u64 return_mask;
+};
+struct page_region {
+    __u64 start;
+    __u64 end;
+    __u64 categories;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_HUGE (1 << 6)
 #endif
 
 /*

@@ -7,6 +7,8 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -113,6 +115,39 @@ def test_a_lambda_without_cloudpickle(lazyfree: str, path: Path) -> None:
     """,
         path,
     )
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import mapscratch
+from mapscratch.fixups import Python
+from support import array_fixups
+print("running", flush=True)
+def double(source):
+    return 2 * source
+values = np.fromfile(sys.argv[1], "i4")
+for function, expected in ((double, 2 * values), (array_fixups.square, values.astype("f8") ** 2)):
+    array = mapscratch.array(sys.argv[1], "f8", source="i4", fixup=Python(function))
+    assert np.array_equal(array, expected)
+"""
+
+
+@pytest.mark.parametrize("by", ["path", "standard input"])
+def test_a_script_is_not_run_again(lazyfree: str, path: Path, tmp_path: Path, by: str) -> None:
+    pytest.importorskip("cloudpickle")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with open(script) as file:
+        done = subprocess.run(
+            [sys.executable, str(script) if by == "path" else "-", str(path)],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        )
+    assert (done.returncode, done.stdout) == (0, "running\n"), done.stderr
 
 
 FAILURES = {

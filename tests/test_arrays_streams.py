@@ -55,10 +55,11 @@ def test_a_scan_is_made_ahead(array: mapscratch.ScratchArray) -> None:
     for page in range(2 * BLOCK):
         touch(array, page)
     assert eventually(lambda: filled(array) >= 4 * BLOCK)
-    for page in range(2048):
+    ahead = []
+    for page in range(2 * BLOCK, 4096):
         touch(array, page)
-    assert eventually(lambda: filled(array) >= 2048 + 512)
-    assert filled(array) <= 2048 + 2 * 512
+        ahead.append(filled(array) - page)
+    assert 256 < max(ahead) <= 2 * 512
 
 
 def test_a_scan_gets_huge_pages(array: mapscratch.ScratchArray) -> None:
@@ -106,7 +107,7 @@ def test_a_random_reader_gets_less_and_less_when_pages_come_back(
     array: mapscratch.ScratchArray,
 ) -> None:
     assert array.sum() > 0
-    array.scratch.reclaim()
+    array.scratch.drop()
     before = filled(array)
     made = []
     for page in (5000, 100, 7000, 2000, 6000, 3000):
@@ -115,9 +116,9 @@ def test_a_random_reader_gets_less_and_less_when_pages_come_back(
         before = filled(array)
     assert made == [8, 4, 2, 1, 1, 1]
     # And whoever then reads in sequence gets more again.
-    for page in range(4000, 4100):
+    for page in range(4000, 4200):
         touch(array, page)
-    assert eventually(lambda: filled(array) - before > 128)
+    assert eventually(lambda: filled(array) - before > 256)
 
 
 @pytest.mark.parametrize("block", [1, 16, 512, 1024])
@@ -126,7 +127,7 @@ def test_a_block_that_is_given_does_not_adapt(lazyfree: str, path: Path, block: 
     for number, page in enumerate((5000, 100, 7000)):
         touch(array, page)
         assert filled(array) == (number + 1) * block
-    array.scratch.reclaim()
+    array.scratch.drop()
     for page in (5000, 100, 7000):
         touch(array, page)
     assert filled(array) == 6 * block

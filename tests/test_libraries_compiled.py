@@ -124,6 +124,50 @@ def test_numba(lazyfree: str, path: Path, values: Values) -> None:
     np.testing.assert_array_equal(array[[3, 299_999] * 20], expected[[3, 299_999] * 20])
 
 
+def test_numba_c_and_numpy_agree(lazyfree: str, path: Path, values: Values, library: Path) -> None:
+    @numba.cfunc(Compiled.SIGNATURE)
+    def decode(output, source, items, first, user_data):  # type: ignore[no-untyped-def]
+        made = numba.carray(output, (items,), np.float32)
+        stored = numba.carray(source, (2 * items,), np.uint8)
+        added = numba.carray(user_data, (1,), np.float32)[0]
+        for item in range(items):
+            made[item] = np.float32(np.int16(stored[2 * item] << 8 | stored[2 * item + 1])) + added
+        return 0
+
+    in_numba = mapscratch.array(path, "f4", source=">i2", fixup=Compiled(decode, user_data=ADDED))
+    for kind, function in functions(library).items():
+        fixup = Compiled(function, user_data=ADDED)
+        in_c = mapscratch.array(path, "f4", source=">i2", fixup=fixup)
+        np.testing.assert_array_equal(np.asarray(in_c), np.asarray(in_numba), kind)
+    np.testing.assert_array_equal(np.asarray(in_numba), values.astype("f4") + np.float32(0.5))
+
+
+def test_numba_divides_as_numpy_does(lazyfree: str, tmp_path: Path) -> None:
+    """With Python's division it would raise, for which numba takes the interpreter's lock."""
+    stored = np.arange(-50_000, 50_000, dtype="i4")
+    stored.tofile(tmp_path / "values")
+    run_python(
+        """
+        import sys, numba, numpy as np, mapscratch
+        from mapscratch.fixups import Compiled
+
+        @numba.cfunc(Compiled.SIGNATURE, error_model="numpy")
+        def divide(output, source, items, first, user_data):
+            made = numba.carray(output, (items,), np.float64)
+            stored = numba.carray(source, (items,), np.int32)
+            for item in range(items):
+                made[item] = 1000 / stored[item]
+            return 0
+
+        array = mapscratch.array(sys.argv[1], "f8", source="i4", fixup=Compiled(divide))
+        assert array[50_000] == np.inf  # a page fault under the interpreter's lock
+        with np.errstate(divide="ignore"):
+            assert np.array_equal(array, 1000 / np.fromfile(sys.argv[1], "i4"))
+        """,
+        tmp_path / "values",
+    )
+
+
 def test_numba_with_typed_pointers(lazyfree: str, path: Path, values: Values) -> None:
     pointer = numba.types.CPointer
 
@@ -208,14 +252,47 @@ def test_what_calls_back_into_python_is_refused() -> None:
         Compiled(from_cffi)
 
 
-@numba.cfunc("float64(float64)")
-def another_signature(value):  # type: ignore[no-untyped-def]
+def of_one(value):  # type: ignore[no-untyped-def]
     return value
 
 
-@pytest.mark.parametrize("function", [len, lambda *_: 0, 3.5, None, True, another_signature])
+def of_five(output, source, items, first, user_data):  # type: ignore[no-untyped-def]
+    return 0
+
+
+def of_six(output, source, items, first, user_data, more):  # type: ignore[no-untyped-def]
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("function", "signature"),
+    [
+        (of_one, "float64(float64)"),
+        (of_five, "int64(voidptr, voidptr, int64, int64, voidptr)"),
+        (of_five, "int32(voidptr, voidptr, int32, int32, voidptr)"),
+        (of_five, "int32(int64, int64, int64, int64, int64)"),
+        (of_six, "int32(voidptr, voidptr, int64, int64, voidptr, int64)"),
+    ],
+)
+def test_another_signature_is_refused(function: Any, signature: str) -> None:
+    with pytest.raises(TypeError, match=r"signature is .* must be like int32\(voidptr"):
+        Compiled(numba.cfunc(signature)(function))
+
+
+FFI = cffi.FFI()
+NO_FUNCTIONS = [len, lambda *_: 0, 3.5, None, True, FFI.new("char[16]"), FFI.cast("int", 5)]
+NO_ADDRESSES = [0, -1, FFI.cast("int (*)(int)", 0), ctypes.CFUNCTYPE(ctypes.c_int)()]
+
+
+@pytest.mark.parametrize("function", NO_ADDRESSES)
+def test_null_pointers_are_refused(function: Any) -> None:
+    with pytest.raises(TypeError, match="null pointer"):
+        Compiled(function)
+
+
+@pytest.mark.parametrize("function", NO_FUNCTIONS)
 def test_other_things_are_refused(function: Any) -> None:
-    with pytest.raises(TypeError, match=r"is not a compiled function|signature"):
+    with pytest.raises(TypeError, match="is not a compiled function"):
         Compiled(function)
 
 

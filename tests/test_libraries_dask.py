@@ -11,13 +11,16 @@ from typing import Any
 
 import dask
 import dask.array
+import numba
 import numpy as np
 import pytest
 from dask.base import tokenize
 from dask.distributed import Client, LocalCluster
+from support.interpreter import run_python
 
 import mapscratch
 from mapscratch import ScratchArray
+from mapscratch.fixups import Compiled, Python
 
 ROWS, COLUMNS = 2000, 300
 
@@ -56,6 +59,113 @@ def test_a_changed_file_has_another_token(array: ScratchArray, path: Path) -> No
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
     changed = mapscratch.array(path, "f4", shape=(ROWS, COLUMNS), source=">i2", scale=0.5)
     assert tokenize(changed) != token
+
+
+def test_every_process_makes_the_same_token(array: ScratchArray, path: Path) -> None:
+    result = run_python(
+        """
+        import pickle, sys, mapscratch
+        from dask.base import tokenize
+        path, rows, columns, pickled = sys.argv[1:]
+        shape = int(rows), int(columns)
+        array = mapscratch.array(path, "f4", shape=shape, source=">i2", scale=0.5)
+        print(tokenize(array), tokenize(array[5:]), tokenize(pickle.loads(bytes.fromhex(pickled))))
+        assert array.scratch.counts().filled == 0
+        """,
+        path,
+        ROWS,
+        COLUMNS,
+        pickle.dumps(array[:, 7]).hex(),
+    )
+    assert result.stdout.split() == [tokenize(array), tokenize(array[5:]), tokenize(array[:, 7])]
+
+
+def test_files_of_one_name_and_time_have_other_tokens(lazyfree: str, tmp_path: Path) -> None:
+    arrays = []
+    for value in (1, 2):
+        np.full(5000, value, ">i2").tofile(tmp_path / "new")
+        os.utime(tmp_path / "new", ns=(10**18, 10**18))
+        os.replace(tmp_path / "new", tmp_path / "values")
+        arrays.append(mapscratch.array(tmp_path / "values", "f4", source=">i2"))
+    both = dask.array.stack([dask.array.from_array(array) for array in arrays])
+    assert both[:, 0].compute().tolist() == [1, 2]
+
+
+def test_an_array_that_no_other_process_can_open(lazyfree: str, path: Path) -> None:
+    """Threads compute on it all the same, and no token is shared."""
+    with open(path, "rb") as file:
+        nameless = os.fdopen(os.dup(file.fileno()), "rb")
+    with nameless:
+        address = Compiled(_address_of_a_decoder())
+        arrays = [
+            mapscratch.array(nameless, "i2", source=">i2"),
+            mapscratch.array(nameless, "i2", source=">i2"),
+            mapscratch.array(path, "i2", source=">i2", fixup=address),
+        ]
+    assert len({*map(tokenize, arrays)}) == 3
+    for array in arrays:
+        assert tokenize(array) == tokenize(array)
+        lazy = dask.array.from_array(array, chunks=100_000)
+        assert lazy.sum(dtype="i8").compute() == np.asarray(array).sum(dtype="i8")
+
+
+def _address_of_a_decoder() -> int:
+    @numba.cfunc(Compiled.SIGNATURE)
+    def decode(output, source, items, first, user_data):  # type: ignore[no-untyped-def]
+        made = numba.carray(output, (items,), np.int16)
+        stored = numba.carray(source, (items,), np.int16)
+        for item in range(items):
+            made[item] = -stored[item]
+        return 0
+
+    _kept.append(decode)
+    return int(decode.address)
+
+
+_kept: list[Any] = []
+"""What lives as long as its address is used."""
+
+
+def test_parts_of_dask_that_are_imported_later(array: ScratchArray, path: Path) -> None:
+    run_python(
+        """
+        import sys, mapscratch
+        array = mapscratch.array(sys.argv[1], "f4", source=">i2", scale=0.5)
+        from dask.base import tokenize
+        array[:10]  # any use of the array will do
+        assert array.scratch.counts().filled == 0
+        tokenize(array)
+        assert array.scratch.counts().filled == 0
+        import distributed
+        tokenize(array)
+        header, frames = distributed.protocol.serialize(array)
+        assert sum(memoryview(frame).nbytes for frame in frames) < 1000, header
+        assert array.scratch.counts().filled == 0
+        """,
+        path,
+    )
+
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {},
+    {"asarray": False},
+    {"inline_array": True},
+    {"lock": True},
+    {"fancy": False},
+    {"name": False},
+    {"chunks": "auto"},
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_any_way_of_from_array(array: ScratchArray, arguments: dict[str, Any]) -> None:
+    lazy = dask.array.from_array(array, **{"chunks": (500, 150), **arguments})
+    assert array.scratch.counts().filled == 0
+    assert type(lazy._meta) is np.ndarray
+    some = (lazy[:10] + 1).compute()
+    assert 0 < (array.scratch.counts().filled or 0) < 300  # of 586 pages
+    assert type(some) is np.ndarray
+    np.testing.assert_array_equal(some, np.asarray(array)[:10] + 1)
 
 
 def test_from_array_in_threads(array: ScratchArray) -> None:
@@ -98,7 +208,7 @@ def look(block: Any) -> np.ndarray[Any, Any]:
     total = int(np.abs(np.asarray(block)).sum())
     homes = list(arrays._homes.values())
     mapped = sum(home.map.counts().filled or 0 for home in homes)
-    return np.array([[os.getpid(), total, len(homes), mapped]])
+    return np.array([[os.getpid(), total, len(homes), mapped, len(pickle.dumps(block))]])
 
 
 def test_two_processes_reopen_the_file(array: ScratchArray, client: Client) -> None:
@@ -106,9 +216,61 @@ def test_two_processes_reopen_the_file(array: ScratchArray, client: Client) -> N
     expected = np.asarray(array)
     result = (lazy * 2).sum(axis=1).compute()
     np.testing.assert_allclose(result, (expected * 2).sum(axis=1), rtol=1e-4)
-    seen = lazy.map_blocks(look, chunks=(1, 4), dtype="i8", meta=np.empty((0, 0), "i8")).compute()
+    seen = lazy.map_blocks(look, chunks=(1, 5), dtype="i8", meta=np.empty((0, 0), "i8")).compute()
     workers = {int(pid) for pid in seen[:, 0]}
     assert len(workers) == 2
     assert os.getpid() not in workers
     assert (seen[:, 2] == 1).all()  # one mapping a worker, for all blocks
     assert (seen[:, 3] > 0).all()  # and pages decoded there
+    assert (seen[:, 4] < 1000).all()  # what a worker would send to another
+    np.testing.assert_array_equal(
+        seen[:, 1], [int(np.abs(expected[row : row + 100]).sum()) for row in range(0, ROWS, 100)]
+    )
+
+
+def double(part: Any) -> Any:
+    return part * 2
+
+
+def test_submitted_and_scattered(array: ScratchArray, client: Client) -> None:
+    expected = np.asarray(array)[:50]
+    scattered = client.scatter(array[:50])
+    for argument in (array[:50], scattered):
+        result = client.submit(double, argument).result()
+        assert type(result) is np.ndarray
+        np.testing.assert_array_equal(result, expected * 2)
+    by_lambda = mapscratch.array(
+        array.scratch.filename, "f8", source=">i2", fixup=Python(lambda stored: stored * 3.0)
+    )
+    result = client.submit(double, by_lambda[:300]).result()
+    np.testing.assert_array_equal(result, expected[0].astype("f8") * 12)
+
+
+def test_a_worker_reads_more_than_its_limit(lazyfree: str, tmp_path: Path) -> None:
+    """With the settings of docs/dask.md; by Dask's own a worker would pause for ever."""
+    row = np.arange(4096, dtype=">i2")
+    rows = 24 * 1024
+    with open(tmp_path / "values", "wb") as file:
+        for _ in range(rows // 1024):
+            file.write(row.tobytes() * 1024)
+    array = mapscratch.array(tmp_path / "values", "f4", shape=(rows, len(row)), source=">i2")
+    settings = {
+        f"distributed.worker.memory.{name}": False for name in ("spill", "pause", "terminate")
+    }
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path), **settings}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=200 << 20,
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        before = client.run(os.getpid)
+        lazy = dask.array.from_array(array, chunks=(1024, len(row)))
+        assert array.nbytes == 384 << 20
+        means = lazy.mean(axis=1).compute()
+        assert client.run(os.getpid) == before  # not restarted
+    np.testing.assert_allclose(means, row.mean())

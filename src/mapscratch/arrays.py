@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import time
+import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -37,6 +38,10 @@ Shape: TypeAlias = tuple[int, ...]
 
 _LOOK_FOR_THRASHING_SECONDS = 0.2
 _COPIED_AT_ONCE = 1 << 20  # bytes, on their way into a system call
+_NAMELESS = "a file without a name"  # where a path is expected; those begin with a slash
+
+# NumPy 2 has moved it.
+_byte_bounds = getattr(np, "byte_bounds", None) or np.lib.array_utils.byte_bounds
 
 
 class SourceChanged(UserError, RuntimeError):
@@ -53,9 +58,14 @@ warnings.filterwarnings("default", category=ThrashingWarning, append=True)
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """All that makes an array again in another process."""
+    """All that makes an array again in another process.
+
+    The inode is no part of that: the file may be a copy there. It tells files apart that had the
+    same path, size and time after each other.
+    """
 
     path: str
+    inode: int
     size: int
     modified_ns: int
     dtype: DType
@@ -146,7 +156,7 @@ class ArrayScratch:
             yield
 
     def _span(self) -> tuple[int, int]:
-        low, high = np.lib.array_utils.byte_bounds(_plain(self._array))
+        low, high = _byte_bounds(_plain(self._array))
         return low - self._home.address, high - low
 
     def __repr__(self) -> str:
@@ -170,6 +180,7 @@ class _Home:
         self._descriptor = os.dup(descriptor)
         self._identity = _identity_of(os.fstat(self._descriptor))
         self._pickled: bytes | None = None
+        self._token = uuid.uuid4().hex
         self._next_look = 0.0
         self._has_warned = False
         weakref.finalize(self, _close_quietly, self._descriptor, self._identity)
@@ -183,12 +194,27 @@ class _Home:
         """The spec, pickled once.
 
         Raises:
-            SourceChanged: the file at that path is another one by now.
+            TypeError: the file has no name by which another process could open it.
         """
+        if self.spec.path == _NAMELESS:
+            raise TypeError(
+                "an array of a file without a name can't be given to another process, which could "
+                "not open it: make the array of a path, or give np.array(a)"
+            )
         if self._pickled is None:
             self._pickled = pickle.dumps(self.spec)
             _homes.setdefault(self._pickled, self)
         return self._pickled
+
+    def token(self) -> Any:
+        """What this mapping shows, for Dask: the same for the same file and fixup, if it pickles.
+
+        Else it is unique, as Dask does it with objects that it knows nothing of.
+        """
+        try:
+            return self.pickled()
+        except (TypeError, AttributeError, pickle.PicklingError):
+            return self._token
 
     def check_source(self) -> None:
         """Looks whether the file is still the same.
@@ -336,18 +362,26 @@ class ScratchArray(np.ndarray[Any, DType]):
         if home is None or not home.holds(self):
             return _plain(self).__reduce_ex__(protocol)
         home.check_source()
-        start = self.__array_interface__["data"][0] - home.address
-        return _reopen, (home.pickled(), start, self.shape, self.strides, self.dtype)
+        return _reopen, (home.pickled(), *self._place(home))
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
 
     def __dask_tokenize__(self) -> Any:
         """What Dask names it by: the file and the view, not the data."""
-        name, state = self.__reduce__()
-        return name.__qualname__, *state
+        home = self._home
+        if home is None or not home.holds(self):
+            return with_dask.token_of_plain(_plain(self))
+        home.check_source()
+        return "ScratchArray", home.token(), *self._place(home)
+
+    def _place(self, home: _Home) -> tuple[int, Shape, Shape, DType]:
+        """Where in the mapping this view lies: what makes it again there."""
+        start: int = self.__array_interface__["data"][0] - home.address
+        return start, self.shape, self.strides, self.dtype
 
     def _look(self) -> None:
+        with_dask.introduce(ScratchArray)
         if self._home is not None:
             self._home.look()
 
@@ -459,6 +493,7 @@ def array(
         recipe = fixup.recipe(source_type, output) if fixup else identity(output)
         spec = ArraySpec(
             path=path,
+            inode=status.st_ino,
             size=status.st_size,
             modified_ns=status.st_mtime_ns,
             dtype=output,
@@ -536,7 +571,7 @@ def _opened(file: Path | BinaryIO) -> Iterator[tuple[int, str]]:
         name = getattr(file, "name", None)
         yield (
             file.fileno(),
-            os.path.abspath(name) if isinstance(name, str) else "a file without a name",
+            os.path.abspath(name) if isinstance(name, str) else _NAMELESS,
         )
     else:
         raise TypeError(f"expected a path or an open file, not {type(file).__name__}")

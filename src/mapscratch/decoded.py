@@ -147,7 +147,7 @@ class DecodedMap(ScratchMemory):
                 source_length=geometry.source_length,
                 block_pages=block_pages,
                 block_is_fixed=block is not None,
-                huge_pages=_writable_memory_is_free(),
+                huge_pages=_has_huge_pages() and _writable_memory_is_free(),
             )
             request = Request(name, fileno, offset, length, mmap.PROT_READ, decoding=decoding)
             self._engine = _chosen(engine, request)
@@ -210,6 +210,15 @@ class DecodedMap(ScratchMemory):
             f"<{type(self).__name__} of {self._name!r}, {len(self)} bytes decoded from byte "
             f"{self._offset} on, engine {self.engine!r}>"
         )
+
+
+def _has_huge_pages() -> bool:
+    """Transparent huge pages, at least for who asks for them (admin-guide/mm/transhuge.rst)."""
+    try:
+        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return "[never]" not in setting
 
 
 def _writable_memory_is_free() -> bool:

@@ -9,6 +9,7 @@ let go of it and nobody is connected any more.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import pickle
@@ -21,7 +22,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import spawn
 from typing import Any, BinaryIO, NoReturn
 
@@ -99,14 +100,20 @@ class FixupProcess:
             f"import sys; sys.path[:] = {sys.path!r}; "
             "from mapscratch.fixup_process import main; main()"
         )
-        self._process = subprocess.Popen(
-            [os.fsdecode(spawn.get_executable()), "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[job.descriptor],
-        )
+        # Of a process that has closed its standard input the file may be number 0, which is the
+        # other's pipe.
+        descriptor = fcntl.fcntl(job.descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
-            self.address = self._handshake(job)
+            self._process = subprocess.Popen(
+                [os.fsdecode(spawn.get_executable()), "-c", program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor],
+            )
+        finally:
+            os.close(descriptor)
+        try:
+            self.address = self._handshake(replace(job, descriptor=descriptor))
         except BaseException:
             self._process.kill()
             self._process.communicate()
@@ -120,8 +127,9 @@ class FixupProcess:
     def _handshake(self, job: Job) -> str:
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(pickle.dumps(_preparation()))
-            self._process.stdin.write(_pickle(job))
+            pickled, needs_main = _pickle(job)
+            self._process.stdin.write(pickle.dumps(_preparation(needs_main)))
+            self._process.stdin.write(pickled)
             self._process.stdin.flush()
             address, problem = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError):
@@ -146,27 +154,41 @@ class FixupProcess:
             self._process.wait(1)
 
 
-def _preparation() -> dict[str, Any]:
-    """What a spawned process needs to find the same modules, ``__main__`` too."""
+def _preparation(needs_main: bool) -> dict[str, Any]:
+    """What a spawned process needs to find the same modules.
+
+    To find what stands in ``__main__`` it runs the main script once more, as multiprocessing does:
+    only if it must.
+    """
     preparation = spawn.get_preparation_data("mapscratch")
     del preparation["authkey"]  # a secret, and nothing here asks for it
+    # Nothing here starts processes, and in a worker of joblib it is "loky", which none knows.
+    preparation.pop("start_method", None)
+    if not needs_main:
+        preparation.pop("init_main_from_name", None)
+        preparation.pop("init_main_from_path", None)
     return preparation
 
 
-def _pickle(job: Job) -> bytes:
+def _pickle(job: Job) -> tuple[bytes, bool]:
+    """The job, and whether it can only be unpickled where the main script has been run."""
+    reason = ""
     try:
-        return pickle.dumps(job)
+        pickled = pickle.dumps(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         reason = str(error)
+    if not reason and b"__main__" not in pickled:
+        return pickled, False
     try:
         import cloudpickle
     except ImportError:
+        if not reason:
+            return pickled, True
         raise FixupError(
             f"a Python fixup's function must be one that another process can import ({reason}); "
             "put it into a module, or install cloudpickle, which takes lambdas, too"
         ) from None
-    dumped: bytes = cloudpickle.dumps(job)
-    return dumped
+    return cloudpickle.dumps(job), False
 
 
 def main() -> NoReturn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ _BYTES_OF_A_REFERENCE = 1000
 
 
 def _token(array: Any) -> Any:
+    introduce(type(array))  # parts of Dask may have been imported since
     return array.__dask_tokenize__()
 
 
@@ -28,9 +30,10 @@ def _leave_it_to_pickle(array: Any) -> NoReturn:
     raise NotImplementedError
 
 
-# Module, its registry, and what Dask asks there.
+# Module, its registry, and what Dask asks there. Of `dask.base`, which every Dask has it in: newer
+# ones keep it in `dask.tokenize`.
 _registries: list[tuple[str, str, Callable[[Any], Any]]] = [
-    ("dask.tokenize", "normalize_token", _token),
+    ("dask.base", "normalize_token", _token),
     ("dask.sizeof", "sizeof", _size),
     ("distributed.protocol.serialize", "dask_serialize", _leave_it_to_pickle),
 ]
@@ -39,14 +42,26 @@ _registries: list[tuple[str, str, Callable[[Any], Any]]] = [
 def introduce(array_type: type) -> None:
     """Registers a type of array with those parts of Dask that have been imported; once each.
 
+    It is called before each operation on an array, and costs next to nothing without Dask.
+
     Args:
         array_type: it has a ``__dask_tokenize__``, which Dask doesn't look for in subclasses of
             NumPy's arrays.
     """
+    if not _registries or "dask" not in sys.modules:
+        return
     for registry in [entry for entry in _registries if entry[0] in sys.modules]:
         module, name, answer = registry
-        getattr(import_module(module), name).register(array_type)(answer)
-        _registries.remove(registry)
+        registered = getattr(import_module(module), name, None)
+        if registered is not None:  # else another thread is just importing it
+            registered.register(array_type)(answer)
+            with suppress(ValueError):  # another thread was here, too
+                _registries.remove(registry)
+
+
+def token_of_plain(array: Any) -> Any:
+    """What Dask names an ordinary array by."""
+    return import_module("dask.base").normalize_token(array)
 
 
 def is_calling() -> bool:

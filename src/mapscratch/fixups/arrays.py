@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import pickle
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +201,11 @@ class Compiled(ArrayFixup):
     items waits**: it must not call Python, take a lock that a reader may hold, or touch scratch
     memory, and it must give the same output for the same source every time.
 
+    **A numba function must not raise.** numba reports an exception under the interpreter's lock,
+    for which a reader may wait forever, and then returns 0 as if all had been made. What can
+    raise: integer division (not with ``@cfunc(..., error_model="numpy")``), assignments between
+    arrays of different shapes, new arrays, ``boundscheck=True``. A loop over the items can't.
+
     Args:
         function: a numba cfunc, a ctypes function, a cffi function pointer, the address as an int,
             or ``"module:name"`` of one of these, which pickles.
@@ -264,6 +271,16 @@ class Python(ArrayFixup):
     def recipe(self, source: SourceType, output: DType) -> Recipe:
         """The function, for a process that is made with the array."""
         return Recipe(0, items=self.items, python=self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        function: Any = self.function
+        if _importable_name(function) is None:
+            # By value if possible: another process has another __main__, and finds no lambda.
+            with suppress(ImportError):
+                import cloudpickle
+
+                function = cloudpickle.dumps(function)
+        return _unpickle_python, (function, self.items, self.index)
 
     def __repr__(self) -> str:
         return f"Python({getattr(self.function, '__qualname__', self.function)!r})"
@@ -341,10 +358,10 @@ def _checked_items(items: int) -> int:
 
 
 def _importable_name(function: Any) -> str | None:
-    """``module:name`` if an import there gives the same object again."""
+    """``module:name`` if an import there gives the same object again, in any process."""
     origin = getattr(function, "_pyfunc", function)  # numba's cfunc knows what it was made of
     module, name = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
-    if not module or not name or module == "__main__":
+    if not module or not name or module in ("__main__", "__mp_main__"):
         return None
     try:
         return f"{module}:{name}" if _resolve(f"{module}:{name}") is function else None
@@ -362,31 +379,49 @@ def _resolve(place: str) -> Any:
     return found
 
 
+def _unpickle_python(function: Any, items: int, index: bool) -> Python:
+    if isinstance(function, bytes):
+        function = pickle.loads(function)
+    return Python(function, items=items, index=index)
+
+
 def _unpickle_compiled(name: str, items: int, user_data: bytes) -> Compiled:
     return Compiled(name, items=items, user_data=user_data)
 
 
 def _address_of(function: Any) -> int:
     if isinstance(function, int) and not isinstance(function, bool):
-        return function
-    if hasattr(function, "_pyfunc") and hasattr(function, "address"):
-        return _address_of_numba(function)
-    if isinstance(function, _CTYPES_FUNCTION):
-        return _address_of_ctypes(function)
-    if type(function).__name__ == "CompiledFFI" or "_cffi_backend" in type(function).__module__:
-        return _address_of_cffi(function)
-    raise TypeError(
+        address = function
+    elif hasattr(function, "_pyfunc") and hasattr(function, "address"):
+        address = _address_of_numba(function)
+    elif isinstance(function, _CTYPES_FUNCTION):
+        address = _address_of_ctypes(function)
+    elif "_cffi_backend" in type(function).__module__:
+        address = _address_of_cffi(function)
+    else:
+        raise _not_compiled(function)
+    if address <= 0:
+        raise TypeError(f"{function!r} is a null pointer, or no address at all")
+    return address
+
+
+def _not_compiled(function: Any) -> TypeError:
+    return TypeError(
         f"{function!r} is not a compiled function: give a numba cfunc, a ctypes function or a cffi "
-        "function pointer; for a Python function use fixups.Python"
+        "function pointer (ffi.addressof(lib, 'name')); for a Python function use fixups.Python"
     )
 
 
 def _address_of_numba(function: Any) -> int:
-    signature = str(getattr(function, "_sig", ""))
-    arguments = signature.partition("(")[2].split(",")
-    if not signature.startswith(("int32", "(")) or len(arguments) < len(
-        Compiled.SIGNATURE.split(",")
-    ):
+    signature = function._sig
+    types = [str(argument) for argument in signature.args]
+    is_right = (
+        len(types) == 5
+        and all(types[place].endswith("*") for place in (0, 1, 4))
+        and types[2:4] == ["int64", "int64"]
+        and str(signature.return_type) == "int32"
+    )
+    if not is_right:
         raise TypeError(
             f"the cfunc's signature is {signature}; it must be like {Compiled.SIGNATURE}"
         )
@@ -412,5 +447,7 @@ def _address_of_cffi(function: Any) -> int:
     import _cffi_backend
 
     backend = _cffi_backend
+    if backend.typeof(function).kind != "function":
+        raise _not_compiled(function)
     word = backend.new_primitive_type("uintptr_t")
     return int(backend.cast(word, function))

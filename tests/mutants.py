@@ -63,8 +63,9 @@ MUTANTS = (
     Mutant(
         "stores: write-protection before a page is freed again",
         "libscratch/userfault.c",
-        "if (is_read_only || !write_protect(userfault, (uintptr_t)address, run * page_size, true))",
-        "if (is_read_only || 1)",
+        "is_read_only || !scratch_userfault_write_protect(userfault, (uintptr_t)address, "
+        "run * page_size, true)",
+        "is_read_only || 1",
         "tests/test_traps_processors.py",
     ),
     Mutant(
@@ -97,9 +98,9 @@ MUTANTS = (
     ),
     Mutant(
         "a file that shrinks: a message and a signal, never other bytes",
-        "libscratch/userfault.c",
-        "        fail_page(userfault, range, page, reason_of(error));",
-        "        (void)fail_page, (void)reason_of;",
+        "libscratch/page_in.c",
+        "    if (error)\n        fail_page(userfault, range, page, reason);\n",
+        "",
         "tests/test_traps_truncation.py",
     ),
     Mutant(
@@ -108,6 +109,41 @@ MUTANTS = (
         "        forget_source(source);\n",
         "        (void)source;\n",
         "tests/test_engines_dontneed.py",
+    ),
+    Mutant(
+        "arrays: a huge page is write-protected when it has been moved in",
+        "libscratch/page_in.c",
+        "    scratch_userfault_write_protect(userfault, address, HUGE_BYTES, true);\n",
+        "    (void)address;\n",
+        "tests/test_arrays_traps.py",
+    ),
+    Mutant(
+        "arrays: what is behind the last item is the same each time",
+        "libscratch/page_in.c",
+        "    memset(to_bytes + used, 0, units * unit_bytes(range) - used);\n",
+        "    (void)used;\n",
+        "tests/test_arrays_traps.py",
+    ),
+    Mutant(
+        "arrays: the pager rounds as every program does at first",
+        "libscratch/pager.c",
+        "    fesetenv(FE_DFL_ENV);\n",
+        "",
+        "tests/test_arrays_conversions.py",
+    ),
+    Mutant(
+        "arrays: locked memory isn't filled with zeros",
+        "libscratch/range.c",
+        "mmap(range->address, range->length, PROT_NONE,\n",
+        "mmap(range->address, range->length, protection,\n",
+        "tests/test_arrays_traps.py",
+    ),
+    Mutant(
+        "arrays: whoever waits for a fixup whose process ended is told",
+        "libscratch/page_in.c",
+        "            give_up_questions(userfault, range, reason);\n",
+        "            (void)give_up_questions;\n",
+        "tests/test_arrays_python.py",
     ),
 )
 

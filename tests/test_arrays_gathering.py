@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 import mapscratch
 from mapscratch import _native
 
+# The tests reclaim what is read again and again, in place of a kernel that wants memory.
+pytestmark = pytest.mark.filterwarnings("ignore::mapscratch.ThrashingWarning")
+
 ITEMS = 2_000_000
 
 Values = np.ndarray[Any, np.dtype[Any]]

@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 import mapscratch
 from mapscratch.fixups import ArrayFixup, ByteSwap, Cast, Python, Scale
 
+# The tests reclaim what is read again and again, in place of a kernel that wants memory.
+pytestmark = pytest.mark.filterwarnings("ignore::mapscratch.ThrashingWarning")
+
 UNHARMED = [HealthCheck.function_scoped_fixture]  # it is a name, the same for every example
 
 Values = np.ndarray[Any, np.dtype[Any]]

@@ -63,6 +63,9 @@ int32_t index_of(void *output, const void *source, int64_t items, int64_t first,
 }
 """
 
+# The tests reclaim what is read again and again, in place of a kernel that wants memory.
+pytestmark = pytest.mark.filterwarnings("ignore::mapscratch.ThrashingWarning")
+
 ADDED = np.float32(0.5).tobytes()
 
 

@@ -139,7 +139,10 @@ class ArrayScratch:
         return self.map.drop(*self._span())
 
     def reclaim(self) -> None:
-        """Asks the kernel to reclaim this array's pages now: what memory pressure would do."""
+        """Asks the kernel to reclaim this array's pages now: what memory pressure would do.
+
+        `ThrashingWarning` takes it for that.
+        """
         self.map.reclaim(*self._span())
 
     @contextmanager

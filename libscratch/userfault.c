@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "free_lazily.h"
 #include "page_in.h"
 #include "raw.h"
 
@@ -115,7 +116,7 @@ static bool has_batched_frees;
 
 void scratch_userfault_free_lazily(void *address, size_t length) {
     has_batched_frees = true;
-    madvise(address, length, MADV_FREE);
+    scratch_free_lazily(address, length);
 }
 
 void scratch_userfault_drain(void) {

@@ -4,6 +4,9 @@
 `array` shows a file's numbers as a NumPy array whose pages are decoded when they are touched,
 dropped under memory pressure, and decoded again.
 
+`Cache` keeps what can be made again, such as decoded chunks, in memory that the kernel may take: it
+has no size.
+
 `ScratchMap` is an `mmap.mmap` whose dirty pages are dropped instead of written to swap. When a page
 comes back it shows the file. **Your stores vanish**: see `ScratchMap` before you use it.
 """
@@ -31,11 +34,16 @@ from mapscratch.mapping import ScratchMap
 
 if TYPE_CHECKING:
     from mapscratch.arrays import ScratchArray, SourceChanged, ThrashingWarning, array, save
+    from mapscratch.cache import Cache, CacheFallbackWarning, CacheInfo, CacheStats
     from mapscratch.fixup_process import FixupError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cache",
+    "CacheFallbackWarning",
+    "CacheInfo",
+    "CacheStats",
     "EngineStatus",
     "EngineUnavailable",
     "FixupError",
@@ -56,6 +64,10 @@ __all__ = [
 
 # What needs NumPy is loaded when it is used: mapping code needs nothing but the standard library.
 _NEEDS_NUMPY = {
+    "Cache": "cache",
+    "CacheFallbackWarning": "cache",
+    "CacheInfo": "cache",
+    "CacheStats": "cache",
     "FixupError": "fixup_process",
     "ScratchArray": "arrays",
     "SourceChanged": "arrays",

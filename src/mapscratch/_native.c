@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "_native_purgeable.h"
 #include "convert.h"
 #include "scratch.h"
 #include "word.h"
@@ -833,7 +834,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     if (!module)
         return NULL;
     PyObject *type = make_word_map_type();
-    if (!type || PyModule_AddObjectRef(module, "WordMap", type) ||
+    if (!type || PyModule_AddObjectRef(module, "WordMap", type) || native_add_purgeable(module) ||
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
         PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||

@@ -98,6 +98,31 @@ class WordMap(mmap.mmap):
     def _range_counts(self) -> RangeCounts: ...
     def __enter__(self) -> Self: ...
 
+class PurgeablePages:
+    """Pages of an anonymous mapping that the kernel may take while they are released."""
+
+    def __new__(cls, region: mmap.mmap, offset: int, pages: int, /) -> Self: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def is_released(self) -> bool:
+        """Whether the kernel may take them."""
+
+    def release(self, canary: int, was_used: bool, /) -> int:
+        """Lets the kernel have the pages; 0, or an errno value if it refuses."""
+
+    def pin(self, first: int = 0, end: int = ..., /) -> bool:
+        """Takes them back; False if any was dropped: then all of them are lost."""
+
+    def is_whole(self) -> bool:
+        """Whether all of them are in memory at this moment."""
+
+class PurgeableView:
+    """A read-only buffer of pages that are in use."""
+
+    def __new__(cls, pages: PurgeablePages, offset: int, length: int, /) -> Self: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 def configure(
     *,
     fault_around_pages: int,

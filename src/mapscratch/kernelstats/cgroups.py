@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -65,6 +65,7 @@ class _Files:
     unlimited: str
 
 
+_UNLIMITED = 1 << 62  # version 1 says a number a little below 2**63
 _FILES = {
     1: _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "-1"),
     2: _Files("memory.max", "memory.current", "max"),
@@ -85,6 +86,27 @@ def memory_cgroup(pid: Pid = "self") -> MemoryCgroup | None:
             return None
         raise _no_such_process(pid) from None
     return _memory_cgroup(membership, Path("/proc/self/mountinfo").read_text())
+
+
+def memory_limit(pid: Pid = "self") -> int | None:
+    """The bytes that a process' group may have, or one that it is in; None: there is no limit.
+
+    A group whose files can't be read has none that is known.
+    """
+    try:
+        group = memory_cgroup(pid)
+    except OSError:
+        return None
+    if group is None:
+        return None
+    limits = []
+    for directory in (group.directory, *group.directory.parents):
+        with suppress(OSError, ValueError):  # "max", or not there: the root has no such file
+            limits.append(int((directory / _FILES[group.version].limit).read_text()))
+        if directory == group.mount:
+            break
+    limit = min(limits, default=_UNLIMITED)
+    return limit if limit < _UNLIMITED else None
 
 
 def _memory_cgroup(membership: str, mountinfo: str) -> MemoryCgroup | None:

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "purgeable.h"
+
+#include "free_lazily.h"
+#include "range.h"
+#include "word.h"
+
+enum { PAGES_AT_ONCE = 1024 };
+
+static unsigned char *page_at(const struct scratch_purgeable *run, size_t page) {
+    return run->address + page * scratch_page_size();
+}
+
+/*
+ * MADV_FREE makes pages old, and doesn't move them behind others that were freed later. A load makes
+ * them young without making them dirty, and reclaim passes once over what is young.
+ */
+static void make_young(const struct scratch_purgeable *run) {
+    for (size_t page = 0; page < run->pages; page++)
+        scratch_word_load(page_at(run, page));
+}
+
+int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used) {
+    for (size_t page = 0; page < run->pages; page++) {
+        run->displaced[page] = scratch_word_load(page_at(run, page));
+        scratch_word_store(page_at(run, page), run->canary);
+    }
+    int error = scratch_free_lazily(run->address, run->pages * scratch_page_size());
+    if (!error && was_used)
+        make_young(run);
+    return error;
+}
+
+bool scratch_purgeable_pin(const struct scratch_purgeable *run, size_t first, size_t end) {
+    for (size_t page = first; page < end; page++) {
+        /* A store into a dropped page, if only attempted, would make one; a load doesn't. */
+        if (scratch_word_load(page_at(run, page)) != run->canary)
+            return false;
+        /* Only this decides: it has the page dirty in the same instant in which it finds the canary. */
+        uint64_t found = scratch_word_compare_exchange(page_at(run, page), run->canary,
+                                                       run->displaced[page]);
+        if (found != run->canary)
+            return false;
+    }
+    return true;
+}
+
+bool scratch_purgeable_is_whole(const struct scratch_purgeable *run) {
+    unsigned char resident[PAGES_AT_ONCE];
+    for (size_t page = 0; page < run->pages; page += PAGES_AT_ONCE) {
+        size_t count = run->pages - page < PAGES_AT_ONCE ? run->pages - page : PAGES_AT_ONCE;
+        if (mincore(page_at(run, page), count * scratch_page_size(), resident))
+            return false;
+        for (size_t index = 0; index < count; index++) {
+            if (!(resident[index] & 1))
+                return false;
+        }
+    }
+    return true;
+}

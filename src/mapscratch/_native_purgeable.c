@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Purgeable memory for Python: runs of pages of an anonymous mmap.mmap, and what lends them to users.
+ *
+ * Which run is used when, and what is given back, is decided in Python (cache.py).
+ */
+#include "_native_purgeable.h"
+
+#include <errno.h>
+#include <stdbool.h>
+
+#include "purgeable.h"
+#include "range.h"
+
+/* PurgeablePages */
+
+struct pages {
+    PyObject_HEAD
+    Py_buffer region; /* keeps the mapping where it is */
+    struct scratch_purgeable run;
+    bool is_released;
+};
+
+static int find_run(struct pages *pages, Py_ssize_t offset, Py_ssize_t count) {
+    Py_ssize_t page_size = (Py_ssize_t)scratch_page_size();
+    if (offset < 0 || offset % page_size || count < 1 || offset > pages->region.len ||
+        count > (pages->region.len - offset) / page_size) {
+        PyErr_SetString(PyExc_ValueError, "these pages are not in the region");
+        return -1;
+    }
+    pages->run.address = (unsigned char *)pages->region.buf + offset;
+    pages->run.pages = (size_t)count;
+    pages->run.displaced = PyMem_Malloc((size_t)count * sizeof *pages->run.displaced);
+    if (!pages->run.displaced) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *pages_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    PyObject *region;
+    Py_ssize_t offset, count;
+    if (keywords && PyDict_Size(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "PurgeablePages takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(arguments, "Onn", &region, &offset, &count))
+        return NULL;
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    struct pages *pages = (struct pages *)allocate(type, 0);
+    if (pages && (PyObject_GetBuffer(region, &pages->region, PyBUF_WRITABLE) ||
+                  find_run(pages, offset, count)))
+        Py_CLEAR(pages);
+    return (PyObject *)pages;
+}
+
+static void free_instance(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static void pages_dealloc(PyObject *self) {
+    struct pages *pages = (struct pages *)self;
+    PyMem_Free(pages->run.displaced);
+    if (pages->region.obj)
+        PyBuffer_Release(&pages->region);
+    free_instance(self);
+}
+
+static int expect_released(const struct pages *pages, bool wanted) {
+    if (pages->is_released == wanted)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError,
+                    wanted ? "these pages are in use" : "these pages have been released");
+    return -1;
+}
+
+static PyObject *pages_release(PyObject *self, PyObject *arguments) {
+    struct pages *pages = (struct pages *)self;
+    unsigned long long canary;
+    int was_used;
+    if (!PyArg_ParseTuple(arguments, "Kp", &canary, &was_used) || expect_released(pages, false))
+        return NULL;
+    if (!canary) {
+        PyErr_SetString(PyExc_ValueError, "the canary must not be what a dropped page holds");
+        return NULL;
+    }
+    pages->run.canary = canary;
+    pages->is_released = true;
+    return PyLong_FromLong(scratch_purgeable_release(&pages->run, was_used));
+}
+
+/* In parts only for tests, which drop pages in between. */
+static PyObject *pages_pin(PyObject *self, PyObject *arguments) {
+    struct pages *pages = (struct pages *)self;
+    Py_ssize_t first = 0, end = (Py_ssize_t)pages->run.pages;
+    if (!PyArg_ParseTuple(arguments, "|nn", &first, &end) || expect_released(pages, true))
+        return NULL;
+    if (first < 0 || first > end || end > (Py_ssize_t)pages->run.pages) {
+        PyErr_SetString(PyExc_ValueError, "there are no such pages");
+        return NULL;
+    }
+    if (!scratch_purgeable_pin(&pages->run, (size_t)first, (size_t)end))
+        Py_RETURN_FALSE;
+    if (end == (Py_ssize_t)pages->run.pages)
+        pages->is_released = false;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *pages_is_whole(PyObject *self, PyObject *Py_UNUSED(nothing)) {
+    return PyBool_FromLong(scratch_purgeable_is_whole(&((struct pages *)self)->run));
+}
+
+static PyMethodDef pages_methods[] = {
+    {"release", pages_release, METH_VARARGS, NULL},
+    {"pin", pages_pin, METH_VARARGS, NULL},
+    {"is_whole", pages_is_whole, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *pages_address(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromVoidPtr(((struct pages *)self)->run.address);
+}
+
+static PyObject *pages_is_released(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(((struct pages *)self)->is_released);
+}
+
+static PyGetSetDef pages_attributes[] = {
+    {"address", pages_address, NULL, NULL, NULL},
+    {"is_released", pages_is_released, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot pages_slots[] = {
+    {Py_tp_doc, "Pages of an anonymous mapping that the kernel may take while they are released."},
+    {Py_tp_new, pages_new},
+    {Py_tp_dealloc, pages_dealloc},
+    {Py_tp_methods, pages_methods},
+    {Py_tp_getset, pages_attributes},
+    {0, NULL},
+};
+
+static PyType_Spec pages_spec = {
+    .name = "mapscratch._native.PurgeablePages",
+    .basicsize = sizeof(struct pages),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = pages_slots,
+};
+
+/* PurgeableView: lives as long as anything that was made of its buffer without a copy. */
+
+struct view {
+    PyObject_HEAD
+    PyObject *pages;
+    void *bytes;
+    Py_ssize_t length;
+};
+
+static PyTypeObject *pages_type;
+
+static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    PyObject *object;
+    Py_ssize_t offset, length;
+    if (keywords && PyDict_Size(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "PurgeableView takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(arguments, "O!nn", pages_type, &object, &offset, &length))
+        return NULL;
+    struct pages *pages = (struct pages *)object;
+    Py_ssize_t size = (Py_ssize_t)(pages->run.pages * scratch_page_size());
+    if (offset < 0 || length < 0 || offset > size || length > size - offset) {
+        PyErr_SetString(PyExc_ValueError, "these bytes are not in the pages");
+        return NULL;
+    }
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    struct view *view = (struct view *)allocate(type, 0);
+    if (!view)
+        return NULL;
+    view->pages = Py_NewRef(object);
+    view->bytes = pages->run.address + offset;
+    view->length = length;
+    return (PyObject *)view;
+}
+
+static void view_dealloc(PyObject *self) {
+    Py_CLEAR(((struct view *)self)->pages);
+    free_instance(self);
+}
+
+static int view_buffer(PyObject *self, Py_buffer *buffer, int flags) {
+    struct view *view = (struct view *)self;
+    return PyBuffer_FillInfo(buffer, self, view->bytes, view->length, 1, flags);
+}
+
+static PyType_Slot view_slots[] = {
+    {Py_tp_doc, "A read-only buffer of pages that are in use."},
+    {Py_tp_new, view_new},
+    {Py_tp_dealloc, view_dealloc},
+    {Py_bf_getbuffer, view_buffer},
+    {0, NULL},
+};
+
+static PyType_Spec view_spec = {
+    .name = "mapscratch._native.PurgeableView",
+    .basicsize = sizeof(struct view),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = view_slots,
+};
+
+int native_add_purgeable(PyObject *module) {
+    pages_type = (PyTypeObject *)PyType_FromSpec(&pages_spec);
+    PyObject *view_type = PyType_FromSpec(&view_spec);
+    int status = !pages_type || !view_type ||
+                         PyModule_AddObjectRef(module, "PurgeablePages", (PyObject *)pages_type) ||
+                         PyModule_AddObjectRef(module, "PurgeableView", view_type)
+                     ? -1
+                     : 0;
+    Py_XDECREF(view_type);
+    return status; /* pages_type stays, for the life of the process, as the module does */
+}

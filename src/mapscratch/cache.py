@@ -1,0 +1,634 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Cache`: derived objects in memory that the kernel may take; its size is nobody's guess.
+
+An entry is arrays or bytes in purgeable memory (`mapscratch.purgeable`): in use while anything made
+of it lives, the kernel's to take while not. Nothing here needs userfaultfd, a signal handler or a
+thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive
+from mapscratch.cache_values import Form, Makeable, Value, another, bytes_of, read_only, seen
+from mapscratch.kernelstats.cgroups import memory_limit
+from mapscratch.kernelstats.meminfo import read_meminfo
+from mapscratch.purgeable import Lease, PurgeableMemory, Run, why_not
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Lent = TypeVar("Lent")
+
+_SMALL = PAGESIZE // 2  # bytes; what is no larger shares a page with others
+_ALIGNMENT = 64  # bytes: a cache line, and more than any type of NumPy's needs
+_AT_REST = 16 << 20  # bytes that were just used and are not yet released
+_LOOKED_AT_FOR_EACH_MADE = 4  # entries; so lost ones are found faster than they can pile up
+_SHARE_WITHOUT_PURGING = 4  # of the memory there is, one part in so many
+
+
+class CacheFallbackWarning(RuntimeWarning):
+    """The kernel takes no released pages here: the cache is an ordinary LRU with a fixed size."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a `Cache` has done, and holds now.
+
+    Attributes:
+        hits: uses of an entry that was there.
+        made: entries that were made.
+        lost: entries that the kernel took, as far as that has been noticed.
+        evicted: entries that were given up because of `max_bytes`.
+        uncached: values that were made and not kept, for want of room.
+        entries: how many there are now.
+        bytes_held: memory of the entries, in whole pages.
+        bytes_droppable: the part of it that the kernel may take at any moment.
+        bytes_in_use: the part whose arrays live. What is in neither was used just now.
+    """
+
+    hits: int
+    made: int
+    lost: int
+    evicted: int
+    uncached: int
+    entries: int
+    bytes_held: int
+    bytes_droppable: int
+    bytes_in_use: int
+
+
+class CacheInfo(NamedTuple):
+    """As `functools.lru_cache` gives it; `maxsize` is in bytes, and None: as the kernel likes."""
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+
+
+class _Entry(NamedTuple):
+    """Where a value is, and how it is seen."""
+
+    run: Run
+    offset: int
+    size: int
+    form: Form | None
+
+
+class Pinned(Generic[Lent]):
+    """What `Cache.get` returns: a context manager around the value.
+
+    The value stays pinned while it, or anything that was made of it without a copy, lives: at least
+    to the end of the ``with`` block.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Lent) -> None:
+        self.value: Lent | None = value
+
+    def __enter__(self) -> Lent:
+        if self.value is None:
+            raise RuntimeError("this use of the cache is over; ask it again")
+        return self.value
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        value, self.value = self.value, None
+        if isinstance(value, memoryview):
+            with suppress(BufferError):  # something was made of it that lives
+                value.release()
+
+
+class Cache(Shared):
+    """Keeps what can be made again, in memory that the kernel takes when it wants it.
+
+    There is no size to choose: entries stay until memory is short anywhere (in the machine, or in
+    the control group), and then go without any I/O, those first that nobody came back to. Each use
+    of an entry takes its pages back, or finds out that one has gone; then the entry is made again.
+    You never see part of one.
+
+    Values are NumPy arrays of anything but Python objects, seen again as read-only arrays, and
+    bytes, seen again as a read-only memoryview. They are copied in once. One that lives (or a view
+    of it, or an array made of it without a copy) is pinned: the kernel leaves it alone.
+
+    All methods may be called from any thread. After fork parent and child go on with a copy each.
+    Where MADV_FREE does nothing (some sandboxes, locked memory) a `CacheFallbackWarning` says so,
+    and the cache is an ordinary one that keeps what was used last, up to `max_bytes`.
+
+    Pickling a cache gives an empty one with the same settings.
+    """
+
+    def __init__(self, *, max_bytes: int | None = None) -> None:
+        """An empty cache.
+
+        Args:
+            max_bytes: what it may hold at most, in bytes of whole pages; None: as much as there
+                is room for.
+
+        Raises:
+            ValueError: `max_bytes` is negative.
+        """
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}: it can't be negative")
+        super().__init__()
+        self._asked_for = max_bytes
+        self._max_bytes = max_bytes
+        self._memory = PurgeableMemory()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._at_rest: OrderedDict[Run, None] = OrderedDict()
+        self._bytes_at_rest = 0
+        self._open_run: Run | None = None  # small values go there,
+        self._open_from = 0  # from this offset
+        self._looked_at: Iterator[Hashable] = iter(())
+        self._hits = self._made = self._lost = self._evicted = self._uncached = 0
+        self._why_not: str | None = None
+        self._makers = Makers()
+        _caches.add(self)
+        if reason := _why_not_here():
+            self._fall_back(reason)
+
+    @property
+    def is_purgeable(self) -> bool:
+        """Whether the kernel may take entries; if not, it is an ordinary cache of `max_bytes`."""
+        return self._why_not is None
+
+    @property
+    def max_bytes(self) -> int | None:
+        """What the cache may hold at most; None: as much as the kernel likes."""
+        return self._max_bytes
+
+    def get(self, key: Hashable, make: Callable[[], Makeable] | None = None) -> Pinned[Any]:
+        """The value of a key, made if it isn't there: ``with cache.get(key, make) as value:``.
+
+        While one thread makes a value all others that ask for its key wait. If `make` raises they
+        all get that exception, and nothing is kept.
+
+        Args:
+            key: anything that a dict takes.
+            make: makes the value, an array or bytes; it may use the cache itself, for other keys.
+
+        Raises:
+            KeyError: the value isn't there, and there is no `make`.
+            TypeError: `make` returned something else than an array or bytes.
+            RuntimeError: `make` asks for the key that it makes, or two wait for each other.
+        """
+        value = self._take(key)
+        if value is not None:
+            return Pinned(value)
+        if make is None:
+            raise KeyError(key)
+        return Pinned(self._all_of([key], lambda keys: [make()])[key])
+
+    def get_many(
+        self,
+        keys: Iterable[Hashable],
+        make: Callable[[list[Any]], Sequence[Makeable]],
+    ) -> Pinned[list[Any]]:
+        """The values of several keys, those that aren't there made by one call.
+
+        Args:
+            keys: anything that a dict takes, each.
+            make: is given the list of keys that aren't there, each once, and returns their values
+                in the same order.
+
+        Raises:
+            ValueError: `make` returned another number of values.
+            TypeError, RuntimeError: as for `get`.
+        """
+        keys = list(keys)
+        values = self._all_of(list(dict.fromkeys(keys)), make)
+        return Pinned([values[key] for key in keys])
+
+    def put(self, key: Hashable, value: Makeable) -> None:
+        """Keeps a value that is there already; replaces what the key had.
+
+        Raises:
+            TypeError: it is neither an array nor bytes.
+        """
+        stored = self._store(key, value)
+        del stored
+
+    def memoize(self, function: Function) -> Function:
+        """Keeps what a function returns, by its arguments: a decorator.
+
+        The results are read-only arrays (memoryviews, of bytes) that keep their pin while they
+        live. ``cache_info()``, ``cache_clear()`` and ``__wrapped__`` are as `functools.lru_cache`
+        has them.
+        """
+        return _memoized(self, function)  # type: ignore[return-value]
+
+    @exclusive
+    def drop(self, key: Hashable | None = None) -> int:
+        """Gives up one entry, or all of them; what is in use goes when its last user does.
+
+        Args:
+            key: whose entry; None for all.
+
+        Returns:
+            The bytes that were given back to the machine at once.
+        """
+        before = self._memory.held
+        for each in list(self._entries) if key is None else [key]:
+            self._forget(each)
+        if self._open_run and not self._open_run.keys:
+            self._close_open_run()
+        return before - self._memory.held
+
+    @exclusive
+    def stats(self) -> CacheStats:
+        """What it has done and holds now; looks at every entry, a microsecond each."""
+        for key in list(self._entries):
+            self._look_at(key)
+        runs = {entry.run for entry in self._entries.values()}
+        droppable = sum(run.size for run in runs if run.is_released)
+        return CacheStats(
+            hits=self._hits,
+            made=self._made,
+            lost=self._lost,
+            evicted=self._evicted,
+            uncached=self._uncached,
+            entries=len(self._entries),
+            bytes_held=self._memory.held,
+            bytes_droppable=droppable,
+            bytes_in_use=self._memory.held - droppable - self._bytes_at_rest,
+        )
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses, the size it may have and the size it has, in bytes."""
+        return CacheInfo(self._hits, self._made, self._max_bytes, self._memory.held)
+
+    @exclusive
+    def _keys(self) -> list[Hashable]:
+        return list(self._entries)
+
+    @exclusive
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether the value is there at this moment; the next moment it may not be."""
+        self._look_at(key)
+        return key in self._entries
+
+    def __len__(self) -> int:
+        """How many entries there are, some of which may be lost."""
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        limit = f", at most {self._max_bytes:,} bytes" if self._max_bytes is not None else ""
+        kind = "purgeable" if self.is_purgeable else f"not purgeable: {self._why_not}"
+        return f"<Cache of {len(self)} entries, {self._memory.held:,} bytes{limit}; {kind}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Cache], tuple[int | None]]:
+        return _empty_cache, (self._asked_for,)
+
+    # Making
+
+    def _all_of(
+        self, keys: list[Hashable], make: Callable[[list[Any]], Sequence[Makeable]]
+    ) -> dict[Hashable, Value]:
+        values: dict[Hashable, Value] = {}
+        while len(values) < len(keys):
+            maker = Maker()
+            missing = [key for key in keys if key not in values]
+            taken, mine, others = self._take_or_join(missing, maker)
+            values |= taken
+            if mine:
+                values |= self._make(mine, make)
+            # Only now: whoever makes the others may wait for one of ours.
+            for key, making in others.items():
+                value = self._wait(making)
+                if value is not None:
+                    values[key] = value
+        return values
+
+    @exclusive
+    def _take_or_join(
+        self, keys: list[Hashable], maker: Maker
+    ) -> tuple[dict[Hashable, Value], dict[Hashable, Making], dict[Hashable, Making]]:
+        """The values that are there; what this maker has to make, and what others are making."""
+        values: dict[Hashable, Value] = {}
+        mine: dict[Hashable, Making] = {}
+        others: dict[Hashable, Making] = {}
+        for key in keys:
+            value = self._find(key)
+            if value is not None:
+                values[key] = value
+            else:
+                making, is_mine = self._makers.join(key, maker)
+                (mine if is_mine else others)[key] = making
+        return values, mine, others
+
+    def _make(
+        self, wanted: dict[Hashable, Making], make: Callable[[list[Any]], Sequence[Makeable]]
+    ) -> dict[Hashable, Value]:
+        try:
+            made = make(list(wanted))
+            if len(made) != len(wanted):
+                raise ValueError(
+                    f"make was asked for {len(wanted)} values and returned {len(made)}"
+                )
+            for (key, making), value in zip(wanted.items(), made, strict=True):
+                making.value = self._store(key, value)
+            stored = {key: making.value for key, making in wanted.items()}
+            return {key: another(value) for key, value in stored.items() if value is not None}
+        except Exception as error:  # and not KeyboardInterrupt: then the others try themselves
+            for making in wanted.values():
+                making.error = error
+            raise
+        finally:
+            self._end(wanted)
+
+    @exclusive
+    def _end(self, wanted: dict[Hashable, Making]) -> None:
+        self._makers.end(wanted)
+
+    def _wait(self, making: Making) -> Value | None:
+        self._begin_waiting(making)
+        try:
+            value = making.wait()
+        finally:
+            self._makers.end_waiting()
+        return None if value is None else self._another(value)
+
+    @exclusive
+    def _begin_waiting(self, making: Making) -> None:
+        self._makers.begin_waiting(making)
+
+    @exclusive
+    def _another(self, value: Value) -> Value:
+        self._hits += 1
+        return another(value)
+
+    # Values in memory
+
+    def _store(self, key: Hashable, value: Makeable) -> Value:
+        """Copies a value into purgeable memory and lends it; outside of the lock."""
+        source, form = bytes_of(value)
+        place = self._make_room(source.nbytes, form)
+        if place is None:
+            self._give_up(key)
+            return read_only(value)
+        entry, lent = place
+        memory = entry.run.region.memory
+        np.frombuffer(memory, np.uint8, entry.size, entry.run.offset + entry.offset)[:] = source
+        self._replace(key, entry)
+        return lent
+
+    @exclusive
+    def _make_room(self, size: int, form: Form | None) -> tuple[_Entry, Value] | None:
+        """An entry that is in use because it is lent; None: there is no room."""
+        self._made += 1
+        self._look_for_lost(_LOOKED_AT_FOR_EACH_MADE)
+        place = self._place(max(size, 1))  # empty ones, too, are somewhere, and can be lost
+        if place is None:
+            return None
+        entry = _Entry(*place, size, form)
+        return entry, self._lend(entry)
+
+    @exclusive
+    def _give_up(self, key: Hashable) -> None:
+        self._uncached += 1
+        self._forget(key)
+
+    @exclusive
+    def _replace(self, key: Hashable, entry: _Entry) -> None:
+        self._forget(key)
+        if not entry.run.is_forgotten:  # or everything was dropped while it was copied
+            entry.run.keys.append(key)
+            self._entries[key] = entry
+
+    def _place(self, size: int) -> tuple[Run, int] | None:
+        """Room for a value, in a run that is in use or about to be; None if there is none."""
+        if size <= _SMALL:
+            offset = -(-self._open_from // _ALIGNMENT) * _ALIGNMENT
+            run = self._open_run
+            if run and offset + size <= PAGESIZE and self._take_run(run):
+                self._open_from = offset + size
+                return run, offset
+            self._close_open_run()
+        run = self._cut(-(-size // PAGESIZE))
+        if run and size <= _SMALL:
+            self._open_run, self._open_from = run, size
+        return (run, 0) if run else None
+
+    def _cut(self, pages: int) -> Run | None:
+        limit = self._max_bytes
+        if limit is not None:
+            while self._memory.held + pages * PAGESIZE > limit:
+                unused = (key for key, entry in self._entries.items() if not entry.run.pins)
+                oldest = next(unused, None)
+                if oldest is None:
+                    return None
+                entry = self._entries.pop(oldest)
+                self._evicted += len(entry.run.keys)
+                self._forget_run(entry.run)
+        try:
+            return self._memory.cut(pages)
+        except OSError:
+            return None
+
+    def _close_open_run(self) -> None:
+        run, self._open_run = self._open_run, None
+        if run and not run.keys and not run.pins:
+            self._forget_run(run)
+
+    @exclusive
+    def _take(self, key: Hashable) -> Value | None:
+        return self._find(key)
+
+    def _find(self, key: Hashable) -> Value | None:
+        """The value of a key if it is there, pinned."""
+        entry = self._entries.get(key)
+        if entry is None or not self._take_run(entry.run):
+            return None
+        self._hits += 1
+        self._entries.move_to_end(key)
+        entry.run.was_used = True
+        return self._lend(entry)
+
+    def _take_run(self, run: Run) -> bool:
+        """Takes a run back, if the kernel has left it; else all that was in it is lost."""
+        if run.is_forgotten or not run.take_back():
+            self._lost += len(run.keys)
+            self._forget_run(run)
+            return False
+        return True
+
+    def _lend(self, entry: _Entry) -> Value:
+        # Counted before the lease begins. If an interrupt comes in between it is one too many, and
+        # the pages stay; with one too few they would be taken in use.
+        run = entry.run
+        run.pins += 1
+        if run in self._at_rest:
+            del self._at_rest[run]
+            self._bytes_at_rest -= run.size
+        return seen(Lease(run, entry.offset, entry.size, self._lease_ended), entry.form)
+
+    def _settle(self, run: Run) -> None:
+        run.pins -= 1
+        if run.pins:
+            return
+        if run.is_forgotten or (not run.keys and run is not self._open_run):
+            self._memory.give_back(run)
+        else:
+            self._at_rest[run] = None
+            self._bytes_at_rest += run.size
+            self._release_what_rests(_AT_REST)
+
+    def _release_what_rests(self, bytes_kept: int) -> None:
+        while self._at_rest and self._bytes_at_rest > bytes_kept and self.is_purgeable:
+            run, _ = self._at_rest.popitem(last=False)
+            self._bytes_at_rest -= run.size
+            if run.pins or run.is_forgotten:
+                continue  # somebody was interrupted who just took it, or gave it up
+            try:
+                run.let_go()
+            except OSError as error:
+                if self._take_run(run):
+                    self._at_rest[run] = None
+                    self._bytes_at_rest += run.size
+                self._fall_back(str(error))
+
+    def _forget(self, key: Hashable) -> None:
+        """Gives up one entry, and its memory if nothing else is in it."""
+        entry = self._entries.pop(key, None)
+        if entry:
+            with suppress(ValueError):
+                entry.run.keys.remove(key)
+            if not entry.run.keys and entry.run is not self._open_run:
+                self._forget_run(entry.run)
+
+    def _forget_run(self, run: Run) -> None:
+        # In this order, and twice if need be: somebody may have been interrupted amid it.
+        run.is_forgotten = True
+        for key in run.keys:
+            entry = self._entries.get(key)
+            if entry and entry.run is run:
+                del self._entries[key]
+        run.keys.clear()
+        if run is self._open_run:
+            self._open_run = None
+        if run in self._at_rest:
+            del self._at_rest[run]
+            self._bytes_at_rest -= run.size
+        if not run.pins:
+            self._memory.give_back(run)
+
+    def _look_at(self, key: Hashable) -> None:
+        entry = self._entries.get(key)
+        if entry and entry.run.is_released and not entry.run.is_whole():
+            self._lost += len(entry.run.keys)
+            self._forget_run(entry.run)
+
+    def _look_for_lost(self, count: int) -> None:
+        """Looks at some entries, all in turn, so that no lost one stays for nothing."""
+        for _ in range(min(count, len(self._entries))):
+            try:
+                key = next(self._looked_at)
+            except StopIteration:
+                self._looked_at = iter(list(self._entries))
+                key = next(self._looked_at, None)
+            self._look_at(key)
+
+    # Where the kernel doesn't take pages
+
+    def _fall_back(self, reason: str) -> None:
+        """Makes an ordinary cache of it, and says so."""
+        self._why_not = reason
+        if self._max_bytes is None:
+            self._max_bytes = _memory_there_is() // _SHARE_WITHOUT_PURGING
+        warnings.warn(
+            f"the kernel can't take what this cache holds ({reason}): it keeps what was used "
+            f"last, up to {self._max_bytes:,} bytes. Another limit: Cache(max_bytes=...)",
+            CacheFallbackWarning,
+            stacklevel=3,
+        )
+
+
+def _memory_there_is() -> int:
+    """Bytes: what is available in the machine, or the control group's limit if that is less."""
+    available = read_meminfo().available
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)
+
+
+def _empty_cache(max_bytes: int | None) -> Cache:
+    return Cache(max_bytes=max_bytes)
+
+
+_why_not_here = functools.cache(why_not)
+
+
+def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., Value]:
+    name = object()  # the first part of its keys: no other function has it
+    calls = misses = 0
+
+    @functools.wraps(function)
+    def memoized(*arguments: Any, **keywords: Any) -> Value:
+        nonlocal calls
+
+        def make() -> Makeable:
+            nonlocal misses
+            misses += 1
+            return function(*arguments, **keywords)
+
+        calls += 1
+        with cache.get((name, arguments, *sorted(keywords.items())), make) as value:
+            return value.view() if isinstance(value, np.ndarray) else memoryview(value)
+
+    def cache_info() -> CacheInfo:
+        return CacheInfo(calls - misses, misses, cache.max_bytes, cache.cache_info().currsize)
+
+    def cache_clear() -> None:
+        nonlocal calls, misses
+        calls = misses = 0
+        for key in cache._keys():
+            if isinstance(key, tuple) and key and key[0] is name:
+                cache.drop(key)
+
+    memoized.cache_info = cache_info  # type: ignore[attr-defined]
+    memoized.cache_clear = cache_clear  # type: ignore[attr-defined]
+    return memoized
+
+
+# Fork: parent and child each go on with all entries, and the child with no thread that makes one.
+
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+_locks_over_fork = ExitStack()
+
+
+def _before_fork() -> None:
+    for cache in sorted(_caches, key=id):  # the same order in every thread
+        _locks_over_fork.enter_context(cache._lock)
+
+
+def _after_fork_in_parent() -> None:
+    _locks_over_fork.pop_all().close()
+
+
+def _after_fork_in_child() -> None:
+    _locks_over_fork.pop_all().close()
+    for cache in _caches:
+        cache._makers.forget_all()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

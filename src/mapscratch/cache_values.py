@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a `mapscratch.Cache` keeps: arrays and bytes, taken apart and seen again."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mapscratch.arrays import ScratchArray
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Value = Array | memoryview
+Makeable = Array | bytes | bytearray | memoryview
+
+
+class Form(NamedTuple):
+    """How an array's bytes are seen."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+
+
+def bytes_of(value: Makeable) -> tuple[Array, Form | None]:
+    """A value's bytes (uint8, one axis), and their form; None: they are just bytes.
+
+    Raises:
+        TypeError: nothing that a cache keeps.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        flat = memoryview(value).cast("B") if len(value) else b""
+        return np.frombuffer(flat, np.uint8), None
+    if type(value) not in (np.ndarray, np.memmap, ScratchArray):
+        raise TypeError(
+            f"a cache keeps NumPy arrays and bytes, and this is a {type(value).__name__}: "
+            "np.asarray(...) or pickle.dumps(...) makes one of most things"
+        )
+    if value.dtype.hasobject:
+        raise TypeError(
+            f"a cache can't keep an array of Python objects ({value.dtype}): its memory is "
+            "dropped without telling them"
+        )
+    is_by_columns = value.flags.f_contiguous and not value.flags.c_contiguous
+    form = Form(value.shape, value.dtype, "F" if is_by_columns else "C")
+    items = np.asarray(value).ravel(form.order)
+    return items.view(np.uint8) if items.nbytes else np.empty(0, np.uint8), form
+
+
+def seen(buffer: Any, form: Form | None) -> Value:
+    """The value whose bytes a read-only buffer holds; it keeps the buffer alive."""
+    if form is None:
+        return memoryview(buffer)
+    return np.ndarray(form.shape, form.dtype, buffer, order=form.order)
+
+
+def read_only(value: Makeable) -> Value:
+    """A value as it would come out of a cache, without a copy."""
+    if isinstance(value, np.ndarray):
+        view = np.asarray(value).view()
+        view.flags.writeable = False
+        return view
+    return memoryview(value).toreadonly()
+
+
+def another(value: Value) -> Value:
+    """The same memory once more: whoever gets it may do with it what is theirs."""
+    return memoryview(value) if isinstance(value, memoryview) else value.view()

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory for what can be made again: runs of pages that the kernel may take while nobody uses them.
+
+How a run is released, taken back and found lost stands in ``libscratch/purgeable.h``. Here is where
+runs come from: regions of anonymous memory that are never given back piece by piece, so that
+a million runs are a handful of mappings and not a million (the kernel allows 65,530 of them).
+
+A run is in one of three states: *in use* (it has `pins`), *at rest* (nobody uses it, but the kernel
+has not been told) and *released*.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import random
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from mmap import PAGESIZE
+
+from mapscratch._native import PurgeablePages, PurgeableView
+from mapscratch.errors import UserError
+from mapscratch.kernelstats.smaps import range_memory
+
+_FIRST_REGION = 4 << 20  # bytes; each region is twice the one before
+_LARGEST_REGION = 64 << 20
+_PROBE_PAGES = 64  # more than the kernel keeps in a batch before they count as lazily freed
+_MADV_PAGEOUT = 21  # Linux 5.4
+_MADV_DONTNEED_LOCKED = 24  # Linux 5.18
+_MAP_NORESERVE = 0x4000  # not every Python's mmap module has it
+
+
+class Region:
+    """One mapping that runs are cut from."""
+
+    __slots__ = ("free", "memory", "runs", "unused_from")
+
+    def __init__(self, size: int) -> None:
+        self.memory = mmap.mmap(
+            -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        )
+        # A huge page would be taken as a whole, or be broken up each time one is released.
+        with suppress(OSError):  # a kernel without huge pages
+            self.memory.madvise(mmap.MADV_NOHUGEPAGE)
+        self.memory.madvise(mmap.MADV_DONTDUMP)
+        self.unused_from = 0
+        self.runs = 0
+        self.free: dict[int, list[int]] = {}  # pages: offsets
+
+
+class Run(PurgeablePages):
+    """Pages that are lent, released and lost together.
+
+    Attributes:
+        region: where they are.
+        offset: where there, in bytes.
+        size: in bytes.
+        capacity: pages set aside for it, `size` and more.
+        pins: how many views of it live.
+        was_used: whether somebody came back to it since it was made.
+        is_forgotten: whether nobody gets it any more: it is given back when the last pin has gone.
+        is_given_back: whether its memory is others' by now.
+        keys: what is stored in it.
+    """
+
+    __slots__ = (
+        "capacity",
+        "is_forgotten",
+        "is_given_back",
+        "keys",
+        "offset",
+        "pins",
+        "region",
+        "size",
+        "was_used",
+    )
+
+    def __init__(self, region: Region, offset: int, pages: int) -> None:
+        self.region = region
+        self.offset = offset
+        self.size = pages * PAGESIZE
+        self.capacity = _capacity(pages)
+        self.pins = 0
+        self.was_used = self.is_forgotten = self.is_given_back = False
+        self.keys: list[Hashable] = []
+
+    def __new__(cls, region: Region, offset: int, pages: int) -> Run:
+        """Makes the native part: it finds the pages and keeps the region mapped."""
+        return super().__new__(cls, region.memory, offset, pages)
+
+    def let_go(self) -> None:
+        """The kernel may take it from now on.
+
+        Raises:
+            OSError: the kernel refuses; `take_back` says whether the run is as before, or lost.
+        """
+        error = self.release(random.getrandbits(64) | 1, self.was_used)
+        if error:
+            raise OSError(error, "the kernel refuses MADV_FREE on this memory")
+
+    def take_back(self) -> bool:
+        """Takes it from the kernel, if the kernel has not taken it."""
+        return not self.is_released or self.pin()
+
+
+class Lease(PurgeableView):
+    """A read-only buffer in a run, which stays in use while the buffer or a view of it lives."""
+
+    __slots__ = ("ended", "run")
+
+    def __init__(self, run: Run, offset: int, length: int, ended: Callable[[Run], None]) -> None:
+        self.run = run
+        self.ended = ended
+
+    def __new__(cls, run: Run, offset: int, length: int, ended: Callable[[Run], None]) -> Lease:
+        """Makes the native part: the buffer."""
+        return super().__new__(cls, run, offset, length)
+
+    def __del__(self) -> None:
+        self.ended(self.run)
+
+
+def _capacity(pages: int) -> int:
+    """The pages set aside for a run: one of four sizes between a power of two and the next.
+
+    So the room of one run serves others of about its size. What is set aside and not used is no
+    memory, only addresses.
+    """
+    step = 1 << max(pages.bit_length() - 3, 0)
+    return -(-pages // step) * step
+
+
+class PurgeableMemory:
+    """Where runs are cut from and given back to. Its caller sees to one thread at a time.
+
+    Attributes:
+        held: bytes of all runs that have not been given back.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._regions: list[Region] = []
+
+    def cut(self, pages: int) -> Run:
+        """A run of that many pages, in use by nobody.
+
+        Raises:
+            OSError: the process may have no more addresses (RLIMIT_AS, overcommit).
+        """
+        capacity = _capacity(pages)
+        for region in reversed(self._regions):
+            if offsets := region.free.get(capacity):
+                return self._run(region, offsets.pop(), pages)
+        region = self._regions[-1] if self._regions else self._new_region(capacity)
+        if region.unused_from + capacity * PAGESIZE > len(region.memory):
+            region = self._new_region(capacity)
+        offset = region.unused_from
+        region.unused_from += capacity * PAGESIZE
+        return self._run(region, offset, pages)
+
+    def give_back(self, run: Run) -> None:
+        """Returns a run's memory to the machine at once; nobody uses it, and nobody will."""
+        if run.is_given_back:
+            return
+        run.is_given_back = True  # first: an interrupt here loses memory, but gives none to two
+        region = run.region
+        _discard(region, run)
+        self.held -= run.size
+        region.free.setdefault(run.capacity, []).append(run.offset)
+        region.runs -= 1
+        if not region.runs and len(self._regions) > 1:
+            self._regions.remove(region)  # it is unmapped when the last of its run objects goes
+
+    def _run(self, region: Region, offset: int, pages: int) -> Run:
+        run = Run(region, offset, pages)
+        region.runs += 1
+        self.held += run.size
+        return run
+
+    def _new_region(self, capacity: int) -> Region:
+        largest = len(self._regions[-1].memory) if self._regions else _FIRST_REGION // 2
+        size = min(2 * largest, _LARGEST_REGION)
+        region = Region(max(size, capacity * PAGESIZE))
+        self._regions.append(region)
+        return region
+
+
+def _discard(region: Region, run: Run) -> None:
+    """Returns the memory; before Linux 5.18 what is locked stays until a run comes there again."""
+    for advice in (mmap.MADV_DONTNEED, _MADV_DONTNEED_LOCKED):
+        with suppress(OSError):
+            region.memory.madvise(advice, run.offset, run.size)
+            return
+
+
+def why_not() -> str | None:
+    """Why the kernel doesn't take released pages here; None if it does.
+
+    Some sandboxes answer MADV_FREE with success and do nothing, so this looks at what has become of
+    some pages.
+    """
+    try:
+        region = Region(_PROBE_PAGES * PAGESIZE)
+        region.memory[:] = b"\1" * len(region.memory)
+        run = Run(region, 0, _PROBE_PAGES)
+        run.let_go()
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return "MADV_FREE gets EINVAL: memory is locked (mlockall), or Linux is older than 4.5"
+        return f"MADV_FREE: {error}"
+    return None if _is_taken_or_marked(region, run) else "MADV_FREE does nothing here"
+
+
+def _is_taken_or_marked(region: Region, run: Run) -> bool:
+    with suppress(OSError, UserError):
+        if range_memory(run.address, run.size).usage.lazy_free:
+            return True
+    with suppress(OSError):  # before Linux 5.4, or a sandbox
+        region.memory.madvise(_MADV_PAGEOUT)
+    return not run.take_back()

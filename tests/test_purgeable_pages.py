@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Purgeable memory on real pages: taken back whole, or known to be lost."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import threading
+import time
+from itertools import pairwise, product
+from mmap import PAGESIZE
+from typing import Any
+
+import numpy as np
+import pytest
+from support.purgeable import drop_page, reclaim
+
+from mapscratch import _native, purgeable
+from mapscratch.purgeable import Lease, PurgeableMemory, Region, Run
+
+PAGES = 4
+
+
+@pytest.fixture(autouse=True)
+def _purgeable() -> None:
+    if reason := purgeable.why_not():
+        pytest.skip(reason)
+
+
+def words_of(run: Run) -> Any:
+    count = run.size // 8
+    return np.frombuffer(run.region.memory, "u8", count, run.offset).reshape(-1, PAGESIZE // 8)
+
+
+def filled_run(pages: int = PAGES, seed: int = 0) -> tuple[Run, Any]:
+    run = PurgeableMemory().cut(pages)
+    words = np.random.default_rng(seed).integers(0, 2**63, (pages, PAGESIZE // 8), "u8")
+    words_of(run)[:] = words
+    return run, words
+
+
+@pytest.mark.parametrize("moment", range(PAGES + 1))
+@pytest.mark.parametrize("which", [*product([False, True], repeat=PAGES)])
+def test_any_pages_dropped_at_any_moment(moment: int, which: tuple[bool, ...]) -> None:
+    """Some pages go after `moment` pages have been taken back: those that were can't go."""
+    run, words = filled_run()
+    run.let_go()
+    for page in range(moment):
+        assert run.pin(page, page + 1)
+    for page, goes in enumerate(which):
+        if goes and page < moment:
+            reclaim(run.region, run.offset + page * PAGESIZE, PAGESIZE)
+        elif goes:
+            drop_page(run, page)
+    is_whole = not any(which[moment:])
+    assert moment == PAGES or run.pin(moment, PAGES) == is_whole
+    np.testing.assert_array_equal(words_of(run)[:moment], words[:moment])
+    if is_whole:
+        np.testing.assert_array_equal(words_of(run), words)
+
+
+def test_released_again_and_again() -> None:
+    run, words = filled_run(64)
+    for was_used in (False, True, True, False):
+        run.was_used = was_used
+        run.let_go()
+        assert run.is_whole()
+        assert (words_of(run)[:, 0] != words[:, 0]).all()
+        assert run.take_back()
+        np.testing.assert_array_equal(words_of(run), words)
+    run.let_go()
+    drop_page(run, 63)
+    assert not run.is_whole()
+    assert not run.take_back()
+
+
+def test_a_word_that_is_zero_or_like_the_canary() -> None:
+    """The displaced word may be anything, also what a dropped page reads, or the canary itself."""
+    run, words = filled_run()
+    for word in (0, 5):
+        words_of(run)[:, 0] = words[:, 0] = word
+        assert run.release(5, False) == 0
+        assert run.pin()
+        np.testing.assert_array_equal(words_of(run), words)
+
+
+def test_used_while_it_is_released_and_the_other_way_round() -> None:
+    run, _ = filled_run()
+    with pytest.raises(RuntimeError, match="in use"):
+        run.pin()
+    run.let_go()
+    with pytest.raises(RuntimeError, match="have been released"):
+        run.let_go()
+    with pytest.raises(ValueError, match="no such pages"):
+        run.pin(0, PAGES + 1)
+
+
+def test_what_no_run_is() -> None:
+    region = Region(2 * PAGESIZE)
+    for offset, pages in ((0, 3), (PAGESIZE, 2), (1, 1), (-PAGESIZE, 1), (0, 0), (4 * PAGESIZE, 1)):
+        with pytest.raises(ValueError, match="not in the region"):
+            _native.PurgeablePages(region.memory, offset, pages)
+    run = Run(region, 0, 2)
+    with pytest.raises(ValueError, match="canary"):
+        run.release(0, False)
+    for offset, length in ((0, 2 * PAGESIZE + 1), (-1, 1), (0, -1), (2 * PAGESIZE + 1, 0)):
+        with pytest.raises(ValueError, match="not in the pages"):
+            _native.PurgeableView(run, offset, length)
+    with pytest.raises(TypeError):
+        _native.PurgeableView(region, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises((BufferError, TypeError)):
+        _native.PurgeablePages(b"x" * PAGESIZE, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(BufferError):
+        region.memory.close()  # the run is there
+
+
+def test_a_lease_lives_as_long_as_what_was_made_of_it() -> None:
+    run, words = filled_run()
+    ended: list[Run] = []
+    view: Any = memoryview(Lease(run, 8, 16, ended.append))[8:]
+    assert view.readonly
+    array = np.frombuffer(view, "u8")[:]
+    del view
+    assert not ended
+    assert array[0] == words[0, 2]
+    del array
+    assert ended == [run]
+
+
+def test_runs_are_cut_given_back_and_cut_again() -> None:
+    memory = PurgeableMemory()
+    runs = [memory.cut(pages) for pages in (1, 1, 5, 33, 700, 20_000, 3)]
+    ranges = sorted((run.address, run.address + run.size) for run in runs)
+    assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
+    assert memory.held == sum(run.size for run in runs) == 20_743 * PAGESIZE
+    place = runs[2].address
+    words_of(runs[2])[:] = 1
+    memory.give_back(runs[2])
+    again = memory.cut(5)
+    assert again.address == place
+    assert not words_of(again).any()
+    for run in (*runs[:2], *runs[3:], again):
+        memory.give_back(run)
+    assert memory.held == 0
+    assert len(memory._regions) == 1
+
+
+def test_many_runs_are_few_mappings() -> None:
+    """The kernel allows 65,530 mappings a process, and each hole makes one more."""
+    memory = PurgeableMemory()
+    runs = [memory.cut(1) for _ in range(100_000)]
+    for run in runs[::2]:
+        words_of(run)[:] = 1
+        memory.give_back(run)
+    with open("/proc/self/maps") as maps:
+        assert len(maps.readlines()) < 10_000
+
+
+def test_the_kernel_refuses() -> None:
+    run, words = filled_run()
+    libc = ctypes.CDLL(None, use_errno=True)
+    pointer = ctypes.c_void_p(run.address)
+    assert not libc.mlock(pointer, run.size)
+    with pytest.raises(OSError) as caught:
+        run.let_go()
+    assert caught.value.errno == errno.EINVAL
+    assert not libc.munlock(pointer, run.size)
+    assert run.take_back()
+    np.testing.assert_array_equal(words_of(run), words)
+
+
+@pytest.mark.parametrize("pages", [1, 7, 64])
+def test_reclaim_all_the_time(pages: int) -> None:
+    """Two threads have the kernel reclaim without pause: never a wrong or a dropped word."""
+    run, words = filled_run(pages)
+    drain = mmap.mmap(-1, PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    stop = threading.Event()
+
+    def reclaim_always() -> None:
+        while not stop.is_set():
+            reclaim(run.region, run.offset, run.size)
+            time.sleep(0)
+
+    threads = [threading.Thread(target=reclaim_always) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    hits = lost = 0
+    try:
+        began = time.monotonic()
+        while time.monotonic() < began + (1.5 if lost else 20):
+            run.let_go()
+            if np.random.default_rng(hits + lost).integers(2):
+                drain.madvise(mmap.MADV_FREE)  # what waits in this processor's batch goes on
+                time.sleep(1e-4)
+            if run.take_back():
+                hits += 1
+            else:
+                lost += 1
+                run.region.memory.madvise(mmap.MADV_DONTNEED, run.offset, run.size)
+                run = Run(run.region, run.offset, pages)
+                words_of(run)[:] = words
+            np.testing.assert_array_equal(words_of(run), words)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert hits
+    assert lost

@@ -111,7 +111,7 @@ mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that 
 	$(call make_venv,.venv-mutants,$(PYTHON))
 	.venv-mutants/bin/python tests/mutants.py
 
-BENCHMARKS := $(filter-out bench/turns.py bench/array_worker.py,$(wildcard bench/*.py))
+BENCHMARKS := $(filter-out bench/turns.py bench/%_worker.py,$(wildcard bench/*.py))
 bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine
 	$(BIN)/meson compile -C $(NATIVE)
 	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done

@@ -281,6 +281,90 @@ def test_many_at_once(cache: Cache) -> None:
     del values
 
 
+@pytest.mark.parametrize("shape", [0, 100, 5000, (300, 7, 5), (0, 4)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_made_where_it_is_kept(cache: Cache, shape: Any, order: Any) -> None:
+    places = []
+
+    def make() -> Any:
+        draft = cache.empty(shape, "f4", order)
+        assert draft.flags[f"{order}_CONTIGUOUS"]
+        draft[...] = np.arange(draft.size).reshape(draft.shape)
+        places.append(draft.__array_interface__["data"][0])
+        return draft
+
+    wanted = np.arange(np.empty(shape).size).reshape(np.empty(shape).shape)
+    with cache.get("key", make) as value:
+        np.testing.assert_array_equal(value, wanted)
+        assert not value.flags.writeable
+        if value.nbytes > PAGESIZE:
+            assert value.__array_interface__["data"][0] == places[0]
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                value.flags.writeable = True
+    del value
+    stats = cache.stats()
+    assert (stats.made, stats.bytes_in_use) == (1, 0)
+    assert stats.bytes_held == max(-(-wanted.size * 4 // PAGESIZE), 1) * PAGESIZE
+    reclaim_all(cache)
+    with cache.get("key", make) as value:
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_drafts_of_which_only_a_part_is_kept_or_nothing(cache: Cache) -> None:
+    def draft() -> Any:
+        array = cache.empty(4 * PAGESIZE, "u1")
+        array[:] = np.arange(4 * PAGESIZE) % 251
+        return array
+
+    wanted = np.arange(4 * PAGESIZE) % 251
+    for key, part in enumerate(
+        (np.s_[:], np.s_[: 2 * PAGESIZE], np.s_[5:], np.s_[::-1], np.s_[::3])
+    ):
+        with cache.get(key, lambda part=part: draft()[part]) as value:
+            np.testing.assert_array_equal(value, wanted[part])
+        del value
+        with cache.get(key, never) as value:
+            np.testing.assert_array_equal(value, wanted[part])
+    with cache.get("view", lambda: draft().view(">u2").reshape(-1, 4)) as value:
+        assert (value.dtype, value.shape) == (">u2", (2 * PAGESIZE // 4, 4))
+    del value
+    cache.drop()
+    with pytest.raises(IndexError):
+        cache.get("key", lambda: draft()[5 * PAGESIZE])
+    left = draft()
+    assert cache.stats().bytes_in_use == 4 * PAGESIZE
+    del left
+    assert cache.stats().bytes_held == 0
+    with pytest.raises(TypeError, match="Python objects"):
+        cache.empty(5, object)
+    with pytest.raises(TypeError):
+        cache.empty("five")  # type: ignore[arg-type]
+
+
+def test_a_draft_of_another_cache_is_copied(cache: Cache) -> None:
+    other = Cache()
+    draft = other.empty(PAGESIZE, "u1")
+    draft[:] = 7
+    cache.put("key", draft)
+    draft[:] = 8
+    with cache.get("key") as value:
+        assert (value == 7).all()
+
+
+def test_two_keys_of_one_draft(cache: Cache) -> None:
+    def make(keys: list[str]) -> list[Any]:
+        draft = cache.empty(PAGESIZE, "u1")
+        draft[:] = 7
+        return [draft, draft]
+
+    with cache.get_many("ab", make) as values:
+        assert all((value == 7).all() for value in values)
+    del values
+    cache.drop("a")
+    with cache.get("b") as value:
+        assert (value == 7).all()
+
+
 def test_memoize(cache: Cache) -> None:
     calls = []
 

@@ -106,9 +106,9 @@ def test_what_no_run_is() -> None:
         run.release(0, False)
     for offset, length in ((0, 2 * PAGESIZE + 1), (-1, 1), (0, -1), (2 * PAGESIZE + 1, 0)):
         with pytest.raises(ValueError, match="not in the pages"):
-            _native.PurgeableView(run, offset, length)
+            _native.PurgeableView(run, offset, length, False)
     with pytest.raises(TypeError):
-        _native.PurgeableView(region, 0, 1)  # type: ignore[arg-type]
+        _native.PurgeableView(region, 0, 1, False)  # type: ignore[arg-type]
     with pytest.raises((BufferError, TypeError)):
         _native.PurgeablePages(b"x" * PAGESIZE, 0, 1)  # type: ignore[arg-type]
     with pytest.raises(BufferError):
@@ -118,7 +118,7 @@ def test_what_no_run_is() -> None:
 def test_a_lease_lives_as_long_as_what_was_made_of_it() -> None:
     run, words = filled_run()
     ended: list[Run] = []
-    view: Any = memoryview(Lease(run, 8, 16, ended.append))[8:]
+    view: Any = memoryview(Lease(run, 8, 16, False, ended.append))[8:]
     assert view.readonly
     array = np.frombuffer(view, "u8")[:]
     del view

@@ -118,9 +118,11 @@ class PurgeablePages:
         """Whether all of them are in memory at this moment."""
 
 class PurgeableView:
-    """A read-only buffer of pages that are in use."""
+    """A buffer of pages that are in use."""
 
-    def __new__(cls, pages: PurgeablePages, offset: int, length: int, /) -> Self: ...
+    def __new__(
+        cls, pages: PurgeablePages, offset: int, length: int, is_writable: bool, /
+    ) -> Self: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def configure(

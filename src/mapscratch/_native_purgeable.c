@@ -158,6 +158,7 @@ struct view {
     PyObject *pages;
     void *bytes;
     Py_ssize_t length;
+    int is_writable;
 };
 
 static PyTypeObject *pages_type;
@@ -165,11 +166,13 @@ static PyTypeObject *pages_type;
 static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     PyObject *object;
     Py_ssize_t offset, length;
+    int is_writable;
     if (keywords && PyDict_Size(keywords)) {
         PyErr_SetString(PyExc_TypeError, "PurgeableView takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(arguments, "O!nn", pages_type, &object, &offset, &length))
+    if (!PyArg_ParseTuple(arguments, "O!nnp", pages_type, &object, &offset, &length,
+                          &is_writable))
         return NULL;
     struct pages *pages = (struct pages *)object;
     Py_ssize_t size = (Py_ssize_t)(pages->run.pages * scratch_page_size());
@@ -184,6 +187,7 @@ static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     view->pages = Py_NewRef(object);
     view->bytes = pages->run.address + offset;
     view->length = length;
+    view->is_writable = is_writable;
     return (PyObject *)view;
 }
 
@@ -194,11 +198,11 @@ static void view_dealloc(PyObject *self) {
 
 static int view_buffer(PyObject *self, Py_buffer *buffer, int flags) {
     struct view *view = (struct view *)self;
-    return PyBuffer_FillInfo(buffer, self, view->bytes, view->length, 1, flags);
+    return PyBuffer_FillInfo(buffer, self, view->bytes, view->length, !view->is_writable, flags);
 }
 
 static PyType_Slot view_slots[] = {
-    {Py_tp_doc, "A read-only buffer of pages that are in use."},
+    {Py_tp_doc, "A buffer of pages that are in use."},
     {Py_tp_new, view_new},
     {Py_tp_dealloc, view_dealloc},
     {Py_bf_getbuffer, view_buffer},

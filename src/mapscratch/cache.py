@@ -9,6 +9,7 @@ thread.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import warnings
 import weakref
@@ -18,12 +19,22 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive
-from mapscratch.cache_values import Form, Makeable, Value, another, bytes_of, read_only, seen
+from mapscratch.cache_values import (
+    Array,
+    Form,
+    Makeable,
+    Value,
+    another,
+    bytes_of,
+    read_only,
+    refuse_objects,
+    seen,
+)
 from mapscratch.kernelstats.cgroups import memory_limit
 from mapscratch.kernelstats.meminfo import read_meminfo
 from mapscratch.purgeable import Lease, PurgeableMemory, Run, why_not
@@ -225,6 +236,34 @@ class Cache(Shared):
         stored = self._store(key, value)
         del stored
 
+    def empty(
+        self, shape: int | tuple[int, ...], dtype: Any = float, order: Literal["C", "F"] = "C"
+    ) -> Array:
+        """An array for `make` to fill and to return: it is kept where it is, and not copied.
+
+        Nothing of it should be stored to after that; it is what others see.
+
+        Args:
+            shape: as for `numpy.empty`; so are the others.
+            dtype: anything but Python objects.
+            order: by rows or by columns.
+
+        Returns:
+            A writable array with any content. Where there is no room an ordinary one.
+
+        Raises:
+            TypeError: an array of Python objects.
+        """
+        form = Form((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype), order)
+        refuse_objects(form.dtype)
+        size = math.prod(form.shape) * form.dtype.itemsize
+        place = self._make_room(size, form, is_draft=True) if size > _SMALL else None
+        if place is None:
+            return np.empty(*form)
+        entry, draft = place
+        entry.run.populate()
+        return cast(Array, draft)
+
     def memoize(self, function: Function) -> Function:
         """Keeps what a function returns, by its arguments: a decorator.
 
@@ -378,27 +417,52 @@ class Cache(Shared):
 
     def _store(self, key: Hashable, value: Makeable) -> Value:
         """Copies a value into purgeable memory and lends it; outside of the lock."""
+        draft = self._draft_of(value)
+        if draft:
+            return self._adopt(key, draft)
         source, form = bytes_of(value)
         place = self._make_room(source.nbytes, form)
         if place is None:
             self._give_up(key)
             return read_only(value)
         entry, lent = place
+        if not entry.offset:
+            entry.run.populate()
         memory = entry.run.region.memory
         np.frombuffer(memory, np.uint8, entry.size, entry.run.offset + entry.offset)[:] = source
         self._replace(key, entry)
         return lent
 
+    def _draft_of(self, value: Makeable) -> _Entry | None:
+        """Where a value is that was made in an array of `empty`, if it is all of that."""
+        base: Any = value
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if not isinstance(base, Lease) or not base.is_draft or base.ended != self._lease_ended:
+            return None
+        source, form = bytes_of(value)
+        if source.__array_interface__["data"][0] != base.run.address:
+            return None  # a part of it, or a copy in another order
+        return _Entry(base.run, 0, source.nbytes, form)
+
     @exclusive
-    def _make_room(self, size: int, form: Form | None) -> tuple[_Entry, Value] | None:
-        """An entry that is in use because it is lent; None: there is no room."""
+    def _adopt(self, key: Hashable, entry: _Entry) -> Value:
         self._made += 1
+        self._keep(key, entry)
+        return self._lend(entry)
+
+    @exclusive
+    def _make_room(
+        self, size: int, form: Form | None, is_draft: bool = False
+    ) -> tuple[_Entry, Value] | None:
+        """An entry that is in use because it is lent; None: there is no room."""
+        self._made += not is_draft
         self._look_for_lost(_LOOKED_AT_FOR_EACH_MADE)
         place = self._place(max(size, 1))  # empty ones, too, are somewhere, and can be lost
         if place is None:
             return None
         entry = _Entry(*place, size, form)
-        return entry, self._lend(entry)
+        return entry, self._lend(entry, is_draft)
 
     @exclusive
     def _give_up(self, key: Hashable) -> None:
@@ -407,6 +471,9 @@ class Cache(Shared):
 
     @exclusive
     def _replace(self, key: Hashable, entry: _Entry) -> None:
+        self._keep(key, entry)
+
+    def _keep(self, key: Hashable, entry: _Entry) -> None:
         self._forget(key)
         if not entry.run.is_forgotten:  # or everything was dropped while it was copied
             entry.run.keys.append(key)
@@ -469,7 +536,7 @@ class Cache(Shared):
             return False
         return True
 
-    def _lend(self, entry: _Entry) -> Value:
+    def _lend(self, entry: _Entry, is_draft: bool = False) -> Value:
         # Counted before the lease begins. If an interrupt comes in between it is one too many, and
         # the pages stay; with one too few they would be taken in use.
         run = entry.run
@@ -477,7 +544,8 @@ class Cache(Shared):
         if run in self._at_rest:
             del self._at_rest[run]
             self._bytes_at_rest -= run.size
-        return seen(Lease(run, entry.offset, entry.size, self._lease_ended), entry.form)
+        lease = Lease(run, entry.offset, entry.size, is_draft, self._lease_ended)
+        return seen(lease, entry.form)
 
     def _settle(self, run: Run) -> None:
         run.pins -= 1

@@ -36,15 +36,20 @@ def bytes_of(value: Makeable) -> tuple[Array, Form | None]:
             f"a cache keeps NumPy arrays and bytes, and this is a {type(value).__name__}: "
             "np.asarray(...) or pickle.dumps(...) makes one of most things"
         )
-    if value.dtype.hasobject:
-        raise TypeError(
-            f"a cache can't keep an array of Python objects ({value.dtype}): its memory is "
-            "dropped without telling them"
-        )
+    refuse_objects(value.dtype)
     is_by_columns = value.flags.f_contiguous and not value.flags.c_contiguous
     form = Form(value.shape, value.dtype, "F" if is_by_columns else "C")
     items = np.asarray(value).ravel(form.order)
     return items.view(np.uint8) if items.nbytes else np.empty(0, np.uint8), form
+
+
+def refuse_objects(dtype: np.dtype[Any]) -> None:
+    """Raises a TypeError if items of that type are, or have, references to Python objects."""
+    if dtype.hasobject:
+        raise TypeError(
+            f"a cache can't keep an array of Python objects ({dtype}): its memory is dropped "
+            "without telling them"
+        )
 
 
 def seen(buffer: Any, form: Form | None) -> Value:

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch.Cache`, against what else one would do.
+
+Parts, each one run with its competitors in turns: `hit` (what a hit costs, against a dict in the
+order of use), `limit` (chunks to decode, twice what a memory cgroup may hold, asked for by Zipf's
+law: decoding each time, `functools.lru_cache` of many sizes, ours) and `neighbour` (how long another
+process waits for memory that the cache holds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import describe, in_turns, ratio
+
+import mapscratch
+from mapscratch.kernelstats import (
+    TemporaryMemoryCgroup,
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
+
+PARTS = ("hit", "limit", "neighbour")
+ROUNDS = 9
+LIMIT = 192  # MiB, and as many chunks
+USES = {"deflate": 400, "lzma": 60}  # a turn
+SHARES = (0.25, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # of the limit: sizes tried
+WORKER = Path(__file__).with_name("cache_worker.py")
+
+Results = dict[str, Any]
+
+
+class LRU:
+    """A cache in the order of use, as people write it."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        value = self._values[key] = make()
+        return value
+
+
+def told(results: Results, name: str, value: float, goal: str, reached: bool, text: str) -> None:
+    results[name] = value
+    print(f"  {text} (goal: {goal}: {'reached' if reached else 'MISSED'})")
+
+
+def hit(results: Results) -> None:
+    for size, entries, title in ((1 << 20, 256, "1 MiB"), (4096, 32_768, "4 KiB")):
+        items = size // 4
+        lru, cache = LRU(), mapscratch.Cache()
+        for key in range(entries):
+            value = np.full(items, key, "f4")
+            lru.get(key, lambda value=value: value)
+            cache.put(key, value)
+
+        def never() -> Any:
+            raise SystemExit("an entry has gone: there is too little memory for this part")
+
+        def uses(few: bool) -> list[int]:
+            random = np.random.default_rng(0)
+            return [int(key) for key in random.integers(0, 8 if few else entries, 2000)]
+
+        def timed(use: Callable[[int], Any], keys: list[int]) -> float:
+            started = time.perf_counter()
+            for key in keys:
+                use(key)
+            return (time.perf_counter() - started) / len(keys) * 1e6
+
+        def of_ours(key: int) -> None:
+            with cache.get(key, never):
+                pass
+
+        def of_ours_read(key: int) -> None:
+            with cache.get(key, never) as value:
+                value.sum()
+
+        for few, which in ((False, "any"), (True, "one of 8 that were just used")):
+            keys = uses(few)
+            figures = in_turns(
+                {
+                    "dict, the hit": lambda: timed(lambda key: lru.get(key, never), keys),
+                    "ours, the hit": lambda: timed(of_ours, keys),
+                    "dict, the hit and a sum": lambda: timed(
+                        lambda key: lru.get(key, never).sum(), keys
+                    ),
+                    "ours, the hit and a sum": lambda: timed(of_ours_read, keys),
+                },
+                ROUNDS,
+            )
+            print(f"a hit on an entry of {title}: {which} of {entries:,}")
+            describe(figures, "us")
+            key = f"hit_{title.replace(' ', '_')}{'_again' if few else ''}"
+            if size >= 1 << 20:
+                value = 1 / ratio(figures, "dict, the hit and a sum", "ours, the hit and a sum")
+                told(
+                    results,
+                    key,
+                    value,
+                    "at most 1.5 x",
+                    value <= 1.5,
+                    f"hit and sum take {value:.2f} x the dict's",
+                )
+            else:
+                over = statistics.median(figures["ours, the hit"]) - statistics.median(
+                    figures["dict, the hit"]
+                )
+                told(
+                    results,
+                    key,
+                    over,
+                    "at most 10 us",
+                    over <= 10,
+                    f"the hit takes {over:.1f} us more than the dict's",
+                )
+
+
+class Worker:
+    """A process with one cache, in a memory cgroup of its own."""
+
+    def __init__(self, name: str, codec: str, chunks: int, group: TemporaryMemoryCgroup) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), name, codec, str(chunks)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        group.add(self.process.pid)
+
+    def ask(self, seed: int, uses: int) -> dict[str, float] | None:
+        """Has it use chunks; None: it has been killed."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(f"{seed} {uses}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def limit(results: Results) -> None:
+    for codec in USES:
+        of_codec(codec, results)
+
+
+def of_codec(codec: str, results: Results) -> None:
+    chunks, uses = 2 * LIMIT, USES[codec]
+    sizes = [int(LIMIT * share) for share in SHARES]
+    names = ["ours", "decode", *(f"lru-{size}" for size in sizes)]
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for name in names:
+            group = stack.enter_context(temporary_memory_cgroup(LIMIT << 20))
+            workers[name] = Worker(name, codec, chunks, group)
+            stack.callback(workers[name].end)
+        killed = [name for name, worker in workers.items() if not worker.ask(1000, 1200)]
+        speeds: dict[str, list[float]] = {name: [] for name in names if name not in killed}
+        facts: dict[str, dict[str, float]] = {}
+        for seed in range(ROUNDS):
+            for name in list(speeds):
+                answer = workers[name].ask(seed, uses)
+                if answer is None:
+                    killed.append(name)
+                    del speeds[name]
+                    continue
+                speeds[name].append(uses / answer["seconds"])
+                facts[name] = answer
+    print(f"{chunks} chunks of 1 MiB ({codec}), {LIMIT} MiB for them, asked for by Zipf's law")
+    describe(speeds, "uses a second")
+    for name in killed:
+        print(f"  {name:<44} killed: out of memory")
+    fixed = [name for name in speeds if name.startswith("lru-")]
+    best = max(fixed, key=lambda name: statistics.median(speeds[name]))
+    too_large = f"lru-{int(int(best.removeprefix('lru-')) * 1.2)}"
+    with temporary_memory_cgroup(LIMIT << 20) as group:
+        worker = Worker(too_large, codec, chunks, group)
+        is_killed = not worker.ask(0, 3000)
+        worker.end()
+    ours = facts["ours"]
+    print(
+        f"  ours held {ours['held'] >> 20} MiB at the end, of its own choice; it made "
+        f"{ours['made']} chunks and hit {ours['hits']} times"
+    )
+    by_decoding = statistics.median(
+        a / b for a, b in zip(speeds["ours"], speeds["decode"], strict=True)
+    )
+    told(
+        results,
+        f"{codec}_decode",
+        by_decoding,
+        "at least 3 x",
+        by_decoding >= 3,
+        f"against decoding each time: {by_decoding:.2f} x as fast",
+    )
+    by_best = statistics.median(a / b for a, b in zip(speeds["ours"], speeds[best], strict=True))
+    told(
+        results,
+        f"{codec}_best",
+        by_best,
+        "at least 1 x",
+        by_best >= 1,
+        f"against the best fixed size, {best}: {by_best:.2f} x as fast",
+    )
+    print(f"  {too_large}, a fifth too large: {'killed' if is_killed else 'not killed'}")
+    results[f"{codec}_speeds"] = {name: statistics.median(speed) for name, speed in speeds.items()}
+    results[f"{codec}_killed"] = [*killed, *([too_large] if is_killed else [])]
+
+
+NEIGHBOUR = """
+import mmap, sys, time
+memory = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+input()
+started = time.perf_counter()
+for offset in range(0, len(memory), 4096):
+    memory[offset] = 1
+print(time.perf_counter() - started, flush=True)
+input()
+"""
+
+
+def neighbour(results: Results) -> None:
+    """A process in the same group wants half of the memory, all of which the cache holds."""
+    size = LIMIT // 2
+    times: dict[str, list[float]] = {"empty": [], "full": []}
+    for _ in range(5):
+        for name in times:
+            with temporary_memory_cgroup(LIMIT << 20) as group, ExitStack() as stack:
+                worker = Worker("ours", "deflate", LIMIT, group)
+                stack.callback(worker.end)
+                if name == "full":
+                    worker.ask(0, 2000)  # and then it does nothing at all
+                wanting = subprocess.Popen(
+                    [sys.executable, "-c", NEIGHBOUR, str(size << 20)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                stack.callback(wanting.communicate)
+                stack.callback(wanting.kill)
+                group.add(wanting.pid)
+                assert wanting.stdin and wanting.stdout
+                wanting.stdin.write("\n")
+                wanting.stdin.flush()
+                times[name].append(float(wanting.stdout.readline() or "nan"))
+    print(f"a neighbour touches {size} MiB of the {LIMIT} that both may have")
+    describe({f"the cache is {name}": values for name, values in times.items()}, "s")
+    worst = max(times["full"])
+    told(
+        results,
+        "neighbour",
+        worst,
+        "at most 1 s",
+        worst <= 1,
+        f"it has it after {worst:.2f} s at most, and nobody was killed",
+    )
+
+
+def draw(results: Results, path: Path) -> None:
+    """Uses a second by the size of an lru_cache, and ours, which has none."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "mapscratch"
+    speeds = results["deflate_speeds"]
+    fixed = sorted((int(n.removeprefix("lru-")), s) for n, s in speeds.items() if n[:3] == "lru")
+    killed = [int(name.removeprefix("lru-")) for name in results["deflate_killed"]]
+    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
+    axes.plot(*zip(*fixed, strict=True), marker="o", label="functools.lru_cache of that size")
+    axes.plot(
+        killed, [0] * len(killed), "x", color="C3", markersize=9, label="killed: out of memory"
+    )
+    axes.axhline(speeds["ours"], color="C2", label="mapscratch.Cache, which has no size")
+    axes.axhline(speeds["decode"], color="gray", linestyle=":", label="decoding each time")
+    axes.set_ylim(bottom=-0.04 * speeds["ours"])
+    axes.set_xlabel(f"entries of 1 MiB, of {2 * LIMIT}; limit {LIMIT} MiB")
+    axes.set_ylabel("uses a second")
+    axes.set_title("Chunks to decode, twice the memory limit, asked for by Zipf's law")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--chart", type=Path, help="draw `limit` there, as SVG")
+    arguments = parser.parse_args()
+    parts = arguments.part or PARTS
+    results: Results = {}
+    if "hit" in parts:
+        hit(results)
+    possible = probe_temporary_memory_cgroup()
+    for name, part in (("limit", limit), ("neighbour", neighbour)):
+        if name in parts and possible:
+            part(results)
+        elif name in parts:
+            print(f"{name}: not measured: {possible.reason}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.chart and "deflate_speeds" in results:
+        draw(results, arguments.chart)
+
+
+if __name__ == "__main__":
+    main()

@@ -317,6 +317,10 @@ class Cache(Shared):
     def _keys(self) -> list[Hashable]:
         return list(self._entries)
 
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys there are now; some of their values may be lost."""
+        return iter(self._keys())
+
     @exclusive
     def __contains__(self, key: Hashable) -> bool:
         """Whether the value is there at this moment; the next moment it may not be."""
@@ -665,7 +669,7 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
     def cache_clear() -> None:
         nonlocal calls, misses
         calls = misses = 0
-        for key in cache._keys():
+        for key in cache:
             if isinstance(key, tuple) and key and key[0] is name:
                 cache.drop(key)
 

@@ -54,3 +54,8 @@ def is_slow(source: Values) -> Values:
 def talks(source: Values) -> Values:
     print("decoding")
     return source
+
+
+def numbered_chunk(block_info: Any = None, items: int = 0) -> Any:
+    """A chunk of a Dask array that is full of its number."""
+    return np.full(items, block_info[None]["chunk-location"][0], "f8")

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13
-UNIT_TESTS := $(foreach kind,arrays mapping engines fork import traps,tests/test_$(kind)*.py)
+UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,tests/test_$(kind)*.py)
 
 PIP_QUIETLY := --quiet --disable-pip-version-check
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true

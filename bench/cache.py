@@ -3,8 +3,8 @@
 
 Parts, each one run with its competitors in turns: `hit` (what a hit costs, against a dict in the
 order of use), `limit` (chunks to decode, twice what a memory cgroup may hold, asked for by Zipf's
-law: decoding each time, `functools.lru_cache` of many sizes, ours) and `neighbour` (how long another
-process waits for memory that the cache holds).
+law, by decoding each time, `functools.lru_cache` of many sizes, and ours) and `neighbour` (how long
+another process waits for memory that the cache holds).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cache_worker import keys_of
 from turns import describe, in_turns, ratio
 
 import mapscratch
@@ -48,6 +50,7 @@ class LRU:
         self._values: OrderedDict[Any, Any] = OrderedDict()
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The value of a key, made if it isn't there."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key]
@@ -60,74 +63,65 @@ def told(results: Results, name: str, value: float, goal: str, reached: bool, te
     print(f"  {text} (goal: {goal}: {'reached' if reached else 'MISSED'})")
 
 
+def never() -> Any:
+    raise SystemExit("an entry has gone: there is too little memory for this part")
+
+
+def time_a_use(use: Callable[[int], Any], keys: list[int]) -> float:
+    """Microseconds."""
+    started = time.perf_counter()
+    for key in keys:
+        use(key)
+    return (time.perf_counter() - started) / len(keys) * 1e6
+
+
 def hit(results: Results) -> None:
-    for size, entries, title in ((1 << 20, 256, "1 MiB"), (4096, 32_768, "4 KiB")):
-        items = size // 4
-        lru, cache = LRU(), mapscratch.Cache()
-        for key in range(entries):
-            value = np.full(items, key, "f4")
-            lru.get(key, lambda value=value: value)
-            cache.put(key, value)
+    hit_of_size(1 << 20, 256, "1 MiB", results)
+    hit_of_size(4096, 32_768, "4 KiB", results)
 
-        def never() -> Any:
-            raise SystemExit("an entry has gone: there is too little memory for this part")
 
-        def uses(few: bool) -> list[int]:
-            random = np.random.default_rng(0)
-            return [int(key) for key in random.integers(0, 8 if few else entries, 2000)]
+def hit_of_size(size: int, entries: int, title: str, results: Results) -> None:
+    lru, cache = LRU(), mapscratch.Cache()
+    for key in range(entries):
+        value = np.full(size // 4, key, "f4")
+        lru.get(key, lambda value=value: value)
+        cache.put(key, value)
 
-        def timed(use: Callable[[int], Any], keys: list[int]) -> float:
-            started = time.perf_counter()
-            for key in keys:
-                use(key)
-            return (time.perf_counter() - started) / len(keys) * 1e6
+    def of_ours(key: int) -> None:
+        with cache.get(key, never):
+            pass
 
-        def of_ours(key: int) -> None:
-            with cache.get(key, never):
-                pass
+    def of_ours_read(key: int) -> None:
+        with cache.get(key, never) as value:
+            value.sum()
 
-        def of_ours_read(key: int) -> None:
-            with cache.get(key, never) as value:
-                value.sum()
-
-        for few, which in ((False, "any"), (True, "one of 8 that were just used")):
-            keys = uses(few)
-            figures = in_turns(
-                {
-                    "dict, the hit": lambda: timed(lambda key: lru.get(key, never), keys),
-                    "ours, the hit": lambda: timed(of_ours, keys),
-                    "dict, the hit and a sum": lambda: timed(
-                        lambda key: lru.get(key, never).sum(), keys
-                    ),
-                    "ours, the hit and a sum": lambda: timed(of_ours_read, keys),
-                },
-                ROUNDS,
-            )
-            print(f"a hit on an entry of {title}: {which} of {entries:,}")
-            describe(figures, "us")
-            key = f"hit_{title.replace(' ', '_')}{'_again' if few else ''}"
-            if size >= 1 << 20:
-                value = 1 / ratio(figures, "dict, the hit and a sum", "ours, the hit and a sum")
-                told(
-                    results,
-                    key,
-                    value,
-                    "at most 1.5 x",
-                    value <= 1.5,
-                    f"hit and sum take {value:.2f} x the dict's",
-                )
-            else:
-                over = statistics.median(figures["ours, the hit"]) - statistics.median(
-                    figures["dict, the hit"]
-                )
-                told(
-                    results,
-                    key,
-                    over,
-                    "at most 10 us",
-                    over <= 10,
-                    f"the hit takes {over:.1f} us more than the dict's",
-                )
+    ways: dict[str, Callable[[int], Any]] = {
+        "dict, the hit": lambda key: lru.get(key, never),
+        "ours, the hit": of_ours,
+        "dict, the hit and a sum": lambda key: lru.get(key, never).sum(),
+        "ours, the hit and a sum": of_ours_read,
+    }
+    streams = {
+        "any": np.random.default_rng(0).integers(0, entries, 2000).tolist(),
+        "by Zipf's law": keys_of(0, 2000, entries),
+        "one of 8 that were just used": np.random.default_rng(0).integers(0, 8, 2000).tolist(),
+    }
+    for which, keys in streams.items():
+        figures = in_turns(
+            {name: partial(time_a_use, use, keys) for name, use in ways.items()}, ROUNDS
+        )
+        print(f"a hit on an entry of {title}: {which} of {entries:,}")
+        describe(figures, "us")
+        name = f"hit of {title}, {which}"
+        if size >= 1 << 20:
+            value = 1 / ratio(figures, "dict, the hit and a sum", "ours, the hit and a sum")
+            text = f"hit and sum take {value:.2f} x the dict's"
+            told(results, name, value, "at most 1.5 x", value <= 1.5, text)
+        else:
+            medians = {way: statistics.median(values) for way, values in figures.items()}
+            value = medians["ours, the hit"] - medians["dict, the hit"]
+            text = f"the hit takes {value:.1f} us more than the dict's"
+            told(results, name, value, "at most 10 us", value <= 10, text)
 
 
 class Worker:
@@ -155,6 +149,7 @@ class Worker:
         return json.loads(line) if line else None
 
     def end(self) -> None:
+        """Kills it."""
         self.process.kill()
         self.process.communicate()
 
@@ -244,7 +239,7 @@ def neighbour(results: Results) -> None:
     size = LIMIT // 2
     times: dict[str, list[float]] = {"empty": [], "full": []}
     for _ in range(5):
-        for name in times:
+        for name, values in times.items():
             with temporary_memory_cgroup(LIMIT << 20) as group, ExitStack() as stack:
                 worker = Worker("ours", "deflate", LIMIT, group)
                 stack.callback(worker.end)
@@ -262,7 +257,7 @@ def neighbour(results: Results) -> None:
                 assert wanting.stdin and wanting.stdout
                 wanting.stdin.write("\n")
                 wanting.stdin.flush()
-                times[name].append(float(wanting.stdout.readline() or "nan"))
+                values.append(float(wanting.stdout.readline() or "nan"))
     print(f"a neighbour touches {size} MiB of the {LIMIT} that both may have")
     describe({f"the cache is {name}": values for name, values in times.items()}, "s")
     worst = max(times["full"])

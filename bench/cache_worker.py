@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One cache of `cache.py`, in a process of its own: it does what it reads, and answers in JSON.
 
-Arguments: the way (`ours`, `decode`, or `lru-N` with N entries), the codec, how many chunks there are.
+Arguments: the way (`ours`, `decode`, or `lru-N` with N entries), the codec, how many chunks.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class _Home:
             f"{native['rebuilt']} pages so far. The working set is "
             f"{distinct * page_kib / 1024:.4g} MiB, and there is room for "
             f"{resident * page_kib / 1024:.4g} MiB of it. Work in chunks that fit, decoding as you "
-            "go, or keep what you derive in a cache",
+            "go, or keep what you derive in a mapscratch.Cache",
             ThrashingWarning,
             stacklevel=5,
         )

@@ -26,8 +26,8 @@ _BLOCK = 64 * 1024
 """What is made at a page fault at first: where page-in comes near to its best throughput."""
 
 _WITHOUT_USERFAULTFD = (
-    "\nWhat needs none of this: numpy.memmap, and decoding chunk by chunk where the data is used; "
-    "and mapscratch.Cache, in a coming version."
+    "\nWhat needs none of this: decoding chunk by chunk where the data is used, and "
+    "mapscratch.Cache to keep the chunks."
 )
 
 

@@ -279,22 +279,27 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "mapscratch"
-    speeds = results["deflate_speeds"]
-    fixed = sorted((int(n.removeprefix("lru-")), s) for n, s in speeds.items() if n[:3] == "lru")
-    killed = [int(name.removeprefix("lru-")) for name in results["deflate_killed"]]
-    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
-    axes.plot(*zip(*fixed, strict=True), marker="o", label="functools.lru_cache of that size")
-    axes.plot(
-        killed, [0] * len(killed), "x", color="C3", markersize=9, label="killed: out of memory"
-    )
-    axes.axhline(speeds["ours"], color="C2", label="mapscratch.Cache, which has no size")
-    axes.axhline(speeds["decode"], color="gray", linestyle=":", label="decoding each time")
-    axes.set_ylim(bottom=-0.04 * speeds["ours"])
-    axes.set_xlabel(f"entries of 1 MiB, of {2 * LIMIT}; limit {LIMIT} MiB")
-    axes.set_ylabel("uses a second")
-    axes.set_title("Chunks to decode, twice the memory limit, asked for by Zipf's law")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, both = pyplot.subplots(1, len(USES), figsize=(8, 3.6), layout="constrained")
+    for axes, codec in zip(both, USES, strict=True):
+        speeds, killed = results[f"{codec}_speeds"], results[f"{codec}_killed"]
+        ours = speeds["ours"]
+        sizes = {int(name[4:]): speed / ours for name, speed in speeds.items() if "lru" in name}
+        axes.plot(list(sizes), list(sizes.values()), "o-", label="lru_cache of that size")
+        axes.plot(
+            [int(name[4:]) for name in killed],
+            [0] * len(killed),
+            "x",
+            color="C3",
+            label="killed: out of memory",
+        )
+        axes.axhline(1, color="C2", label="mapscratch.Cache, without a size")
+        axes.axhline(speeds["decode"] / ours, color="gray", ls=":", label="decoding each time")
+        axes.set_ylim(bottom=-0.05)
+        axes.set_xlabel(f"entries of 1 MiB, of {2 * LIMIT}")
+        axes.set_title(f"{codec}, limit {LIMIT} MiB", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel("uses a second, to ours")
+    both[-1].legend(frameon=False, fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 

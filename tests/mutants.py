@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes each remedy out of libscratch, one at a time, and sees that the test of its trap fails.
+"""Takes each remedy out of the source, one at a time, and sees that the test of its trap fails.
 
 A test of a safeguard is worth something only if it fails without the safeguard. For each mutant
-this copies the tree, changes one place in the C source, installs the result into the environment
+this copies the tree, changes one place in the source, installs the result into the environment
 that runs this script, and runs the named tests: at least one must fail. It first runs them all on
 the unchanged tree. Run it by ``make mutants``.
 """
@@ -144,6 +144,41 @@ MUTANTS = (
         "            give_up_questions(userfault, range, reason);\n",
         "            (void)give_up_questions;\n",
         "tests/test_arrays_python.py",
+    ),
+    Mutant(
+        "purgeable: a page is dirty in the instant in which its canary is found",
+        "libscratch/purgeable.c",
+        "        if (found != run->canary)\n            return false;\n",
+        "        (void)found;\n",
+        "tests/test_purgeable_pages.py",
+    ),
+    Mutant(
+        "purgeable: the canary stands before the page is freed",
+        "libscratch/purgeable.c",
+        "        scratch_word_store(page_at(run, page), run->canary);\n",
+        "",
+        "tests/test_purgeable_pages.py",
+    ),
+    Mutant(
+        "cache: a run whose lease lives isn't released",
+        "src/mapscratch/cache.py",
+        "        if run.pins:\n            return\n",
+        "",
+        "tests/test_cache_api.py",
+    ),
+    Mutant(
+        "cache: a run that was given back is nobody's",
+        "src/mapscratch/cache.py",
+        "        if run.is_forgotten or not run.take_back():\n",
+        "        if not run.take_back():\n",
+        "tests/test_cache_threads.py",
+    ),
+    Mutant(
+        "cache: the child of a fork waits for no thread of its parent",
+        "src/mapscratch/cache.py",
+        "        _forking.locks.enter_context(cache._lock)\n",
+        "        pass\n",
+        "tests/test_cache_threads.py",
     ),
 )
 

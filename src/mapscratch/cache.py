@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 import warnings
 import weakref
 from collections import OrderedDict
@@ -681,20 +682,21 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
 # Fork: parent and child each go on with all entries, and the child with no thread that makes one.
 
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
-_locks_over_fork = ExitStack()
+_forking = threading.local()  # two threads may be about to fork
 
 
 def _before_fork() -> None:
+    _forking.locks = ExitStack()
     for cache in sorted(_caches, key=id):  # the same order in every thread
-        _locks_over_fork.enter_context(cache._lock)
+        _forking.locks.enter_context(cache._lock)
 
 
 def _after_fork_in_parent() -> None:
-    _locks_over_fork.pop_all().close()
+    _forking.locks.close()
 
 
 def _after_fork_in_child() -> None:
-    _locks_over_fork.pop_all().close()
+    _forking.locks.close()
     for cache in _caches:
         cache._makers.forget_all()
 

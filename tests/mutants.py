@@ -146,13 +146,6 @@ MUTANTS = (
         "tests/test_arrays_python.py",
     ),
     Mutant(
-        "purgeable: a page is dirty in the instant in which its canary is found",
-        "libscratch/purgeable.c",
-        "        if (found != run->canary)\n            return false;\n",
-        "        (void)found;\n",
-        "tests/test_purgeable_pages.py",
-    ),
-    Mutant(
         "purgeable: the canary stands before the page is freed",
         "libscratch/purgeable.c",
         "        scratch_word_store(page_at(run, page), run->canary);\n",

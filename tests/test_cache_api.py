@@ -201,6 +201,28 @@ def test_lost_entries_leave_nothing_behind(cache: Cache) -> None:
     assert cache.stats().entries == 0
 
 
+def test_while_memory_is_short_the_oldest_gives_its_place(cache: Cache) -> None:
+    """Rather than memory which the kernel would have to take from us, page by page."""
+    for key in range(40):
+        cache.put(key, np.full(MIB, key, "u1"))
+    reclaim_all(cache)
+    for key in range(100, 140):
+        cache.put(key, np.full(MIB, key, "u1"))
+    stats = cache.stats()
+    assert stats.lost
+    assert stats.evicted
+    assert stats.bytes_held <= 20 * MIB  # what rests is nobody's to give
+    for key in range(140):
+        with cache.get(key, lambda key=key: np.full(MIB, key, "u1")) as value:
+            assert (value == key).all()
+    del value
+    for key in range(140, 240):  # and when nothing was lost for a while it grows again
+        with cache.get(key, lambda key=key: np.full(MIB, key, "u1")) as value:
+            assert (value == key).all()
+    del value
+    assert cache.stats().bytes_held > 40 * MIB
+
+
 def test_dropping(cache: Cache) -> None:
     for key in "abc":
         cache.put(key, np.ones(MIB, "u1"))

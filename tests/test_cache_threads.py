@@ -262,10 +262,11 @@ def test_over_fork() -> None:
 def test_forked_while_others_use_and_make() -> None:
     run_python(
         """
-        import os, threading, time
+        import os, sys, threading, time
         import numpy as np
         from mapscratch import Cache
         from support.purgeable import reclaim_all
+        sys.setswitchinterval(1e-6)  # so that others are amid something
         cache = Cache()
         stop = threading.Event()
         def use(number):
@@ -353,6 +354,18 @@ def test_interrupted_by_ctrl_c() -> None:
     with pytest.raises(KeyboardInterrupt):
         cache.get("key", lambda: time.sleep(30) or b"")
     assert bytes(cache.get("key", lambda: b"now").value) == b"now"
+
+
+def test_what_an_interrupt_may_leave() -> None:
+    """An entry whose memory is given back already is none."""
+    cache = Cache()
+    cache.put("key", b"a" * 10_000)
+    entry = cache._entries["key"]
+    cache.drop()
+    cache._entries["key"] = entry
+    cache.put("other", b"b" * 10_000)
+    assert bytes(cache.get("key", lambda: b"c" * 10_000).value) == b"c" * 10_000
+    assert bytes(cache.get("other").value) == b"b" * 10_000
 
 
 def test_interrupted_at_any_moment() -> None:

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
 from mmap import PAGESIZE
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
@@ -38,7 +39,7 @@ from mapscratch.cache_values import (
 )
 from mapscratch.kernelstats.cgroups import memory_limit
 from mapscratch.kernelstats.meminfo import read_meminfo
-from mapscratch.purgeable import Lease, PurgeableMemory, Run, why_not
+from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lent = TypeVar("Lent")
@@ -46,7 +47,9 @@ Lent = TypeVar("Lent")
 _SMALL = PAGESIZE // 2  # bytes; what is no larger shares a page with others
 _ALIGNMENT = 64  # bytes: a cache line, and more than any type of NumPy's needs
 _AT_REST = 16 << 20  # bytes that were just used and are not yet released
-_LOOKED_AT_FOR_EACH_MADE = 4  # entries; so lost ones are found faster than they can pile up
+_LOOKED_AT_FOR_EACH_MADE = 16  # entries; so lost ones are found faster than they can pile up
+_SHORT_FOR = 64  # values made: so long memory is taken to be short when the kernel took an entry
+_CANDIDATES = 8  # entries that were used least lately, one of which gives its place
 _SHARE_WITHOUT_PURGING = 4  # of the memory there is, one part in so many
 
 
@@ -62,7 +65,8 @@ class CacheStats:
         hits: uses of an entry that was there.
         made: entries that were made.
         lost: entries that the kernel took, as far as that has been noticed.
-        evicted: entries that were given up because of `max_bytes`.
+        evicted: entries that were given up for others, because of `max_bytes` or while the kernel
+            was taking entries.
         uncached: values that were made and not kept, for want of room.
         entries: how many there are now.
         bytes_held: memory of the entries, in whole pages.
@@ -170,6 +174,7 @@ class Cache(Shared):
         self._open_from = 0  # from this offset
         self._looked_at: Iterator[Hashable] = iter(())
         self._hits = self._made = self._lost = self._evicted = self._uncached = 0
+        self._short_until = 0  # memory is, until so many values were made
         self._why_not: str | None = None
         self._makers = Makers()
         _caches.add(self)
@@ -509,10 +514,26 @@ class Cache(Shared):
                 entry = self._entries.pop(oldest)
                 self._evicted += len(entry.run.keys)
                 self._forget_run(entry.run)
+        again = self._cut_again(pages) if self._made < self._short_until else None
         try:
-            return self._memory.cut(pages)
+            return again or self._memory.cut(pages)
         except OSError:
             return None
+
+    def _cut_again(self, pages: int) -> Run | None:
+        """The place of what was used least lately, rather than memory that the kernel has to find.
+
+        While memory is short the kernel would take as many pages from us as we touch, one by one.
+        """
+        wanted = capacity(pages)
+        oldest = [entry.run for entry in islice(self._entries.values(), _CANDIDATES)]
+        fitting = [run for run in oldest if run.capacity == wanted and run.is_released]
+        for run in sorted(fitting, key=lambda run: run.was_used):
+            if self._take_run(run):
+                self._evicted += len(run.keys)
+                self._forget_run(run, is_given_back=False)
+                return self._memory.cut_again(run, pages)
+        return None
 
     def _close_open_run(self) -> None:
         run, self._open_run = self._open_run, None
@@ -536,8 +557,7 @@ class Cache(Shared):
     def _take_run(self, run: Run) -> bool:
         """Takes a run back, if the kernel has left it; else all that was in it is lost."""
         if run.is_forgotten or not run.take_back():
-            self._lost += len(run.keys)
-            self._forget_run(run)
+            self._lose(run)
             return False
         return True
 
@@ -586,7 +606,7 @@ class Cache(Shared):
             if not entry.run.keys and entry.run is not self._open_run:
                 self._forget_run(entry.run)
 
-    def _forget_run(self, run: Run) -> None:
+    def _forget_run(self, run: Run, is_given_back: bool = True) -> None:
         # In this order, and twice if need be: somebody may have been interrupted amid it.
         run.is_forgotten = True
         for key in run.keys:
@@ -599,14 +619,18 @@ class Cache(Shared):
         if run in self._at_rest:
             del self._at_rest[run]
             self._bytes_at_rest -= run.size
-        if not run.pins:
+        if is_given_back and not run.pins:
             self._memory.give_back(run)
 
     def _look_at(self, key: Hashable) -> None:
         entry = self._entries.get(key)
         if entry and entry.run.is_released and not entry.run.is_whole():
-            self._lost += len(entry.run.keys)
-            self._forget_run(entry.run)
+            self._lose(entry.run)
+
+    def _lose(self, run: Run) -> None:
+        self._lost += len(run.keys)
+        self._short_until = self._made + _SHORT_FOR
+        self._forget_run(run)
 
     def _look_for_lost(self, count: int) -> None:
         """Looks at some entries, all in turn, so that no lost one stays for nothing."""

@@ -80,7 +80,7 @@ class Run(PurgeablePages):
         self.region = region
         self.offset = offset
         self.size = pages * PAGESIZE
-        self.capacity = _capacity(pages)
+        self.capacity = capacity(pages)
         self.pins = 0
         self.was_used = self.is_forgotten = self.is_given_back = False
         self.keys: list[Hashable] = []
@@ -137,7 +137,7 @@ class Lease(PurgeableView):
         self.ended(self.run)
 
 
-def _capacity(pages: int) -> int:
+def capacity(pages: int) -> int:
     """The pages set aside for a run: one of four sizes between a power of two and the next.
 
     So the room of one run serves others of about its size. What is set aside and not used is no
@@ -164,16 +164,26 @@ class PurgeableMemory:
         Raises:
             OSError: the process may have no more addresses (RLIMIT_AS, overcommit).
         """
-        capacity = _capacity(pages)
+        wanted = capacity(pages)
         for region in reversed(self._regions):
-            if offsets := region.free.get(capacity):
+            if offsets := region.free.get(wanted):
                 return self._run(region, offsets.pop(), pages)
-        region = self._regions[-1] if self._regions else self._new_region(capacity)
-        if region.unused_from + capacity * PAGESIZE > len(region.memory):
-            region = self._new_region(capacity)
+        region = self._regions[-1] if self._regions else self._new_region(wanted)
+        if region.unused_from + wanted * PAGESIZE > len(region.memory):
+            region = self._new_region(wanted)
         offset = region.unused_from
-        region.unused_from += capacity * PAGESIZE
+        region.unused_from += wanted * PAGESIZE
         return self._run(region, offset, pages)
+
+    def cut_again(self, run: Run, pages: int) -> Run:
+        """Another run of about that size in the place, and in the memory, of one that nobody uses.
+
+        It costs no page faults; what is in it is anything. `run` must have been taken back.
+        """
+        run.is_given_back = True
+        self.held -= run.size
+        run.region.runs -= 1
+        return self._run(run.region, run.offset, pages)
 
     def give_back(self, run: Run) -> None:
         """Returns a run's memory to the machine at once; nobody uses it, and nobody will."""
@@ -194,10 +204,10 @@ class PurgeableMemory:
         self.held += run.size
         return run
 
-    def _new_region(self, capacity: int) -> Region:
+    def _new_region(self, wanted: int) -> Region:
         largest = len(self._regions[-1].memory) if self._regions else _FIRST_REGION // 2
         size = min(2 * largest, _LARGEST_REGION)
-        region = Region(max(size, capacity * PAGESIZE))
+        region = Region(max(size, wanted * PAGESIZE))
         self._regions.append(region)
         return region
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import pickle
 import warnings
+import weakref
 from collections.abc import Iterator
 from mmap import PAGESIZE
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_an_array_comes_back_as_it_was(cache: Cache, array: Any) -> None:
             assert value.flags.f_contiguous or not array.flags.f_contiguous
         del value
         with cache._lock:
-            cache._release_what_rests(0)
+            cache._release_recent(0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, PAGESIZE // 2 + 1, 100_000])
@@ -538,3 +539,119 @@ def test_any_order_of_uses(steps: list[tuple[str, int, int]], limit: int | None)
     kept.clear()
     cache.drop()
     assert cache.stats().bytes_held == 0
+
+
+def test_what_is_not_kept_is_a_copy_all_the_same() -> None:
+    cache = Cache(max_bytes=0)
+    buffer = np.zeros(10_000)
+
+    def make(number: float) -> Any:
+        buffer[:] = number
+        return buffer
+
+    first = cache.get(1, lambda: make(1)).value
+    second = cache.get(2, lambda: make(2)).value
+    assert (first[0], second[0]) == (1, 2)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        first.flags.writeable = True
+    source = bytearray(b"x" * 5000)
+    kept = cache.get(3, lambda: source).value
+    source.clear()
+    assert kept == b"x" * 5000
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_any_memoryview_comes_back_as_bytes(limit: int | None) -> None:
+    cache = Cache(max_bytes=limit)
+    values = np.arange(24, dtype=">i2").reshape(4, 6)
+    for view in (values, values.T, values[::2, ::3], values[:0], np.array(5.0)):
+        with cache.get(view.shape, lambda view=view: memoryview(view)) as value:
+            assert (value.format, value.ndim) == ("B", 1)
+            assert value == view.tobytes()
+
+
+def test_a_draft_is_closed_when_it_is_kept(cache: Cache) -> None:
+    """Whoever fills it again for the next key is told."""
+    drafts = [cache.empty(5000, "u1")]
+
+    def make(number: int) -> Any:
+        drafts[0][:] = number
+        return drafts[0][:]
+
+    with cache.get(1, lambda: make(1)) as value:
+        assert (value == 1).all()
+        with pytest.raises(ValueError, match="read-only"):
+            cache.get(2, lambda: make(2))
+        assert (value == 1).all()
+    drafts.clear()
+    del value
+
+
+def test_a_small_part_of_a_draft_is_copied(cache: Cache) -> None:
+    for key in range(10):
+        with cache.get(key, lambda: cache.empty(100 * PAGESIZE, "u1")[:5000]) as value:
+            assert value.shape == (5000,)
+    del value
+    assert cache.stats().bytes_held == 10 * 2 * PAGESIZE
+
+
+@pytest.mark.parametrize("shape", [np.int64(5000), (np.int64(50), 50), np.array([50, 50]), [7]])
+def test_shapes_as_numpy_takes_them(cache: Cache, shape: Any) -> None:
+    assert cache.empty(shape).shape == np.empty(shape).shape
+
+
+def test_a_draft_that_no_memory_holds(cache: Cache) -> None:
+    with pytest.raises(MemoryError):
+        cache.empty(1 << 50, "u1")
+    with pytest.raises(ValueError, match="maximum"):
+        cache.empty(1 << 62, "f8")
+
+
+def test_none_is_a_key_like_any(cache: Cache) -> None:
+    cache.put(None, b"none")
+    cache.put("other", b"other")
+    cache.drop(None)
+    assert list(cache) == ["other"]
+    assert cache
+    cache.drop()
+    assert cache  # one that is empty is one
+
+
+def test_what_is_too_large_costs_no_other_entry() -> None:
+    cache = Cache(max_bytes=10 * MIB)
+    for key in range(9):
+        cache.put(key, np.ones(MIB, "u1"))
+    with cache.get("large", lambda: np.ones(11 * MIB, "u1")) as value:
+        assert value.sum() == 11 * MIB
+    assert (cache.stats().entries, cache.stats().evicted) == (9, 0)
+
+
+def test_keys_that_were_dropped_go(cache: Cache) -> None:
+    class Key:
+        pass
+
+    keys = [Key() for _ in range(20)]
+    for key in keys:
+        cache.put(key, bytes(5000))
+    references = [weakref.ref(key) for key in keys]
+    cache.drop()
+    del key
+    keys.clear()
+    assert not any(reference() for reference in references)
+
+
+def test_an_error_keeps_nothing_in_use(cache: Cache) -> None:
+    def make(keys: list[Any]) -> list[Any]:
+        draft = cache.empty(MIB, "u1")
+        raise ZeroDivisionError(len(draft))
+
+    gc.disable()
+    try:
+        for number in range(5):
+            try:
+                cache.get_many(["a", number], make)
+            except ZeroDivisionError:
+                continue
+        assert cache.stats().bytes_held == 0
+    finally:
+        gc.enable()

@@ -233,7 +233,7 @@ def test_over_fork() -> None:
         cache.put(key, np.full(20_000, key))
     kept = cache.get(7).value
     with cache._lock:
-        cache._release_what_rests(0)
+        cache._release_recent(0)
     pid = os.fork()
     if not pid:
         status = 1
@@ -426,4 +426,130 @@ def test_interrupted_at_any_moment() -> None:
         cache.drop()
         """,
         timeout=60,
+    )
+
+
+@pytest.mark.parametrize("give_up", ["put", "drop", "drop all", "clear"])
+def test_what_is_being_made_when_its_key_is_dropped_is_not_kept(give_up: str) -> None:
+    cache = Cache()
+    source = [b"old"]
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    @cache.memoize
+    def load() -> bytes:
+        value = source[0]
+        has_begun.set()
+        assert may_end.wait(30)
+        return value
+
+    def ask() -> bytes:
+        if give_up == "clear":
+            return bytes(load())
+        return bytes(cache.get("key", load.__wrapped__).value)  # type: ignore[attr-defined]
+
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(ask()))
+    thread.start()
+    assert has_begun.wait(30)
+    source[0] = b"new"
+    if give_up == "put":
+        cache.put("key", b"new")
+    elif give_up == "clear":
+        load.cache_clear()  # type: ignore[attr-defined]
+    else:
+        cache.drop(*(["key"] if give_up == "drop" else []))
+    may_end.set()
+    assert ask() == b"new"
+    thread.join()
+    assert answers == [b"old"]  # who asked before gets what was there then
+    assert ask() == b"new"
+
+
+def test_two_caches_whose_keys_own_values_of_the_other() -> None:
+    """Leases end amid the other cache's work: nobody waits for a lock then."""
+    caches = [Cache(max_bytes=400 << 10), Cache(max_bytes=400 << 10)]
+
+    class Owner:
+        tile: Any
+
+    def use(number: int) -> None:
+        mine, other = caches[number % 2], caches[1 - number % 2]
+        until = time.monotonic() + 2
+        turn = 0
+        while time.monotonic() < until:
+            turn += 1
+            owner = Owner()
+            owner.tile = other.get((number, turn % 50), lambda: bytes(3000)).value
+            mine.put(owner, bytes(3000))
+
+    in_threads(4, use)
+
+
+def test_an_error_that_is_kept_keeps_no_key_from_others() -> None:
+    class Bad:
+        def __hash__(self) -> int:
+            return hash("a")
+
+        def __eq__(self, other: object) -> bool:
+            raise OSError("no such key")
+
+    cache = Cache()
+    with pytest.raises(OSError, match="no such key") as kept:
+        cache.get_many(["b", "a", Bad()], lambda keys: [b"" for _ in keys])
+    assert bytes(cache.get("b", lambda: b"made").value) == b"made"
+    in_threads(2, lambda number: cache.get("a", lambda: b"made"))
+    assert kept.value
+
+
+def test_the_interpreter_ends_while_a_thread_uses_it() -> None:
+    run_python(
+        """
+        import threading, time
+        from mapscratch import Cache
+        cache = Cache()
+        for key in range(2000):
+            cache.put(key, bytes(5000))
+        shown = cache.get(7).value
+        def use():
+            while True:
+                cache.stats()
+        threading.Thread(target=use, daemon=True).start()
+        time.sleep(0.3)
+        """,
+        timeout=20,
+    )
+
+
+def test_forked_while_caches_are_made() -> None:
+    run_python(
+        """
+        import os, sys, threading
+        from mapscratch import Cache
+        sys.setswitchinterval(1e-5)
+        shared = Cache()
+        shared.put(5, bytes(5000))
+        stop = threading.Event()
+        def make():
+            while not stop.is_set():
+                Cache().put(1, bytes(5000))
+        def use():
+            while not stop.is_set():
+                with shared.get(5, lambda: bytes(5000)):
+                    pass
+        threads = [threading.Thread(target=target) for target in (make, make, use)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(40):
+                pid = os.fork()
+                if not pid:
+                    with shared.get(5, lambda: bytes(5000)) as value:
+                        os._exit(0 if len(value) == 5000 else 1)
+                assert os.waitpid(pid, 0)[1] == 0
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        """,
+        timeout=40,
     )

@@ -30,7 +30,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             threads_per_worker=2,
             processes=True,
             dashboard_address=None,
-            data=WorkerData,
+            data=(WorkerData, {"names": ["numbered_chunk"]}),
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -78,7 +78,7 @@ def test_what_depends_on_others_is_kept_as_ever(client: Client) -> None:
 
 
 def test_outside_of_a_worker_it_is_a_dict(tmp_path: Path) -> None:
-    data = WorkerData()
+    data = WorkerData(["a"])
     data["a"] = np.arange(5)
     data["a"] = np.arange(6)
     data["b"] = "text"

@@ -138,3 +138,13 @@ def test_in_dask(stored: Any, tmp_path: Path) -> None:
     lazily = dask_array.from_array(array, chunks=array.chunks, name=False)
     assert int(lazily.sum().compute()) == int(VALUES.sum())
     assert array.cache.stats().made == 5 * 3 * 2
+
+
+def test_an_array_that_has_grown() -> None:
+    """Its last chunk is another one then."""
+    stored = zarr.create_array({}, shape=(9,), chunks=(4,), dtype="i4")
+    stored[:] = np.arange(9)
+    array = CachedArray(stored, Cache())
+    np.testing.assert_array_equal(array[:], np.arange(9))
+    stored.append(np.arange(9, 12, dtype="i4"))
+    np.testing.assert_array_equal(array[:], np.arange(12))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.purgeable import drop_page, reclaim
+from support.purgeable import drop_page, let_go, reclaim, take_back
 
 from mapscratch import _native, purgeable
 from mapscratch.purgeable import Lease, PurgeableMemory, Region, Run
@@ -45,7 +45,7 @@ def filled_run(pages: int = PAGES, seed: int = 0) -> tuple[Run, Any]:
 def test_any_pages_dropped_at_any_moment(moment: int, which: tuple[bool, ...]) -> None:
     """Some pages go after `moment` pages have been taken back: those that were can't go."""
     run, words = filled_run()
-    run.let_go()
+    let_go(run)
     for page in range(moment):
         assert run.pin(page, page + 1)
     for page, goes in enumerate(which):
@@ -64,36 +64,42 @@ def test_released_again_and_again() -> None:
     run, words = filled_run(64)
     for was_used in (False, True, True, False):
         run.was_used = was_used
-        run.let_go()
+        let_go(run)
         assert run.is_whole()
         assert (words_of(run)[:, 0] != words[:, 0]).all()
-        assert run.take_back()
+        assert take_back(run)
         np.testing.assert_array_equal(words_of(run), words)
-    run.let_go()
+    let_go(run)
     drop_page(run, 63)
     assert not run.is_whole()
-    assert not run.take_back()
+    assert not take_back(run)
 
 
-def test_a_word_that_is_zero_or_like_the_canary() -> None:
-    """The displaced word may be anything, also what a dropped page reads, or the canary itself."""
+def test_a_word_that_is_zero() -> None:
+    """The displaced word may be anything, also what a dropped page reads."""
     run, words = filled_run()
-    for word in (0, 5):
+    for word in (0, 2**64 - 1):
         words_of(run)[:, 0] = words[:, 0] = word
-        assert run.release(5, False) == 0
-        assert run.pin()
+        let_go(run)
+        assert take_back(run)
         np.testing.assert_array_equal(words_of(run), words)
 
 
 def test_used_while_it_is_released_and_the_other_way_round() -> None:
     run, _ = filled_run()
-    with pytest.raises(RuntimeError, match="in use"):
+    with pytest.raises(RuntimeError, match="not released"):
         run.pin()
-    run.let_go()
-    with pytest.raises(RuntimeError, match="have been released"):
-        run.let_go()
-    with pytest.raises(ValueError, match="no such pages"):
-        run.pin(0, PAGES + 1)
+    let_go(run)
+    with pytest.raises(RuntimeError, match="released already"):
+        run.release()
+    for first, end in ((0, PAGES + 1), (1, 1), (-1, 2)):
+        with pytest.raises(ValueError, match="no such pages"):
+            run.pin(first, end)
+    lease = Lease(run, 0, 8)
+    with pytest.raises(RuntimeError, match="in use"):
+        run.release()
+    assert run.pins == 1
+    del lease
 
 
 def test_what_no_run_is() -> None:
@@ -102,8 +108,6 @@ def test_what_no_run_is() -> None:
         with pytest.raises(ValueError, match="not in the region"):
             _native.PurgeablePages(region.memory, offset, pages)
     run = Run(region, 0, 2)
-    with pytest.raises(ValueError, match="canary"):
-        run.release(0, False)
     for offset, length in ((0, 2 * PAGESIZE + 1), (-1, 1), (0, -1), (2 * PAGESIZE + 1, 0)):
         with pytest.raises(ValueError, match="not in the pages"):
             _native.PurgeableView(run, offset, length, False)
@@ -117,15 +121,42 @@ def test_what_no_run_is() -> None:
 
 def test_a_lease_lives_as_long_as_what_was_made_of_it() -> None:
     run, words = filled_run()
-    ended: list[Run] = []
-    view: Any = memoryview(Lease(run, 8, 16, False, ended.append))[8:]
+    view: Any = memoryview(Lease(run, 8, 16))[8:]
     assert view.readonly
     array = np.frombuffer(view, "u8")[:]
     del view
-    assert not ended
+    assert (run.pins, run.is_released) == (1, False)
     assert array[0] == words[0, 2]
     del array
-    assert ended == [run]
+    assert (run.pins, run.is_released) == (0, True)
+    lease = Lease(run, 8, 16)  # takes it back
+    second = Lease(run, 0, 8)
+    del lease
+    assert (run.pins, run.is_released) == (1, False)
+    np.testing.assert_array_equal(words_of(run), words)
+    del second
+    drop_page(run, 2)
+    with pytest.raises(LookupError, match="has taken"):
+        Lease(run, 8, 16)
+    assert run.pins == 0
+
+
+def test_a_retired_run_is_left_alone() -> None:
+    memory = PurgeableMemory()
+    run = memory.cut(2)
+    lease = Lease(run, 0, 8)
+    again = memory.cut_again(run, 2)
+    assert again.address == run.address
+    words_of(again)[:] = 7
+    del lease  # would release what is another run's by now
+    assert (words_of(again) == 7).all()
+    with pytest.raises(LookupError):
+        Lease(run, 0, 8)
+    with pytest.raises(RuntimeError):
+        run.release()
+    memory.give_back(run)
+    assert (words_of(again) == 7).all()
+    assert memory.held == 2 * PAGESIZE
 
 
 def test_runs_are_cut_given_back_and_cut_again() -> None:
@@ -162,11 +193,11 @@ def test_the_kernel_refuses() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     pointer = ctypes.c_void_p(run.address)
     assert not libc.mlock(pointer, run.size)
-    with pytest.raises(OSError) as caught:
-        run.let_go()
-    assert caught.value.errno == errno.EINVAL
+    assert run.release() == errno.EINVAL
+    assert not run.is_released
+    assert _native.purgeable_refused() == errno.EINVAL
+    assert _native.purgeable_refused() == 0
     assert not libc.munlock(pointer, run.size)
-    assert run.take_back()
     np.testing.assert_array_equal(words_of(run), words)
 
 
@@ -189,11 +220,11 @@ def test_reclaim_all_the_time(pages: int) -> None:
     try:
         began = time.monotonic()
         while time.monotonic() < began + (1.5 if lost else 20):
-            run.let_go()
+            let_go(run)
             if np.random.default_rng(hits + lost).integers(2):
                 drain.madvise(mmap.MADV_FREE)  # what waits in this processor's batch goes on
                 time.sleep(1e-4)
-            if run.take_back():
+            if take_back(run):
                 hits += 1
             else:
                 lost += 1

@@ -778,6 +778,7 @@ static PyMethodDef native_functions[] = {
     {"heal_words", native_heal_words, METH_VARARGS, NULL},
     {"conversion", (PyCFunction)(void (*)(void))native_conversion, METH_VARARGS | METH_KEYWORDS, NULL},
     {"convert_function", native_convert_function, METH_NOARGS, NULL},
+    {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
     {"page_states", native_page_states, METH_NOARGS, NULL},
     {"page_transitions", native_page_transitions, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

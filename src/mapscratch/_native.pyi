@@ -99,31 +99,52 @@ class WordMap(mmap.mmap):
     def __enter__(self) -> Self: ...
 
 class PurgeablePages:
-    """Pages of an anonymous mapping that the kernel may take while they are released."""
+    """Pages of an anonymous mapping that the kernel may take while no view of them lives."""
+
+    was_used: bool
+    """Somebody came back to them; reclaim had better take others first."""
 
     def __new__(cls, region: mmap.mmap, offset: int, pages: int, /) -> Self: ...
     @property
     def address(self) -> int: ...
     @property
+    def pins(self) -> int:
+        """How many views live."""
+
+    @property
     def is_released(self) -> bool:
         """Whether the kernel may take them."""
 
-    def release(self, canary: int, was_used: bool, /) -> int:
-        """Lets the kernel have the pages; 0, or an errno value if it refuses."""
+    @property
+    def is_retired(self) -> bool:
+        """Whether there is no taking them back, because the memory is others'."""
+
+    def release(self) -> int:
+        """Lets the kernel have pages of which there never was a view; 0, or an errno value."""
 
     def pin(self, first: int = 0, end: int = ..., /) -> bool:
-        """Takes them back; False if any was dropped: then all of them are lost."""
+        """Takes them back, for tests in parts; False if one was dropped: then all are lost."""
+
+    def retire(self) -> None:
+        """From now on nobody takes them back, and the end of a view doesn't release them."""
 
     def is_whole(self) -> bool:
         """Whether all of them are in memory at this moment."""
 
 class PurgeableView:
-    """A buffer of pages that are in use."""
+    """A buffer of pages, which are in use while it lives.
+
+    Raises:
+        LookupError: the kernel has taken some of them.
+    """
 
     def __new__(
         cls, pages: PurgeablePages, offset: int, length: int, is_writable: bool, /
     ) -> Self: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def purgeable_refused() -> int:
+    """The errno value of the last release that the kernel refused, once; 0: none."""
 
 def configure(
     *,

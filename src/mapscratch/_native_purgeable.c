@@ -6,8 +6,8 @@
  */
 #include "_native_purgeable.h"
 
-#include <errno.h>
 #include <stdbool.h>
+#include <unistd.h>
 
 #include "purgeable.h"
 #include "range.h"
@@ -18,8 +18,38 @@ struct pages {
     PyObject_HEAD
     Py_buffer region; /* keeps the mapping where it is */
     struct scratch_purgeable run;
+    Py_ssize_t pins; /* views that live */
     bool is_released;
+    bool was_used;   /* somebody came back to it */
+    bool is_retired; /* the memory is others' by now */
 };
+
+/*
+ * All that is below happens while the interpreter's lock is held and without running any Python code. So
+ * no thread, no signal handler and no garbage collection comes between a view's end and the release.
+ */
+static uint64_t canary_state;
+static int refused; /* errno of the last release that the kernel refused */
+
+/* xorshift64*, Vigna 2016; never 0. */
+static uint64_t next_canary(void) {
+    canary_state ^= canary_state >> 12;
+    canary_state ^= canary_state << 25;
+    canary_state ^= canary_state >> 27;
+    return canary_state * 0x2545F4914F6CDD1DULL | 1;
+}
+
+static int release_pages(struct pages *pages, uint64_t canary) {
+    pages->run.canary = canary;
+    pages->is_released = true;
+    int error = scratch_purgeable_release(&pages->run, pages->was_used);
+    if (error) {
+        refused = error;
+        /* If it isn't whole it stays released, and whoever takes it finds out. */
+        pages->is_released = !scratch_purgeable_pin(&pages->run, 0, pages->run.pages);
+    }
+    return error;
+}
 
 static int find_run(struct pages *pages, Py_ssize_t offset, Py_ssize_t count) {
     Py_ssize_t page_size = (Py_ssize_t)scratch_page_size();
@@ -70,36 +100,26 @@ static void pages_dealloc(PyObject *self) {
     free_instance(self);
 }
 
-static int expect_released(const struct pages *pages, bool wanted) {
-    if (pages->is_released == wanted)
-        return 0;
-    PyErr_SetString(PyExc_RuntimeError,
-                    wanted ? "these pages are in use" : "these pages have been released");
-    return -1;
-}
-
-static PyObject *pages_release(PyObject *self, PyObject *arguments) {
+static PyObject *pages_release(PyObject *self, PyObject *Py_UNUSED(nothing)) {
     struct pages *pages = (struct pages *)self;
-    unsigned long long canary;
-    int was_used;
-    if (!PyArg_ParseTuple(arguments, "Kp", &canary, &was_used) || expect_released(pages, false))
-        return NULL;
-    if (!canary) {
-        PyErr_SetString(PyExc_ValueError, "the canary must not be what a dropped page holds");
+    if (pages->is_released || pages->is_retired || pages->pins) {
+        PyErr_SetString(PyExc_RuntimeError, "these pages are in use, or released already");
         return NULL;
     }
-    pages->run.canary = canary;
-    pages->is_released = true;
-    return PyLong_FromLong(scratch_purgeable_release(&pages->run, was_used));
+    return PyLong_FromLong(release_pages(pages, next_canary()));
 }
 
 /* In parts only for tests, which drop pages in between. */
 static PyObject *pages_pin(PyObject *self, PyObject *arguments) {
     struct pages *pages = (struct pages *)self;
     Py_ssize_t first = 0, end = (Py_ssize_t)pages->run.pages;
-    if (!PyArg_ParseTuple(arguments, "|nn", &first, &end) || expect_released(pages, true))
+    if (!PyArg_ParseTuple(arguments, "|nn", &first, &end))
         return NULL;
-    if (first < 0 || first > end || end > (Py_ssize_t)pages->run.pages) {
+    if (!pages->is_released) {
+        PyErr_SetString(PyExc_RuntimeError, "these pages are not released");
+        return NULL;
+    }
+    if (first < 0 || first >= end || end > (Py_ssize_t)pages->run.pages) {
         PyErr_SetString(PyExc_ValueError, "there are no such pages");
         return NULL;
     }
@@ -110,16 +130,14 @@ static PyObject *pages_pin(PyObject *self, PyObject *arguments) {
     Py_RETURN_TRUE;
 }
 
+static PyObject *pages_retire(PyObject *self, PyObject *Py_UNUSED(nothing)) {
+    ((struct pages *)self)->is_retired = true;
+    Py_RETURN_NONE;
+}
+
 static PyObject *pages_is_whole(PyObject *self, PyObject *Py_UNUSED(nothing)) {
     return PyBool_FromLong(scratch_purgeable_is_whole(&((struct pages *)self)->run));
 }
-
-static PyMethodDef pages_methods[] = {
-    {"release", pages_release, METH_VARARGS, NULL},
-    {"pin", pages_pin, METH_VARARGS, NULL},
-    {"is_whole", pages_is_whole, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
 
 static PyObject *pages_address(PyObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromVoidPtr(((struct pages *)self)->run.address);
@@ -129,10 +147,44 @@ static PyObject *pages_is_released(PyObject *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(((struct pages *)self)->is_released);
 }
 
+static PyObject *pages_is_retired(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(((struct pages *)self)->is_retired);
+}
+
+static PyObject *pages_pins(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromSsize_t(((struct pages *)self)->pins);
+}
+
+static PyObject *pages_was_used(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(((struct pages *)self)->was_used);
+}
+
+static int pages_set_was_used(PyObject *self, PyObject *value, void *Py_UNUSED(closure)) {
+    int truth = value ? PyObject_IsTrue(value) : -1;
+    if (truth < 0) {
+        if (!value)
+            PyErr_SetString(PyExc_AttributeError, "was_used can't be deleted");
+        return -1;
+    }
+    ((struct pages *)self)->was_used = truth;
+    return 0;
+}
+
 static PyGetSetDef pages_attributes[] = {
     {"address", pages_address, NULL, NULL, NULL},
+    {"pins", pages_pins, NULL, NULL, NULL},
     {"is_released", pages_is_released, NULL, NULL, NULL},
+    {"is_retired", pages_is_retired, NULL, NULL, NULL},
+    {"was_used", pages_was_used, pages_set_was_used, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef pages_methods[] = {
+    {"release", pages_release, METH_NOARGS, NULL},
+    {"pin", pages_pin, METH_VARARGS, NULL},
+    {"retire", pages_retire, METH_NOARGS, NULL},
+    {"is_whole", pages_is_whole, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot pages_slots[] = {
@@ -151,7 +203,10 @@ static PyType_Spec pages_spec = {
     .slots = pages_slots,
 };
 
-/* PurgeableView: lives as long as anything that was made of its buffer without a copy. */
+/*
+ * PurgeableView: lives as long as anything that was made of its buffer without a copy. It takes the pages
+ * back when it begins, and the last one of some pages releases them when it ends.
+ */
 
 struct view {
     PyObject_HEAD
@@ -184,6 +239,16 @@ static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     struct view *view = (struct view *)allocate(type, 0);
     if (!view)
         return NULL;
+    /* The allocation may have collected garbage, and so released the pages just now. */
+    bool is_lost = pages->is_retired ||
+                   (pages->is_released && !scratch_purgeable_pin(&pages->run, 0, pages->run.pages));
+    if (is_lost) {
+        Py_DECREF(view);
+        PyErr_SetString(PyExc_LookupError, "the kernel has taken these pages");
+        return NULL;
+    }
+    pages->is_released = false;
+    pages->pins++;
     view->pages = Py_NewRef(object);
     view->bytes = pages->run.address + offset;
     view->length = length;
@@ -192,7 +257,11 @@ static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *key
 }
 
 static void view_dealloc(PyObject *self) {
-    Py_CLEAR(((struct view *)self)->pages);
+    struct view *view = (struct view *)self;
+    struct pages *pages = (struct pages *)view->pages;
+    if (pages && --pages->pins == 0 && !pages->is_retired)
+        release_pages(pages, next_canary());
+    Py_CLEAR(view->pages);
     free_instance(self);
 }
 
@@ -216,7 +285,16 @@ static PyType_Spec view_spec = {
     .slots = view_slots,
 };
 
+PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    int error = refused;
+    refused = 0;
+    return PyLong_FromLong(error);
+}
+
 int native_add_purgeable(PyObject *module) {
+    if (getentropy(&canary_state, sizeof canary_state))
+        canary_state = (uint64_t)(uintptr_t)module;
+    canary_state |= 1; /* any state but 0 */
     pages_type = (PyTypeObject *)PyType_FromSpec(&pages_spec);
     PyObject *view_type = PyType_FromSpec(&view_spec);
     int status = !pages_type || !view_type ||

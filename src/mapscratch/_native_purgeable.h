@@ -8,4 +8,7 @@
 /* Adds PurgeablePages and PurgeableView to the module. */
 int native_add_purgeable(PyObject *module);
 
+/* The errno value of the last release that the kernel refused, once; 0: none. */
+PyObject *native_purgeable_refused(PyObject *module, PyObject *nothing);
+
 #endif

@@ -14,18 +14,20 @@ import os
 import threading
 import warnings
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from mmap import PAGESIZE
+from operator import index
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive
+from mapscratch._native import purgeable_refused
+from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive, fail
 from mapscratch.cache_values import (
     Array,
     Form,
@@ -33,22 +35,26 @@ from mapscratch.cache_values import (
     Value,
     another,
     bytes_of,
-    read_only,
     refuse_objects,
     seen,
 )
 from mapscratch.kernelstats.cgroups import memory_limit
 from mapscratch.kernelstats.meminfo import read_meminfo
-from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not
+from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lent = TypeVar("Lent")
 
+_ALL: Any = object()
+
 _SMALL = PAGESIZE // 2  # bytes; what is no larger shares a page with others
 _ALIGNMENT = 64  # bytes: a cache line, and more than any type of NumPy's needs
-_AT_REST = 16 << 20  # bytes that were just used and are not yet released
+_RECENT = 16 << 20  # bytes that were used last, and are kept in use though nobody does
+_LARGE = 64 << 20  # bytes; whether there is memory for a larger draft is asked first
+_SHARE_OF_A_DRAFT = 0.75  # what is less of it is copied, and the draft given back
 _LOOKED_AT_FOR_EACH_MADE = 16  # entries; so lost ones are found faster than they can pile up
 _SHORT_FOR = 64  # values made: so long memory is taken to be short when the kernel took an entry
+_TIDIED_FOR_EACH_MADE = 16  # runs that may have ended, of which one is made
 _CANDIDATES = 8  # entries that were used least lately, one of which gives its place
 _SHARE_WITHOUT_PURGING = 4  # of the memory there is, one part in so many
 
@@ -168,8 +174,9 @@ class Cache(Shared):
         self._max_bytes = max_bytes
         self._memory = PurgeableMemory()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._at_rest: OrderedDict[Run, None] = OrderedDict()
-        self._bytes_at_rest = 0
+        self._recent: OrderedDict[Run, Lease] = OrderedDict()  # kept in use though nobody does
+        self._bytes_recent = 0
+        self._loose: deque[Run] = deque()  # forgotten, or not stored to yet
         self._open_run: Run | None = None  # small values go there,
         self._open_from = 0  # from this offset
         self._looked_at: Iterator[Hashable] = iter(())
@@ -177,7 +184,8 @@ class Cache(Shared):
         self._short_until = 0  # memory is, until so many values were made
         self._why_not: str | None = None
         self._makers = Makers()
-        _caches.add(self)
+        with _caches_lock:
+            _caches.add(self)
         if reason := _why_not_here():
             self._fall_back(reason)
 
@@ -239,8 +247,8 @@ class Cache(Shared):
         Raises:
             TypeError: it is neither an array nor bytes.
         """
-        stored = self._store(key, value)
-        del stored
+        self._supersede(key)
+        self._store(key, value, None)
 
     def empty(
         self, shape: int | tuple[int, ...], dtype: Any = float, order: Literal["C", "F"] = "C"
@@ -260,10 +268,12 @@ class Cache(Shared):
         Raises:
             TypeError: an array of Python objects.
         """
-        form = Form((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype), order)
+        axes = shape if isinstance(shape, Iterable) else (shape,)
+        form = Form(tuple(index(length) for length in axes), np.dtype(dtype), order)
         refuse_objects(form.dtype)
         size = math.prod(form.shape) * form.dtype.itemsize
-        place = self._make_room(size, form, is_draft=True) if size > _SMALL else None
+        is_possible = size > _SMALL and (size < _LARGE or size < _memory_there_is())
+        place = self._make_room(size, form, is_draft=True) if is_possible else None
         if place is None:
             return np.empty(*form)
         entry, draft = place
@@ -280,20 +290,27 @@ class Cache(Shared):
         return _memoized(self, function)  # type: ignore[return-value]
 
     @exclusive
-    def drop(self, key: Hashable | None = None) -> int:
+    def drop(self, key: Hashable = _ALL) -> int:
         """Gives up one entry, or all of them; what is in use goes when its last user does.
 
+        What is just being made for it is for those who wait for it already, and isn't kept.
+
         Args:
-            key: whose entry; None for all.
+            key: whose entry; all, if it isn't given.
 
         Returns:
             The bytes that were given back to the machine at once.
         """
         before = self._memory.held
-        for each in list(self._entries) if key is None else [key]:
-            self._forget(each)
-        if self._open_run and not self._open_run.keys:
-            self._close_open_run()
+        if key is _ALL:
+            self._makers.supersede(self._makers.keys())
+            for each in list(self._entries):
+                self._forget(each)
+            self._looked_at = iter(())
+        else:
+            self._makers.supersede([key])
+            self._forget(key)
+        self._tidy(len(self._loose))
         return before - self._memory.held
 
     @exclusive
@@ -301,8 +318,10 @@ class Cache(Shared):
         """What it has done and holds now; looks at every entry, a microsecond each."""
         for key in list(self._entries):
             self._look_at(key)
+        self._tidy(len(self._loose))
         runs = {entry.run for entry in self._entries.values()}
         droppable = sum(run.size for run in runs if run.is_released)
+        recent = sum(run.size for run in self._recent if run.pins == 1)
         return CacheStats(
             hits=self._hits,
             made=self._made,
@@ -312,7 +331,7 @@ class Cache(Shared):
             entries=len(self._entries),
             bytes_held=self._memory.held,
             bytes_droppable=droppable,
-            bytes_in_use=self._memory.held - droppable - self._bytes_at_rest,
+            bytes_in_use=self._memory.held - droppable - recent,
         )
 
     def cache_info(self) -> CacheInfo:
@@ -322,6 +341,12 @@ class Cache(Shared):
     @exclusive
     def _keys(self) -> list[Hashable]:
         return list(self._entries)
+
+    def _drop_all_of(self, name: object) -> None:
+        """Gives up all whose keys are tuples that begin with it."""
+        for key in self:
+            if isinstance(key, tuple) and key and key[0] is name:
+                self.drop(key)
 
     def __iter__(self) -> Iterator[Hashable]:
         """The keys there are now; some of their values may be lost."""
@@ -336,6 +361,10 @@ class Cache(Shared):
     def __len__(self) -> int:
         """How many entries there are, some of which may be lost."""
         return len(self._entries)
+
+    def __bool__(self) -> bool:
+        """True: an empty cache is one, too."""
+        return True
 
     def __repr__(self) -> str:
         limit = f", at most {self._max_bytes:,} bytes" if self._max_bytes is not None else ""
@@ -352,12 +381,20 @@ class Cache(Shared):
     ) -> dict[Hashable, Value]:
         values: dict[Hashable, Value] = {}
         while len(values) < len(keys):
-            maker = Maker()
             missing = [key for key in keys if key not in values]
-            taken, mine, others = self._take_or_join(missing, maker)
-            values |= taken
-            if mine:
+            mine: dict[Hashable, Making] = {}
+            others: dict[Hashable, Making] = {}
+            maker: Maker | None = Maker()
+            try:
+                values |= self._take_or_join(missing, maker, mine, others)
                 values |= self._make(mine, make)
+            except Exception as error:  # not KeyboardInterrupt: then the others try themselves
+                fail(mine.values(), error)
+                raise
+            finally:
+                maker = None  # before anything else: now nobody takes these for being made
+                self._end(mine)
+                mine.clear()
             # Only now: whoever makes the others may wait for one of ours.
             for key, making in others.items():
                 value = self._wait(making)
@@ -367,44 +404,44 @@ class Cache(Shared):
 
     @exclusive
     def _take_or_join(
-        self, keys: list[Hashable], maker: Maker
-    ) -> tuple[dict[Hashable, Value], dict[Hashable, Making], dict[Hashable, Making]]:
-        """The values that are there; what this maker has to make, and what others are making."""
+        self,
+        keys: list[Hashable],
+        maker: Maker | None,
+        mine: dict[Hashable, Making],
+        others: dict[Hashable, Making],
+    ) -> dict[Hashable, Value]:
+        """The values that are there; and notes what this maker has to make, and what others are."""
         values: dict[Hashable, Value] = {}
-        mine: dict[Hashable, Making] = {}
-        others: dict[Hashable, Making] = {}
         for key in keys:
             value = self._find(key)
             if value is not None:
                 values[key] = value
-            else:
+            elif maker:
                 making, is_mine = self._makers.join(key, maker)
                 (mine if is_mine else others)[key] = making
-        return values, mine, others
+        return values
 
     def _make(
         self, wanted: dict[Hashable, Making], make: Callable[[list[Any]], Sequence[Makeable]]
     ) -> dict[Hashable, Value]:
-        try:
-            made = make(list(wanted))
-            if len(made) != len(wanted):
-                raise ValueError(
-                    f"make was asked for {len(wanted)} values and returned {len(made)}"
-                )
-            for (key, making), value in zip(wanted.items(), made, strict=True):
-                making.value = self._store(key, value)
-            stored = {key: making.value for key, making in wanted.items()}
-            return {key: another(value) for key, value in stored.items() if value is not None}
-        except Exception as error:  # and not KeyboardInterrupt: then the others try themselves
-            for making in wanted.values():
-                making.error = error
-            raise
-        finally:
-            self._end(wanted)
+        if not wanted:
+            return {}
+        made = make(list(wanted))
+        if len(made) != len(wanted):
+            raise ValueError(f"make was asked for {len(wanted)} values and returned {len(made)}")
+        values = {}
+        for (key, making), value in zip(wanted.items(), made, strict=True):
+            making.value = self._store(key, value, making)
+            values[key] = another(making.value)
+        return values
 
     @exclusive
-    def _end(self, wanted: dict[Hashable, Making]) -> None:
-        self._makers.end(wanted)
+    def _end(self, makings: dict[Hashable, Making]) -> None:
+        self._makers.end(makings)
+
+    @exclusive
+    def _supersede(self, key: Hashable) -> None:
+        self._makers.supersede([key])
 
     def _wait(self, making: Making) -> Value | None:
         self._begin_waiting(making)
@@ -425,40 +462,45 @@ class Cache(Shared):
 
     # Values in memory
 
-    def _store(self, key: Hashable, value: Makeable) -> Value:
+    def _store(self, key: Hashable, value: Makeable, making: Making | None) -> Value:
         """Copies a value into purgeable memory and lends it; outside of the lock."""
-        draft = self._draft_of(value)
-        if draft:
-            return self._adopt(key, draft)
         source, form = bytes_of(value)
+        draft = self._draft_of(value, source, form)
+        if draft:
+            return self._adopt(key, draft, making)
         place = self._make_room(source.nbytes, form)
         if place is None:
             self._give_up(key)
-            return read_only(value)
+            return seen(source.tobytes(), form)
         entry, lent = place
-        if not entry.offset:
+        if entry.run.size > PAGESIZE:
             entry.run.populate()
         memory = entry.run.region.memory
         np.frombuffer(memory, np.uint8, entry.size, entry.run.offset + entry.offset)[:] = source
-        self._replace(key, entry)
+        self._replace(key, entry, making)
         return lent
 
-    def _draft_of(self, value: Makeable) -> _Entry | None:
-        """Where a value is that was made in an array of `empty`, if it is all of that."""
+    def _draft_of(self, value: Makeable, source: Array, form: Form | None) -> _Entry | None:
+        """Where a value is that was made in an array of `empty`, if it is most of that."""
         base: Any = value
         while isinstance(base, np.ndarray):
             base = base.base
-        if not isinstance(base, Lease) or not base.is_draft or base.ended != self._lease_ended:
+        if not isinstance(base, Lease) or not base.is_draft or not self._memory.has(base.run):
             return None
-        source, form = bytes_of(value)
         if source.__array_interface__["data"][0] != base.run.address:
-            return None  # a part of it, or a copy in another order
-        return _Entry(base.run, 0, source.nbytes, form)
+            return None  # not its beginning, or a copy in another order
+        if -(-source.nbytes // PAGESIZE) * PAGESIZE < base.run.size * _SHARE_OF_A_DRAFT:
+            return None
+        base = value
+        while isinstance(base, np.ndarray):
+            base.flags.writeable = False  # it is what others see now
+            base = base.base
+        return _Entry(cast(Lease, base).run, 0, source.nbytes, form)
 
     @exclusive
-    def _adopt(self, key: Hashable, entry: _Entry) -> Value:
+    def _adopt(self, key: Hashable, entry: _Entry, making: Making | None) -> Value:
         self._made += 1
-        self._keep(key, entry)
+        self._keep(key, entry, making)
         return self._lend(entry)
 
     @exclusive
@@ -468,6 +510,9 @@ class Cache(Shared):
         """An entry that is in use because it is lent; None: there is no room."""
         self._made += not is_draft
         self._look_for_lost(_LOOKED_AT_FOR_EACH_MADE)
+        self._tidy(_TIDIED_FOR_EACH_MADE)
+        if self.is_purgeable and (error := purgeable_refused()):
+            self._fall_back(why_refused(error))
         place = self._place(max(size, 1))  # empty ones, too, are somewhere, and can be lost
         if place is None:
             return None
@@ -480,45 +525,62 @@ class Cache(Shared):
         self._forget(key)
 
     @exclusive
-    def _replace(self, key: Hashable, entry: _Entry) -> None:
-        self._keep(key, entry)
+    def _replace(self, key: Hashable, entry: _Entry, making: Making | None) -> None:
+        self._keep(key, entry, making)
 
-    def _keep(self, key: Hashable, entry: _Entry) -> None:
+    def _keep(self, key: Hashable, entry: _Entry, making: Making | None) -> None:
+        if making and making.is_superseded:
+            return
         self._forget(key)
         if not entry.run.is_forgotten:  # or everything was dropped while it was copied
             entry.run.keys.append(key)
             self._entries[key] = entry
 
     def _place(self, size: int) -> tuple[Run, int] | None:
-        """Room for a value, in a run that is in use or about to be; None if there is none."""
+        """Room for a value, in a run that somebody is about to lease; None if there is none."""
         if size <= _SMALL:
             offset = -(-self._open_from // _ALIGNMENT) * _ALIGNMENT
             run = self._open_run
-            if run and offset + size <= PAGESIZE and self._take_run(run):
+            if run and offset + size <= PAGESIZE and self._is_there(run):
                 self._open_from = offset + size
                 return run, offset
-            self._close_open_run()
         run = self._cut(-(-size // PAGESIZE))
         if run and size <= _SMALL:
             self._open_run, self._open_from = run, size
         return (run, 0) if run else None
 
     def _cut(self, pages: int) -> Run | None:
+        size = pages * PAGESIZE
         limit = self._max_bytes
-        if limit is not None:
-            while self._memory.held + pages * PAGESIZE > limit:
-                unused = (key for key, entry in self._entries.items() if not entry.run.pins)
-                oldest = next(unused, None)
-                if oldest is None:
-                    return None
-                entry = self._entries.pop(oldest)
-                self._evicted += len(entry.run.keys)
-                self._forget_run(entry.run)
-        again = self._cut_again(pages) if self._made < self._short_until else None
-        try:
-            return again or self._memory.cut(pages)
-        except OSError:
+        if limit is not None and size > limit:
             return None
+        while limit is not None and self._memory.held + size > limit:
+            if not self._evict():
+                return None
+        run = self._cut_again(pages) if self._made < self._short_until else None
+        while run is None:
+            try:
+                run = self._memory.cut(pages)
+            except OSError:  # no more addresses
+                if not self._evict():
+                    return None
+        self._loose.append(run)
+        return run
+
+    def _evict(self) -> bool:
+        """Gives up what was used least lately of all that nobody uses."""
+        self._tidy(len(self._loose))
+        unused = (key for key, entry in self._entries.items() if self._is_unused(entry.run))
+        oldest = next(unused, None)
+        if oldest is None:
+            return False
+        entry = self._entries.pop(oldest)
+        self._evicted += len(entry.run.keys)
+        self._forget_run(entry.run)
+        return True
+
+    def _is_unused(self, run: Run) -> bool:
+        return run.pins == (run in self._recent)
 
     def _cut_again(self, pages: int) -> Run | None:
         """The place of what was used least lately, rather than memory that the kernel has to find.
@@ -529,16 +591,17 @@ class Cache(Shared):
         oldest = [entry.run for entry in islice(self._entries.values(), _CANDIDATES)]
         fitting = [run for run in oldest if run.capacity == wanted and run.is_released]
         for run in sorted(fitting, key=lambda run: run.was_used):
-            if self._take_run(run):
-                self._evicted += len(run.keys)
-                self._forget_run(run, is_given_back=False)
-                return self._memory.cut_again(run, pages)
+            try:
+                held = Lease(run, 0, 0)
+            except LookupError:
+                self._lose(run)
+                continue
+            self._evicted += len(run.keys)
+            self._forget_run(run, is_given_back=False)
+            again = self._memory.cut_again(run, pages)
+            del held
+            return again
         return None
-
-    def _close_open_run(self) -> None:
-        run, self._open_run = self._open_run, None
-        if run and not run.keys and not run.pins:
-            self._forget_run(run)
 
     @exclusive
     def _take(self, key: Hashable) -> Value | None:
@@ -547,55 +610,60 @@ class Cache(Shared):
     def _find(self, key: Hashable) -> Value | None:
         """The value of a key if it is there, pinned."""
         entry = self._entries.get(key)
-        if entry is None or not self._take_run(entry.run):
+        if entry is None:
+            return None
+        if entry.run.is_forgotten:  # somebody was interrupted who gave it up
+            del self._entries[key]
+            return None
+        try:
+            value = self._lend(entry)
+        except LookupError:
+            self._lose(entry.run)
             return None
         self._hits += 1
         self._entries.move_to_end(key)
         entry.run.was_used = True
-        return self._lend(entry)
+        return value
 
-    def _take_run(self, run: Run) -> bool:
-        """Takes a run back, if the kernel has left it; else all that was in it is lost."""
-        if run.is_forgotten or not run.take_back():
+    def _is_there(self, run: Run) -> bool:
+        """Whether a run is still ours, and from now on in use."""
+        try:
+            self._use(run)
+        except LookupError:
             self._lose(run)
             return False
-        return True
+        return not run.is_forgotten
 
     def _lend(self, entry: _Entry, is_draft: bool = False) -> Value:
-        # Counted before the lease begins. If an interrupt comes in between it is one too many, and
-        # the pages stay; with one too few they would be taken in use.
-        run = entry.run
-        run.pins += 1
-        if run in self._at_rest:
-            del self._at_rest[run]
-            self._bytes_at_rest -= run.size
-        lease = Lease(run, entry.offset, entry.size, is_draft, self._lease_ended)
-        return seen(lease, entry.form)
+        value = seen(Lease(entry.run, entry.offset, entry.size, is_draft), entry.form)
+        self._use(entry.run)
+        return value
 
-    def _settle(self, run: Run) -> None:
-        run.pins -= 1
-        if run.pins:
+    def _use(self, run: Run) -> None:
+        """Keeps what was used last in use: coming back to it costs less then."""
+        if run in self._recent:
+            self._recent.move_to_end(run)
             return
-        if run.is_forgotten or (not run.keys and run is not self._open_run):
-            self._memory.give_back(run)
-        else:
-            self._at_rest[run] = None
-            self._bytes_at_rest += run.size
-            self._release_what_rests(_AT_REST)
+        self._recent[run] = Lease(run, 0, 0)
+        self._bytes_recent += run.size
+        self._release_recent(_RECENT)
 
-    def _release_what_rests(self, bytes_kept: int) -> None:
-        while self._at_rest and self._bytes_at_rest > bytes_kept and self.is_purgeable:
-            run, _ = self._at_rest.popitem(last=False)
-            self._bytes_at_rest -= run.size
-            if run.pins or run.is_forgotten:
-                continue  # somebody was interrupted who just took it, or gave it up
-            try:
-                run.let_go()
-            except OSError as error:
-                if self._take_run(run):
-                    self._at_rest[run] = None
-                    self._bytes_at_rest += run.size
-                self._fall_back(str(error))
+    def _release_recent(self, bytes_kept: int) -> None:
+        while self._recent and self._bytes_recent > bytes_kept:
+            run, lease = self._recent.popitem(last=False)
+            self._bytes_recent = self._bytes_recent - run.size if self._recent else 0
+            del lease  # the last one releases it
+
+    def _tidy(self, count: int) -> None:
+        """Gives back some runs that nobody uses, and that nobody will."""
+        for _ in range(min(count, len(self._loose))):
+            run = self._loose.popleft()
+            if run.keys and not run.is_forgotten:
+                continue
+            if self._is_unused(run) and run is not self._open_run:
+                self._forget_run(run)
+            else:
+                self._loose.append(run)
 
     def _forget(self, key: Hashable) -> None:
         """Gives up one entry, and its memory if nothing else is in it."""
@@ -603,7 +671,7 @@ class Cache(Shared):
         if entry:
             with suppress(ValueError):
                 entry.run.keys.remove(key)
-            if not entry.run.keys and entry.run is not self._open_run:
+            if not entry.run.keys:
                 self._forget_run(entry.run)
 
     def _forget_run(self, run: Run, is_given_back: bool = True) -> None:
@@ -616,10 +684,14 @@ class Cache(Shared):
         run.keys.clear()
         if run is self._open_run:
             self._open_run = None
-        if run in self._at_rest:
-            del self._at_rest[run]
-            self._bytes_at_rest -= run.size
-        if is_given_back and not run.pins:
+        if run in self._recent:
+            self._bytes_recent -= run.size
+            del self._recent[run]
+        if not is_given_back:
+            return
+        if run.pins:
+            self._loose.append(run)
+        else:
             self._memory.give_back(run)
 
     def _look_at(self, key: Hashable) -> None:
@@ -686,17 +758,16 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
 
         calls += 1
         with cache.get((name, arguments, *sorted(keywords.items())), make) as value:
-            return value.view() if isinstance(value, np.ndarray) else memoryview(value)
+            return another(value)
 
     def cache_info() -> CacheInfo:
         return CacheInfo(calls - misses, misses, cache.max_bytes, cache.cache_info().currsize)
 
     def cache_clear() -> None:
-        nonlocal calls, misses
+        nonlocal calls, misses, name
         calls = misses = 0
-        for key in cache:
-            if isinstance(key, tuple) and key and key[0] is name:
-                cache.drop(key)
+        old, name = name, object()  # what is just being made is of the old
+        cache._drop_all_of(old)
 
     memoized.cache_info = cache_info  # type: ignore[attr-defined]
     memoized.cache_clear = cache_clear  # type: ignore[attr-defined]
@@ -706,11 +777,13 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
 # Fork: parent and child each go on with all entries, and the child with no thread that makes one.
 
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+_caches_lock = threading.RLock()
 _forking = threading.local()  # two threads may be about to fork
 
 
 def _before_fork() -> None:
     _forking.locks = ExitStack()
+    _forking.locks.enter_context(_caches_lock)
     for cache in sorted(_caches, key=id):  # the same order in every thread
         _forking.locks.enter_context(cache._lock)
 
@@ -721,7 +794,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _forking.locks.close()
-    for cache in _caches:
+    for cache in list(_caches):
         cache._makers.forget_all()
 
 

@@ -2,8 +2,7 @@
 """How threads share a `mapscratch.Cache`: one at a time, and one that makes what all wait for.
 
 A signal handler may raise (Ctrl-C) between any two instructions of Python. So what must not be left
-half done is a ``with`` on a lock of the standard library's, or one call of a native method; and
-what is made by a thread that never got to say so is found to be abandoned.
+half done is a ``with`` on a lock of the standard library's, or one call of a native method.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from mapscratch.cache_values import Value
-from mapscratch.purgeable import Run
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -26,36 +23,11 @@ _LOOK_SECONDS = 0.5  # between two looks of who waits whether somebody still mak
 
 
 class Shared:
-    """What threads use one at a time, by methods that are `exclusive`.
-
-    Leases end at any moment and in any thread: the garbage collector ends them, too, in the middle
-    of an exclusive method. So they are noted, and settled when a method begins or ends.
-    """
+    """What threads use one at a time, by methods that are `exclusive`."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # so that who has it and comes again isn't stuck for good
         self._is_held = False
-        self._ended: deque[Run] = deque()
-
-    def _settle(self, run: Run) -> None:
-        """One lease of a run has ended."""
-        raise NotImplementedError
-
-    def _lease_ended(self, run: Run) -> None:
-        self._ended.append(run)
-        with self._lock:
-            if not self._is_held:  # else this thread, further up, is in an exclusive method
-                self._settle_all()
-
-    def _settle_all(self) -> None:
-        if not self._ended:
-            return
-        try:
-            self._is_held = True
-            while self._ended:
-                self._settle(self._ended.popleft())
-        finally:
-            self._is_held = False
 
 
 def exclusive(
@@ -64,7 +36,7 @@ def exclusive(
     """A method of something `Shared` that one thread at a time is in.
 
     Raises:
-        RuntimeError: a signal handler calls it, and has interrupted one such method.
+        RuntimeError: a signal handler or a finalizer calls it amid one such method.
     """
 
     @functools.wraps(method)
@@ -74,15 +46,14 @@ def exclusive(
         with self._lock:
             if self._is_held:
                 raise RuntimeError(
-                    "a signal handler uses a cache that the code it interrupted was just using"
+                    "a signal handler, or a finalizer, uses a cache that the code it interrupted "
+                    "was just using"
                 )
-            self._settle_all()
             try:
                 self._is_held = True
                 return method(self, *arguments, **keywords)
             finally:
                 self._is_held = False
-                self._settle_all()
 
     return alone
 
@@ -104,9 +75,10 @@ class Making:
         done: whether that is over.
         error: what it has raised.
         value: what it has made.
+        is_superseded: whether the key was given something else meanwhile, or was dropped.
     """
 
-    __slots__ = ("_maker", "done", "error", "thread", "value")
+    __slots__ = ("_maker", "done", "error", "is_superseded", "thread", "value")
 
     def __init__(self, maker: Maker) -> None:
         self._maker = weakref.ref(maker)
@@ -114,6 +86,7 @@ class Making:
         self.done = threading.Event()
         self.error: Exception | None = None
         self.value: Value | None = None
+        self.is_superseded = False
 
     def goes_on(self) -> bool:
         """Whether somebody still makes it."""
@@ -130,6 +103,16 @@ class Making:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def fail(makings: Iterable[Making], error: Exception) -> None:
+    """Whoever waits for these gets the error.
+
+    A function of its own: a name for one of them in a frame that the error's traceback holds would
+    keep that frame, and what is in use there, until the garbage collector comes.
+    """
+    for making in makings:
+        making.error = error
 
 
 class Makers:
@@ -154,6 +137,17 @@ class Makers:
                 del self._makings[key]
             making.done.set()
 
+    def supersede(self, keys: Iterable[Hashable]) -> None:
+        """What is being made for these keys is for those who wait already, and isn't kept."""
+        for key in keys:
+            making = self._makings.pop(key, None)
+            if making is not None:
+                making.is_superseded = True
+
+    def keys(self) -> list[Hashable]:
+        """The keys whose values are being made."""
+        return list(self._makings)
+
     def begin_waiting(self, making: Making) -> None:
         """This thread is about to wait for a value.
 
@@ -177,5 +171,7 @@ class Makers:
 
     def forget_all(self) -> None:
         """After fork, in the child: there are no other threads."""
+        for making in self._makings.values():
+            making.done = threading.Event()  # that one's lock may be held by a thread of the parent
         self._makings.clear()
         self._waits_for.clear()

@@ -25,11 +25,14 @@ class Form(NamedTuple):
 def bytes_of(value: Makeable) -> tuple[Array, Form | None]:
     """A value's bytes (uint8, one axis), and their form; None: they are just bytes.
 
+    Not a copy, where that can be.
+
     Raises:
         TypeError: nothing that a cache keeps.
     """
     if isinstance(value, bytes | bytearray | memoryview):
-        flat = memoryview(value).cast("B") if len(value) else b""
+        view = memoryview(value)
+        flat = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
         return np.frombuffer(flat, np.uint8), None
     if type(value) not in (np.ndarray, np.memmap, ScratchArray):
         raise TypeError(
@@ -57,15 +60,6 @@ def seen(buffer: Any, form: Form | None) -> Value:
     if form is None:
         return memoryview(buffer)
     return np.ndarray(form.shape, form.dtype, buffer, order=form.order)
-
-
-def read_only(value: Makeable) -> Value:
-    """A value as it would come out of a cache, without a copy."""
-    if isinstance(value, np.ndarray):
-        view = np.asarray(value).view()
-        view.flags.writeable = False
-        return view
-    return memoryview(value).toreadonly()
 
 
 def another(value: Value) -> Value:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -13,26 +13,33 @@ from mapscratch.cache import Cache
 
 
 class WorkerData(MutableMapping[Any, Any]):
-    """The ``data`` of a worker: ``LocalCluster(data=mapscratch.dask.WorkerData)``.
+    """The ``data`` of a worker: ``LocalCluster(data=(WorkerData, {"names": ["load_tile"]}))``.
 
-    The result of a task that depends on no other (it loads and decodes a chunk, say) is an array
-    that the task can make again: it is kept in a `mapscratch.Cache`, and when the kernel has taken
-    it, the task runs once more where the result is needed. All else is kept as ever. It takes a
-    Dask whose tasks can be called (2025.1 and newer); with an older one everything is kept as ever.
+    The results of the tasks that you name are kept in a `mapscratch.Cache`, and when the kernel has
+    taken one, its task runs once more where the result is needed. So name only functions that
+    return the same for the same arguments whenever they run (no random numbers, no file that
+    changes), quickly, and without asking Dask for anything: they run in the worker's event loop
+    then. All else is kept as ever: what they return if it isn't an array, what depends on another
+    task, and coroutines. It takes a Dask whose tasks can be called (2025.1 and newer); with an
+    older one everything is kept as ever.
 
-    The memory that the kernel may take counts as the worker's: see the guide on worker settings.
+    Such results are read-only arrays. The memory that the kernel may take counts as the worker's:
+    see the guide on worker settings.
 
     Attributes:
         cache: where results are that can be made again.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(self, names: Collection[str] = (), max_bytes: int | None = None) -> None:
         """Empty.
 
         Args:
+            names: of the tasks, as the dashboard shows them: their keys without the hash
+                (`dask.utils.key_split`).
             max_bytes: of the cache.
         """
         self.cache = Cache(max_bytes=max_bytes)
+        self._names = frozenset(names)
         self._tasks: dict[Any, Callable[[], Any]] = {}  # of what is in the cache
         self._others: dict[Any, Any] = {}
 
@@ -72,11 +79,16 @@ class WorkerData(MutableMapping[Any, Any]):
 
     def _task_of(self, key: Any) -> Callable[[], Any] | None:
         """What makes a result again, if that takes nothing else."""
+        from dask.utils import key_split
         from distributed import Worker
+
+        if key_split(key) not in self._names:
+            return None
 
         for worker in list(Worker._instances):
             if worker.data is self:
                 state = worker.state.tasks.get(key)
-                if state is not None and not state.dependencies and callable(state.run_spec):
-                    return partial(state.run_spec, {})
+                task = state.run_spec if state and not state.dependencies else None
+                if callable(task) and not getattr(task, "is_coro", True):
+                    return partial(task, {})
         return None

@@ -5,16 +5,15 @@ How a run is released, taken back and found lost stands in ``libscratch/purgeabl
 runs come from: regions of anonymous memory that are never given back piece by piece, so that
 a million runs are a handful of mappings and not a million (the kernel allows 65,530 of them).
 
-A run is in one of three states: *in use* (it has `pins`), *at rest* (nobody uses it, but the kernel
-has not been told) and *released*.
+A run is *in use* while a lease of it lives, and *released* while none does.
 """
 
 from __future__ import annotations
 
 import errno
 import mmap
-import random
-from collections.abc import Callable, Hashable
+import os
+from collections.abc import Hashable
 from contextlib import suppress
 from mmap import PAGESIZE
 
@@ -57,84 +56,53 @@ class Run(PurgeablePages):
         offset: where there, in bytes.
         size: in bytes.
         capacity: pages set aside for it, `size` and more.
-        pins: how many views of it live.
-        was_used: whether somebody came back to it since it was made.
-        is_forgotten: whether nobody gets it any more: it is given back when the last pin has gone.
-        is_given_back: whether its memory is others' by now.
+        is_forgotten: whether nobody gets it any more: it is given back when no lease lives.
         keys: what is stored in it.
     """
 
-    __slots__ = (
-        "capacity",
-        "is_forgotten",
-        "is_given_back",
-        "keys",
-        "offset",
-        "pins",
-        "region",
-        "size",
-        "was_used",
-    )
+    __slots__ = ("capacity", "is_forgotten", "keys", "offset", "region", "size")
 
     def __init__(self, region: Region, offset: int, pages: int) -> None:
         self.region = region
         self.offset = offset
         self.size = pages * PAGESIZE
         self.capacity = capacity(pages)
-        self.pins = 0
-        self.was_used = self.is_forgotten = self.is_given_back = False
+        self.is_forgotten = False
         self.keys: list[Hashable] = []
 
     def __new__(cls, region: Region, offset: int, pages: int) -> Run:
         """Makes the native part: it finds the pages and keeps the region mapped."""
         return super().__new__(cls, region.memory, offset, pages)
 
-    def let_go(self) -> None:
-        """The kernel may take it from now on.
-
-        Raises:
-            OSError: the kernel refuses; `take_back` says whether the run is as before, or lost.
-        """
-        error = self.release(random.getrandbits(64) | 1, self.was_used)
-        if error:
-            raise OSError(error, "the kernel refuses MADV_FREE on this memory")
-
     def populate(self) -> None:
         """Has all its pages at once, which costs less than a page fault each."""
         with suppress(OSError):  # before Linux 5.14; or memory is short, as the faults will say
             self.region.memory.madvise(_MADV_POPULATE_WRITE, self.offset, self.size)
 
-    def take_back(self) -> bool:
-        """Takes it from the kernel, if the kernel has not taken it."""
-        return not self.is_released or self.pin()
-
 
 class Lease(PurgeableView):
     """A buffer in a run, which stays in use while the buffer or a view of it lives.
 
+    When the last lease of a run ends the run is released, there and then, by native code: leases
+    end in the garbage collector, too, and in any thread.
+
     Attributes:
         run: whose pages they are.
-        ended: is told the run when the lease is over.
         is_draft: whether it may be stored to, because nobody else sees it yet.
+
+    Raises:
+        LookupError: the kernel has taken the run.
     """
 
-    __slots__ = ("ended", "is_draft", "run")
+    __slots__ = ("is_draft", "run")
 
-    def __init__(
-        self, run: Run, offset: int, length: int, is_draft: bool, ended: Callable[[Run], None]
-    ) -> None:
+    def __init__(self, run: Run, offset: int, length: int, is_draft: bool = False) -> None:
         self.run = run
         self.is_draft = is_draft
-        self.ended = ended
 
-    def __new__(
-        cls, run: Run, offset: int, length: int, is_draft: bool, ended: Callable[[Run], None]
-    ) -> Lease:
-        """Makes the native part: the buffer."""
+    def __new__(cls, run: Run, offset: int, length: int, is_draft: bool = False) -> Lease:
+        """Makes the native part: it takes the run back."""
         return super().__new__(cls, run, offset, length, is_draft)
-
-    def __del__(self) -> None:
-        self.ended(self.run)
 
 
 def capacity(pages: int) -> int:
@@ -178,18 +146,22 @@ class PurgeableMemory:
     def cut_again(self, run: Run, pages: int) -> Run:
         """Another run of about that size in the place, and in the memory, of one that nobody uses.
 
-        It costs no page faults; what is in it is anything. `run` must have been taken back.
+        It costs no page faults; what is in it is anything. One lease of `run` must live.
         """
-        run.is_given_back = True
+        run.retire()
         self.held -= run.size
         run.region.runs -= 1
         return self._run(run.region, run.offset, pages)
 
+    def has(self, run: Run) -> bool:
+        """Whether a run is of this memory."""
+        return run.region in self._regions
+
     def give_back(self, run: Run) -> None:
         """Returns a run's memory to the machine at once; nobody uses it, and nobody will."""
-        if run.is_given_back:
+        if run.is_retired:
             return
-        run.is_given_back = True  # first: an interrupt here loses memory, but gives none to two
+        run.retire()  # first: an interrupt here loses memory, but gives none to two
         region = run.region
         _discard(region, run)
         self.held -= run.size
@@ -228,14 +200,21 @@ def why_not() -> str | None:
     """
     try:
         region = Region(_PROBE_PAGES * PAGESIZE)
-        region.memory[:] = b"\1" * len(region.memory)
-        run = Run(region, 0, _PROBE_PAGES)
-        run.let_go()
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return "MADV_FREE gets EINVAL: memory is locked (mlockall), or Linux is older than 4.5"
-        return f"MADV_FREE: {error}"
+    except OSError as trouble:
+        return f"there is no memory to try it: {trouble}"
+    region.memory[:] = b"\1" * len(region.memory)
+    run = Run(region, 0, _PROBE_PAGES)
+    error = run.release()
+    if error:
+        return why_refused(error)
     return None if _is_taken_or_marked(region, run) else "MADV_FREE does nothing here"
+
+
+def why_refused(error: int) -> str:
+    """What it means that MADV_FREE got this errno value."""
+    if error == errno.EINVAL:
+        return "MADV_FREE gets EINVAL: memory is locked (mlockall), or Linux is older than 4.5"
+    return f"MADV_FREE: {os.strerror(error)}"
 
 
 def _is_taken_or_marked(region: Region, run: Run) -> bool:
@@ -244,4 +223,4 @@ def _is_taken_or_marked(region: Region, run: Run) -> bool:
             return True
     with suppress(OSError):  # before Linux 5.4, or a sandbox
         region.memory.madvise(_MADV_PAGEOUT)
-    return not run.take_back()
+    return not run.pin()

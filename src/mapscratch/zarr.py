@@ -98,7 +98,7 @@ class CachedArray:
 
     def __getitem__(self, selection: Any) -> Any:
         plain = _plain(selection, self.shape)
-        if plain is None:
+        if plain is None or self.dtype.hasobject:
             return self.array[selection]
         ranges = [
             range(*each.indices(length)) for each, length in zip(plain, self.shape, strict=True)
@@ -115,16 +115,17 @@ class CachedArray:
 
     def drop(self) -> None:
         """Gives up its chunks: what is asked next is read anew."""
-        for key in self.cache:
-            if isinstance(key, tuple) and key and key[0] is self._name:
-                self.cache.drop(key)
+        old, self._name = self._name, object()  # what is just being read is of the old
+        self.cache._drop_all_of(old)
 
     def _chunk(self, place: tuple[int, ...]) -> Any:
-        where = tuple(
-            slice(number * length, (number + 1) * length)
-            for number, length in zip(place, self.chunks, strict=True)
+        # Where it ends is a part of its key: an array that grows has another last chunk.
+        bounds = tuple(
+            (number * length, min((number + 1) * length, whole))
+            for number, length, whole in zip(place, self.chunks, self.shape, strict=True)
         )
-        return self.cache.get((self._name, place), lambda: np.asarray(self.array[where]))
+        where = tuple(slice(*bound) for bound in bounds)
+        return self.cache.get((self._name, bounds), lambda: np.asarray(self.array[where]))
 
 
 def _plain(selection: Any, shape: tuple[int, ...]) -> list[slice] | None:

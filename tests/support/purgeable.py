@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from mmap import PAGESIZE
 
 from mapscratch import Cache
@@ -26,9 +28,32 @@ def drop_page(run: Run, page: int) -> None:
     raise AssertionError("the kernel keeps a page that it may drop")
 
 
+def drain() -> None:
+    """Has every processor move on what it has noted as lazily freed: MADV_FREE begins with that."""
+    processors = os.sched_getaffinity(0)
+    with mmap.mmap(-1, PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        try:
+            for processor in processors:
+                os.sched_setaffinity(0, {processor})
+                page.madvise(mmap.MADV_FREE)
+        finally:
+            os.sched_setaffinity(0, processors)
+
+
+def let_go(run: Run) -> None:
+    """Releases a run that nobody leases."""
+    assert not run.release()
+
+
+def take_back(run: Run) -> bool:
+    """Whether it is there; then it is as if it never was released."""
+    return run.pin()
+
+
 def reclaim_all(cache: Cache) -> None:
     """Has the kernel reclaim all that a cache has released."""
     with cache._lock:
-        cache._release_what_rests(0)
+        cache._release_recent(0)
+        drain()
         for region in cache._memory._regions:
             reclaim(region, 0, len(region.memory))

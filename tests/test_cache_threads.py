@@ -424,6 +424,8 @@ def test_interrupted_at_any_moment() -> None:
         for key in range(200):
             use(key)
         cache.drop()
+        # A run that was just cut, and nothing stored in it, may be lost; never one that is leased.
+        assert cache.stats().bytes_held < 8 << 20
         """,
         timeout=60,
     )
@@ -439,7 +441,7 @@ def test_what_is_being_made_when_its_key_is_dropped_is_not_kept(give_up: str) ->
     def load() -> bytes:
         value = source[0]
         has_begun.set()
-        assert may_end.wait(30)
+        assert value == b"new" or may_end.wait(30)
         return value
 
     def ask() -> bytes:
@@ -458,8 +460,8 @@ def test_what_is_being_made_when_its_key_is_dropped_is_not_kept(give_up: str) ->
         load.cache_clear()  # type: ignore[attr-defined]
     else:
         cache.drop(*(["key"] if give_up == "drop" else []))
-    may_end.set()
     assert ask() == b"new"
+    may_end.set()
     thread.join()
     assert answers == [b"old"]  # who asked before gets what was there then
     assert ask() == b"new"

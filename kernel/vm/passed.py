@@ -4,12 +4,23 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from kernel.vm.machine import TREE
 from kernel.vm.source import cache_directory, installed_version
+from kernel.vm.suites import CONTRACT_TESTS
 
 _SOURCES = ("kernel", "libscratch", "runtime", "src", "tests")
 _SUFFIXES = (".c", ".h", ".S", ".cc", ".py", ".sh", ".patch", ".config", ".build")
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the virtual machine runs it, or what it runs may depend on it.
+
+    Of the package's own tests it runs those of the contract.
+    """
+    is_a_test = path.parent == TREE / "tests" and path.name.startswith("test_")
+    return not is_a_test or path.name.startswith(tuple(f"test_{kind}" for kind in CONTRACT_TESTS))
 
 
 def _digest() -> str:
@@ -17,7 +28,7 @@ def _digest() -> str:
     for name in _SOURCES:
         top = TREE / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            if path.suffix in _SUFFIXES:
+            if path.suffix in _SUFFIXES and _is_run(path):
                 digest.update(str(path.relative_to(TREE)).encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()

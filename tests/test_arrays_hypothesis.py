@@ -86,11 +86,26 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 INDEX = st.one_of(
-    st.tuples(st.just("slice"), st.floats(0, 1), st.floats(0, 1), st.sampled_from([1, 3, -1, 999])),
-    st.tuples(st.just("item"), st.floats(0, 1), st.just(0), st.just(0)),
-    st.tuples(st.just("drop"), st.floats(0, 1), st.floats(0, 1), st.just(1)),
-    st.tuples(st.just("reclaim"), st.floats(0, 1), st.floats(0, 1), st.just(1)),
-    st.tuples(st.just("pinned"), st.floats(0, 1), st.just(0), st.just(0)),
+    st.tuples(
+        st.just("slice"),
+        st.floats(0, 1, exclude_max=True),
+        st.floats(0, 1, exclude_max=True),
+        st.sampled_from([1, 3, -1, 999]),
+    ),
+    st.tuples(st.just("item"), st.floats(0, 1, exclude_max=True), st.just(0), st.just(0)),
+    st.tuples(
+        st.just("drop"),
+        st.floats(0, 1, exclude_max=True),
+        st.floats(0, 1, exclude_max=True),
+        st.just(1),
+    ),
+    st.tuples(
+        st.just("reclaim"),
+        st.floats(0, 1, exclude_max=True),
+        st.floats(0, 1, exclude_max=True),
+        st.just(1),
+    ),
+    st.tuples(st.just("pinned"), st.floats(0, 1, exclude_max=True), st.just(0), st.just(0)),
     st.tuples(st.just("sum"), st.just(0), st.just(1), st.just(1)),
 )
 

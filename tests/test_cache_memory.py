@@ -90,7 +90,7 @@ def test_the_same_tests_in_a_sandbox_without_userfaultfd() -> None:
         assert mapscratch.Cache().is_purgeable
         sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
         """,
-        *(TESTS / name for name in ("test_cache_api.py", "test_cache_threads.py")),
+        *(TESTS / name for name in ("test_cache_api.py", "test_purgeable_pages.py")),
         timeout=110,
     )
     assert " passed" in result.stdout

@@ -195,7 +195,7 @@ def test_reclaimed_and_dropped_all_the_time(limit: int | None) -> None:
     def use(number: int) -> None:
         random = np.random.default_rng(number)
         kept: list[tuple[int, Any]] = []
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2
         while time.monotonic() < until:
             key = int(random.integers(0, 120))
             size = sizes[key % len(sizes)]

@@ -406,17 +406,21 @@ def test_interrupted_at_any_moment() -> None:
         interrupts = 0
         signal.signal(signal.SIGALRM, interrupt)
         until = time.monotonic() + 4
-        while time.monotonic() < until:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, float(random.uniform(1e-5, 2e-3)))
-                turn_ends = time.monotonic() + 0.05  # if the garbage collector was interrupted
-                while time.monotonic() < turn_ends:
-                    use(int(random.integers(0, 200)))
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                interrupts += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        stop.set()
+        def turn():
+            signal.setitimer(signal.ITIMER_REAL, float(random.uniform(1e-5, 2e-3)))
+            turn_ends = time.monotonic() + 0.05  # if the garbage collector was interrupted
+            while time.monotonic() < turn_ends:
+                use(int(random.integers(0, 200)))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            while time.monotonic() < until:
+                try:
+                    turn()
+                except Interrupt:
+                    interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            stop.set()
         for thread in threads:
             thread.join(20)
             assert not thread.is_alive(), "it waits for a lock"

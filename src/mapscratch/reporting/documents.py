@@ -43,18 +43,12 @@ def comparison_document(comparison: Comparison, created: datetime) -> Document:
         created: when, with a time zone.
     """
     settings = comparison.settings
-    kernel = os.uname()
     return {
         "document": NAME,
         "version": VERSION,
         "mapscratch": __version__,
         "created": created.isoformat(timespec="seconds"),
-        "machine": {
-            "kernel": kernel.release,
-            "architecture": kernel.machine,
-            "processors": len(os.sched_getaffinity(0)),
-            "page_size": os.sysconf("SC_PAGESIZE"),
-        },
+        "machine": machine_document(),
         "settings": {
             "processes": list(settings.processes),
             "rounds": settings.rounds,
@@ -74,6 +68,17 @@ def comparison_document(comparison: Comparison, created: datetime) -> Document:
         "rounds": [_fields(one) for one in comparison.rounds],
         "wrong_words": comparison.wrong_words,
         "verdict": _fields(judge(comparison)),
+    }
+
+
+def machine_document() -> Document:
+    """What every document says of the machine it was made on."""
+    kernel = os.uname()
+    return {
+        "kernel": kernel.release,
+        "architecture": kernel.machine,
+        "processors": len(os.sched_getaffinity(0)),
+        "page_size": os.sysconf("SC_PAGESIZE"),
     }
 
 

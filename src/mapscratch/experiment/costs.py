@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fixups and pages cost on this machine: the figures of ``mapscratch cost --measure``.
 
-`mapscratch.experiment.measure.measure` finds them in one run. Times are ns, but for a page's round trip, which is µs, as in
-`mapscratch.experiment.results`.
+`mapscratch.experiment.measure.measure` finds them in one run. Times are ns, but for a page's round
+trip, which is µs, as in `mapscratch.experiment.results`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was measured to an answer: a page's round trip by swap and by fixups, and break-even.
+
+A page's *round trip* is to leave memory and to come back as it was. By swap it costs the same
+however many fixups it has (but for how well they compress); by fixups it costs what the engine
+takes for a page without any, and *f* for each of its *k* fixups::
+
+    swap(k) = S + s k        scratch(k) = T + f k        break-even: k = (S - T) / (f - s)
+
+*S*, *s*, *T* and the *f* of values that are known come from the lines of one run
+(`mapscratch.experiment.costs.Line`), a straight line for each round; the *f* of a fixup that is
+worked out again as ld.so does it is what ld.so takes, measured in the same run. Break-even is
+worked out round by round, as what was measured in turns is compared everywhere here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mapscratch.errors import UserError
+from mapscratch.experiment.costs import Costs, Line, Measurement
+from mapscratch.experiment.results import Spread
+
+Floats: TypeAlias = NDArray[np.float64]
+FixupName: TypeAlias = Literal["known value", "relative", "symbolic"]
+Scope: TypeAlias = Literal["short", "long"]
+Pays: TypeAlias = Literal["never", "up to", "always"]
+
+WORDS_A_PAGE = PAGESIZE // 8
+ENGINES = ("kernel", "lazyfree", "dontneed")
+"""Those that bring pages back by fixups, the preferred one first."""
+SWAPS = ("swap.file", "swap.partition", "swap.zram", "swap.zswap")
+DEVICE, DEVICE_WITH_WRITING = "swap.device", "swap.device.writing"
+
+DEVICES = {"nvme": 80.0, "ssd": 150.0, "disk": 10_000.0}
+"""Assumed latencies of reading or writing 4 KiB alone, in µs: what data sheets and reviews give for
+flash behind NVMe and SATA, and seek and half a turn of a disk of 7,200 a minute."""
+_SLOWEST_DEVICE = 60_000_000.0
+
+
+class ModelError(UserError, ValueError):
+    """There are no figures to reckon with; the message says what to do."""
+
+
+# --- what is put in -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Another device to swap to.
+
+    Attributes:
+        name: of `DEVICES`, or empty.
+        latency_us: µs for reading or writing one page, alone.
+    """
+
+    name: str
+    latency_us: float
+
+    @property
+    def title(self) -> str:
+        """What it is called in a table."""
+        return f"{self.name or 'device'} ({self.latency_us:,.6g} µs)"
+
+
+def device(text: str) -> Device:
+    """A device from what the user says: a name of `DEVICES`, or µs.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if text in DEVICES:
+        return Device(text, DEVICES[text])
+    try:
+        latency = float(text)
+    except ValueError:
+        latency = -1.0
+    if not 0 <= latency <= _SLOWEST_DEVICE:
+        raise ModelError(
+            f"a device's latency is a number of µs up to a minute, or one of {', '.join(DEVICES)}; "
+            f"not {text!r}"
+        )
+    return Device("", latency)
+
+
+@dataclass(frozen=True, slots=True)
+class FixupCost:
+    """What making one fixup again takes.
+
+    Attributes:
+        fixup: how its value is found.
+        scope: of a symbolic one: how many libraries are searched.
+        ns: for one, its page in memory.
+    """
+
+    fixup: FixupName
+    scope: Scope | None
+    ns: Spread
+
+    @property
+    def title(self) -> str:
+        """What it is called in a table."""
+        return f"{self.fixup}, {self.scope} scope" if self.scope else self.fixup
+
+
+_MEASURED_FIXUPS: tuple[tuple[str, FixupName, Scope | None], ...] = (
+    ("relocation.relative", "relative", None),
+    ("relocation.symbolic.short", "symbolic", "short"),
+    ("relocation.symbolic.long", "symbolic", "long"),
+)
+
+
+def measured_fixups(costs: Costs) -> list[FixupCost]:
+    """What ld.so takes for each kind of fixup, as far as it was measured."""
+    found = []
+    for name, fixup, scope in _MEASURED_FIXUPS:
+        measurement = costs.measurement(name)
+        if measurement:
+            found.append(FixupCost(fixup, scope, measurement.spread))
+    return found
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundTrip:
+    """A page's round trip by its number of fixups; straight lines, one for each of r rounds.
+
+    Attributes:
+        what: the swap or the engine, as `mapscratch.experiment.costs.Line.what`.
+        title: the same in words.
+        fixup: what is made again; None for swap, which keeps everything.
+        page_us: float64, shape (3, r), µs without fixups: likely, at least, at most.
+        fixup_ns: float64, shape (3, r), ns more for each fixup, likewise.
+    """
+
+    what: str
+    title: str
+    fixup: FixupCost | None
+    page_us: Floats
+    fixup_ns: Floats
+
+    def at(self, fixups: ArrayLike) -> Floats:
+        """µs for pages with so many fixups each.
+
+        Args:
+            fixups: shape (n,).
+
+        Returns:
+            shape (3, n): the median over the rounds, the least, the most.
+        """
+        numbers = np.atleast_1d(np.asarray(fixups, dtype=np.float64))
+        every = self.page_us[:, :, None] + self.fixup_ns[:, :, None] * numbers / 1e3
+        return np.stack([np.median(every[0], axis=0), every[1].min(axis=0), every[2].max(axis=0)])
+
+    def spread_at(self, fixups: float) -> Spread:
+        """µs for a page with so many fixups."""
+        median, least, most = (float(value) for value in self.at(fixups)[:, 0])
+        return Spread(median, least, most)
+
+
+def swap_lines(
+    costs: Costs, other: Device | None = None, clean_pages: float = 0.0
+) -> list[RoundTrip]:
+    """The round trip by each swap that was measured, and by another device, if one is given.
+
+    Args:
+        costs: what was measured.
+        other: the device.
+        clean_pages: mapped pages without fixups for each page with some.
+    """
+    found = [
+        _round_trip(line, swap_title(line.what), None, clean_pages)
+        for line in map(costs.line, SWAPS)
+        if line
+    ]
+    if other:
+        found += device_lines(costs, other)
+    return found
+
+
+def scratch_lines(costs: Costs, clean_pages: float = 0.0) -> list[RoundTrip]:
+    """The round trip by each engine that was measured, with each kind of fixup.
+
+    Args:
+        costs: what was measured.
+        clean_pages: mapped pages without fixups for each page with some.
+    """
+    found = []
+    for line in map(costs.line, ENGINES):
+        if line is None:
+            continue
+        known = FixupCost("known value", None, line.fixup_ns)
+        with_known = _round_trip(line, line.what, known, clean_pages)
+        found.append(with_known)
+        found += [_with_fixups(with_known, fixup) for fixup in measured_fixups(costs)]
+    return found
+
+
+def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
+    """The round trip by a device that isn't here: the kernel's part as measured, and its latency.
+
+    Of the swapfile that was measured the *device* is replaced and the kernel's work kept:
+
+    - leaving memory: `swap.file.out` as it is, which is the call alone; the kernel writes
+      afterwards, and nobody waits for it. Where no swapfile was measured it counts as 0.
+    - coming back: a page fault that gets a page and fills it (`fault.copy_on_write`), and the
+      latency once, for a page that is read alone, without read-ahead.
+
+    What the kernel does beyond that for a page in swap is left out, so it errs on the side of swap.
+    The second line has the latency twice, for the time when the device can't keep up with writing
+    and reclaim waits for it.
+    """
+    out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
+    kernel = _bounds(out) + _bounds(fault)
+    lines = []
+    for what, times, suffix in ((DEVICE, 1, ""), (DEVICE_WITH_WRITING, 2, ", writing waited for")):
+        page_us = (kernel / 1e3 + times * other.latency_us)[:, None]
+        title = other.title + suffix
+        lines.append(RoundTrip(what, title, None, page_us, np.zeros_like(page_us)))
+    return lines
+
+
+def swap_title(what: str) -> str:
+    """The name of a swap in words."""
+    names = {"swap.file": "swapfile", "swap.partition": "swap partition"}
+    return names.get(what, what.removeprefix("swap."))
+
+
+def _round_trip(line: Line, title: str, fixup: FixupCost | None, clean_pages: float) -> RoundTrip:
+    page_us = np.array([fit.round_trip_us(0, clean_pages) for fit in line.fits])
+    fixup_ns = np.array([fit.fixup_ns for fit in line.fits])
+    return RoundTrip(line.what, title, fixup, _thrice(page_us), _thrice(fixup_ns))
+
+
+def _with_fixups(known: RoundTrip, fixup: FixupCost) -> RoundTrip:
+    """The same engine, whose fixups take as long as ld.so's."""
+    ns = np.array([fixup.ns.median, fixup.ns.minimum, fixup.ns.maximum])
+    fixup_ns = np.broadcast_to(ns[:, None], known.fixup_ns.shape).copy()
+    return RoundTrip(known.what, known.title, fixup, known.page_us, fixup_ns)
+
+
+def _thrice(values: Floats) -> Floats:
+    return np.broadcast_to(values, (3, len(values))).copy()
+
+
+def _bounds(measurement: Measurement | None) -> Floats:
+    """Median, least and most in ns; 0 for what was not measured."""
+    if measurement is None:
+        return np.zeros(3)
+    spread = measurement.spread
+    return np.array([spread.median, spread.minimum, spread.maximum])
+
+
+# --- break-even ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """From how many fixups a page scratch costs more time than swap.
+
+    Attributes:
+        swap: what MAP_PRIVATE's pages go to.
+        swap_title: the same in words.
+        engine: what drops pages.
+        fixup: what is made again, and for how much.
+        page_swap_us: a page without fixups by swap.
+        page_scratch_us: the same by the engine.
+        fixups: the number; infinite where the lines don't meet, at most 0 where swap is faster for
+            a page without fixups.
+    """
+
+    swap: str
+    swap_title: str
+    engine: str
+    fixup: FixupCost
+    page_swap_us: Spread
+    page_scratch_us: Spread
+    fixups: Spread
+
+    @property
+    def pays(self) -> Pays:
+        """Whether scratch takes less time: for no page, for some, or whatever fits in a page."""
+        if self.fixups.median <= 0:
+            return "never"
+        return "always" if self.more_than_fit else "up to"
+
+    @property
+    def more_than_fit(self) -> bool:
+        """No page has so many fixups."""
+        return self.fixups.median > WORDS_A_PAGE
+
+
+def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
+    """Where two lines meet."""
+    assert scratch.fixup is not None
+    figures = [swap.page_us, swap.fixup_ns, scratch.page_us, scratch.fixup_ns]
+    if swap.page_us.shape != scratch.page_us.shape:  # Not measured in the same rounds.
+        figures = [_over_rounds(values) for values in figures]
+    swap_us, swap_ns, scratch_us, scratch_ns = figures
+    # The least of the meetings has the most that scratch may cost.
+    values = _meeting(swap_us, swap_ns, scratch_us[[0, 2, 1]], scratch_ns[[0, 2, 1]])
+    return BreakEven(
+        swap=swap.what,
+        swap_title=swap.title,
+        engine=scratch.what,
+        fixup=scratch.fixup,
+        page_swap_us=swap.spread_at(0),
+        page_scratch_us=scratch.spread_at(0),
+        fixups=Spread(float(np.median(values[0])), float(values[1].min()), float(values[2].max())),
+    )
+
+
+def break_evens(swaps: Iterable[RoundTrip], scratches: Sequence[RoundTrip]) -> list[BreakEven]:
+    """Each swap against each engine with each kind of fixup."""
+    return [break_even(swap, scratch) for swap in swaps for scratch in scratches]
+
+
+def _over_rounds(values: Floats) -> Floats:
+    """Median, least and most: shape (3, 1)."""
+    return np.array([[np.median(values[0])], [values[1].min()], [values[2].max()]])
+
+
+def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: Floats) -> Floats:
+    """Where lines meet; infinite where scratch is below for ever, minus infinite where swap is."""
+    gain_ns, slope = (swap_us - scratch_us) * 1e3, scratch_ns - swap_ns
+    with np.errstate(divide="ignore", invalid="ignore"):
+        meeting = gain_ns / slope
+    return np.where(slope > 0, meeting, np.where(gain_ns > 0, np.inf, -np.inf))
+
+
+# --- fixups a page ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """How many fixups pages have: n different numbers.
+
+    Attributes:
+        title: whose pages these are.
+        fixups: float64, shape (n,), fixups on a page, ascending.
+        pages: int64, shape (n,), how many pages have so many.
+        relative_share: of the fixups, how many need no symbol: 0 to 1; None if that isn't known.
+        clean_pages: mapped pages without fixups for each page with some; None if not known.
+    """
+
+    title: str
+    fixups: Floats
+    pages: NDArray[np.int64]
+    relative_share: float | None
+    clean_pages: float | None
+
+    @property
+    def total_pages(self) -> int:
+        """All of them."""
+        return int(self.pages.sum())
+
+    @property
+    def mean(self) -> float:
+        """Fixups a page."""
+        return float((self.fixups * self.pages).sum() / self.pages.sum())
+
+    @property
+    def median(self) -> float:
+        """Fixups of the page in the middle."""
+        return self.quantile(0.5)
+
+    def quantile(self, share: float) -> float:
+        """So large a share of the pages has at most so many fixups."""
+        sums = np.cumsum(self.pages)
+        return float(self.fixups[np.searchsorted(sums, share * sums[-1])])
+
+    def share_below(self, fixups: float) -> float:
+        """Of the pages, how many have fewer fixups: 0 to 1."""
+        return float(self.pages[self.fixups < fixups].sum() / self.pages.sum())
+
+
+def distribution_of_counts(
+    title: str,
+    counts: NDArray[np.int64],
+    *,
+    relative_share: float | None = None,
+    clean_pages: float | None = None,
+) -> Distribution:
+    """From the fixups of each single page, those without any left out.
+
+    Args:
+        title: whose pages these are.
+        counts: shape (p,), fixups of each page.
+        relative_share: see `Distribution`.
+        clean_pages: see `Distribution`.
+
+    Raises:
+        ModelError: no page has a fixup.
+    """
+    numbers, pages = np.unique(counts[counts > 0], return_counts=True)
+    if not len(numbers):
+        raise ModelError(f"{title}: no page has a fixup, so there is nothing to reckon")
+    return Distribution(
+        title, numbers.astype(np.float64), pages.astype(np.int64), relative_share, clean_pages
+    )
+
+
+def distribution_of_histogram(
+    title: str, histogram: Sequence[Sequence[float]], relative_share: float | None = None
+) -> Distribution:
+    """From a survey's classes ``[low, high, pages]``; a class counts as its middle.
+
+    Raises:
+        ModelError: it has no pages, or is no histogram.
+    """
+    try:
+        rows = np.array([row for row in histogram if row[2] > 0], dtype=np.float64)
+        if not len(rows) or rows.shape[1] != 3:
+            raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
+    except (TypeError, IndexError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{title}: this is no histogram of fixups a page") from None
+    rows = rows[np.argsort(rows[:, 0])]
+    middles = (rows[:, 0] + rows[:, 1]) / 2
+    return Distribution(title, middles, rows[:, 2].astype(np.int64), relative_share, None)

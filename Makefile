@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13
+WHEEL_TESTS := $(WHEEL_PYTHONS:%=wheel-test-%)
 UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,tests/test_$(kind)*.py)
 
 PIP_QUIETLY := --quiet --disable-pip-version-check
@@ -21,7 +22,7 @@ define make_venv
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint format stress wheel-test asan tsan native mutants bench docs clean prerequisites \
+.PHONY: help compare test lint format stress wheel-test $(WHEEL_TESTS) asan tsan native mutants bench docs clean prerequisites \
   kernel kernel-test kernel-order kernel-hunks droppable-check
 
 help: ## this list
@@ -93,19 +94,24 @@ build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
 tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 	TSAN_OPTIONS=halt_on_error=1 $(BIN)/meson test -C build/tsan --print-errorlogs
 
-wheel-test: $(VENV)/installed ## one abi3 wheel on every Python 3.11-3.13 that is there
+# The wheel is one for all of them, so each is tested on its own; `make -j` does it side by side. What of the
+# tests takes seconds and doesn't depend on Python is left to `make test`.
+.PHONY: wheel
+wheel: $(VENV)/installed
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	@for version in $(WHEEL_PYTHONS); do \
-	  python=$$(PATH="$${PATH#*:}" sh -c 'for candidate in "$$(command -v python'$$version')" $$HOME/.pyenv/versions/'$$version'.*/bin/python3; do "$$candidate" -c "" 2>/dev/null && { echo "$$candidate"; break; }; done'); \
-	  if [ -z "$$python" ]; then echo "Python $$version is not here: not tested"; continue; fi; \
-	  echo "== the wheel on Python $$version ($$python)"; \
-	  test -x .venv-$$version/bin/python || "$$python" -m venv .venv-$$version || exit 1; \
-	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1' || exit 1; \
-	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
-	  .venv-$$version/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group test || exit 1; \
-	  warnings=; test $$version = 3.11 || warnings='-W error'; \
-	  .venv-$$version/bin/python -m pytest $$warnings -q $(UNIT_TESTS) -k 'not same_tests_in_a_sandbox' || exit 1; \
-	done
+
+wheel-test: $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.13 that is there
+
+$(WHEEL_TESTS): wheel-test-%: wheel
+	@python=$$(PATH="$${PATH#*:}" sh -c 'for candidate in "$$(command -v python$*)" $$HOME/.pyenv/versions/$*.*/bin/python3; do "$$candidate" -c "" 2>/dev/null && { echo "$$candidate"; break; }; done'); \
+	if [ -z "$$python" ]; then echo "Python $* is not here: not tested"; exit 0; fi; \
+	echo "== the wheel on Python $* ($$python)"; \
+	test -x .venv-$*/bin/python || "$$python" -m venv .venv-$* || exit 1; \
+	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1' || exit 1; \
+	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
+	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group test || exit 1; \
+	warnings=; test $* = 3.11 || warnings='-W error'; \
+	.venv-$*/bin/python -m pytest $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $(UNIT_TESTS)
 
 mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that its test fails
 	$(call make_venv,.venv-mutants,$(PYTHON))

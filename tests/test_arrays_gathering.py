@@ -160,6 +160,7 @@ def test_any_rows(
     same(ours[rows], theirs[rows])
 
 
+@pytest.mark.slow
 def test_while_pages_are_dropped(array: mapscratch.ScratchArray, expected: Values) -> None:
     stop = threading.Event()
 
@@ -171,7 +172,7 @@ def test_while_pages_are_dropped(array: mapscratch.ScratchArray, expected: Value
     dropper = threading.Thread(target=drop)
     dropper.start()
     try:
-        for seed in range(60):
+        for seed in range(30):
             rows = np.random.default_rng(seed).integers(0, ITEMS, 2000)
             same(array[rows], expected[rows])
     finally:

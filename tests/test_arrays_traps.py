@@ -186,6 +186,7 @@ for round in range(3):
 """
 
 
+@pytest.mark.slow
 def test_sixteen_readers(lazyfree: str, path: Path) -> None:
     run(
         """

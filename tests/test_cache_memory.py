@@ -65,6 +65,7 @@ def run_limited(code: str) -> tuple[int, str, str]:
         return process.returncode, output, errors
 
 
+@pytest.mark.slow
 def test_more_than_memory_where_an_lru_is_killed() -> None:
     probe = probe_temporary_memory_cgroup()
     if not probe:
@@ -76,6 +77,7 @@ def test_more_than_memory_where_an_lru_is_killed() -> None:
     assert (status, output) == (0, "right\n"), errors
 
 
+@pytest.mark.slow
 def test_the_same_tests_in_a_sandbox_without_userfaultfd() -> None:
     if not is_supported():
         pytest.skip("the numbers of this machine's system calls are not known")
@@ -124,6 +126,7 @@ assert cache.stats().bytes_held <= 40 << 20
     )
 
 
+@pytest.mark.slow
 def test_no_more_addresses() -> None:
     """Under RLIMIT_AS the oldest make room, and nothing is raised."""
     run_python(

@@ -220,7 +220,7 @@ def run(engine: str, examples: int, steps: int) -> None:
 
 
 def test_whatever_is_done_the_model_holds(engine: str) -> None:
-    run(engine, examples=min(40, settings().max_examples), steps=30)
+    run(engine, examples=min(25, settings().max_examples), steps=30)
 
 
 @pytest.mark.stress

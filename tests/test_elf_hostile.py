@@ -62,14 +62,14 @@ def survives(path, data: bytes) -> bool:
     return True
 
 
-def test_thousands_of_mutations(samples, tmp_path):
+def test_many_mutations(samples, tmp_path):
     randomness = random.Random(2004)
     path = tmp_path / "mutated.so"
     accepted = sum(
-        survives(path, mutate(randomness, samples[i % len(samples)])) for i in range(3000)
+        survives(path, mutate(randomness, samples[i % len(samples)])) for i in range(1500)
     )
     # Both happen, or the mutations test nothing.
-    assert 100 < accepted < 2900
+    assert 50 < accepted < 1450
 
 
 @pytest.mark.stress

@@ -24,7 +24,7 @@ from support.swap import some_swap
 from mapscratch import ScratchMap
 
 _MADV_PAGEOUT = 21
-_ROUNDS = 300
+_ROUNDS = 150
 
 
 @pytest.fixture(params=["busy", "idle"])
@@ -46,6 +46,7 @@ def page_out(m: ScratchMap) -> None:
     )
 
 
+@pytest.mark.slow
 def test_no_new_page_is_swapped(lazyfree: str, processors: None, tmp_path: Path) -> None:
     file = make_file(tmp_path / "pattern", 160)
     with some_swap(), ScratchMap(file.path, engine=lazyfree, access=mmap.ACCESS_READ) as m:

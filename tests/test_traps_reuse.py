@@ -211,6 +211,7 @@ def test_closing_while_another_thread_drops_never_crashes(engine: str, file: Pat
     )
 
 
+@pytest.mark.slow
 def test_an_address_goes_from_thread_to_thread(engine: str, file: PatternFile) -> None:
     """A mapping is made where another thread has just unmapped one, of another length."""
     run_python(

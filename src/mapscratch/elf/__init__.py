@@ -18,6 +18,7 @@ from .libraries import default_libraries
 from .linking import FixupPlan, link
 from .reader import LibraryRelocations, relocations
 from .source import ElfError
+from .survey import FixupsPerPage, LibrarySurvey, TouchedPages, fixups_per_page, survey
 from .symbols import SymbolTable
 
 __all__ = [
@@ -25,14 +26,19 @@ __all__ = [
     "ConversionError",
     "ElfError",
     "FixupPlan",
+    "FixupsPerPage",
     "LibraryRelocations",
+    "LibrarySurvey",
     "LoadSegment",
     "RelocationKind",
     "SymbolTable",
+    "TouchedPages",
     "convert",
     "default_libraries",
+    "fixups_per_page",
     "link",
     "overlay",
     "read_record",
     "relocations",
+    "survey",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one picture: a line a strategy against the number of processes.
+"""The one picture: a line a strategy against the number of processes, or of fixups a page.
 
 It is drawn in plain text, which needs no colour, fits into 80 columns and can do without anything
 beyond ASCII, or by matplotlib into a file.
@@ -25,6 +25,10 @@ CHART_FORMATS = (".svg", ".png")
 _STYLES = {"private": "red", "kernel": "magenta", "lazyfree": "green", "dontneed": "blue"}
 _COLOURS = {"private": "#c0392b", "kernel": "#8e44ad", "lazyfree": "#1e8449", "dontneed": "#2471a3"}
 _MARKERS = {"private": "o", "kernel": "D", "lazyfree": "s", "dontneed": "^"}
+# Of swap, where MAP_PRIVATE is drawn against more than one.
+_STYLES |= {"swapfile": "red", "swap partition": "red", "zram": "yellow", "zswap": "cyan"}
+_COLOURS |= {"swapfile": "#c0392b", "swap partition": "#c0392b", "zram": "#d68910"}
+_COLOURS |= {"zswap": "#117a8b"}
 
 
 class ChartError(UserError, ValueError):
@@ -36,8 +40,8 @@ class Series:
     """One line.
 
     Attributes:
-        name: of the strategy.
-        points: number of processes, value; ascending.
+        name: of the strategy; what stands behind a comma tells lines of one strategy apart.
+        points: number of processes (or what else is counted), value; ascending.
     """
 
     name: str
@@ -52,11 +56,13 @@ class Chart:
         title: what the lines are.
         series: the lines.
         note: what is not drawn, and why; or empty.
+        unit: what is counted: one of them, and several.
     """
 
     title: str
     series: tuple[Series, ...]
     note: str
+    unit: tuple[str, str] = ("process", "processes")
 
 
 def chart_of(comparison: Comparison) -> Chart:
@@ -158,7 +164,7 @@ def text_chart(
             line.append((("  " if index == 0 else ", ") + name, name))
         rows.append(line)
     rows.append([(" " * (gutter + 1) + glyphs.corner + glyphs.horizontal * columns, "")])
-    rows.append([(" " * (gutter + 2) + _count_labels(counts, column, columns), "")])
+    rows.append([(" " * (gutter + 2) + _count_labels(counts, column, columns, chart.unit), "")])
     if chart.note:
         rows.append([(chart.note, "")])
     return rows
@@ -171,7 +177,11 @@ def plain(rows: Sequence[Sequence[Cell]]) -> str:
 
 def style_of(name: str) -> str:
     """The terminal's colour for a strategy; empty for none."""
-    return _STYLES.get(name, "")
+    return _STYLES.get(_strategy(name), "")
+
+
+def _strategy(name: str) -> str:
+    return name.partition(",")[0]
 
 
 def _row(value: float, top: float, height: int) -> int:
@@ -206,8 +216,10 @@ def _draw(
         grid[_row(value, top, height)][column(count)] = (glyphs.point, one.name)
 
 
-def _count_labels(counts: Sequence[int], column: Callable[[float], int], columns: int) -> str:
-    suffix = " processes" if counts[-1] > 1 else " process"
+def _count_labels(
+    counts: Sequence[int], column: Callable[[float], int], columns: int, unit: tuple[str, str]
+) -> str:
+    suffix = f" {unit[1] if counts[-1] > 1 else unit[0]}"
     text = [" "] * (columns + len(suffix) + 4)
     free_from = 0
     for count in counts:
@@ -260,15 +272,22 @@ def save_chart(chart: Chart, subtitle: str, path: Path) -> None:
     # Lines that lie on each other: the later ones are thinner, so that all can be seen.
     for index, one in enumerate(chart.series):
         counts, values = zip(*one.points, strict=True)
-        colour = _COLOURS.get(one.name, "#555555")
+        strategy = _strategy(one.name)
         axes.plot(
-            counts, values, label=one.name, color=colour, marker=_MARKERS.get(one.name, "o"),
-            markersize=9 - 2 * index, linewidth=4 - index, clip_on=False, zorder=3 + index,
-        )  # fmt: skip
+            counts,
+            values,
+            label=one.name,
+            color=_COLOURS.get(strategy, "#555555"),
+            marker=_MARKERS.get(strategy, "o"),
+            markersize=max(9 - 2 * index, 3),
+            linewidth=max(4 - index, 1),
+            clip_on=False,
+            zorder=3 + index,
+        )
     _name_the_ends(axes, chart)
     axes.set_title(chart.title, loc="left", fontweight="bold", pad=26)
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color="#555555")
-    axes.set_xlabel("processes" + (f"\n{chart.note}" if chart.note else ""))
+    axes.set_xlabel(chart.unit[1] + (f"\n{chart.note}" if chart.note else ""))
     axes.set_xticks(sorted({count for one in chart.series for count, _ in one.points}))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -288,7 +307,7 @@ def _name_the_ends(axes: Axes, chart: Chart) -> None:
             xytext=(10, 0),
             textcoords="offset points",
             va="center",
-            color=_COLOURS.get(names[0], "#555555") if len(names) == 1 else "#333333",
+            color=_COLOURS.get(_strategy(names[0]), "#555555") if len(names) == 1 else "#333333",
             annotation_clip=False,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )

@@ -45,8 +45,8 @@ def _load_base(path: str) -> int:
     raise OSError(f"{path} is not mapped")
 
 
-def _digests(path: str) -> list[int]:
-    """One for each page that relocation stores to."""
+def _relocated_pages(path: str) -> list[bytes]:
+    """Each page that relocation stores to, as it is in memory."""
     import numpy as np
 
     from mapscratch.elf import relocations
@@ -55,7 +55,7 @@ def _digests(path: str) -> list[int]:
     first = library.segments[0]
     base = _load_base(path) - (first.virtual_address - first.file_offset)
     pages = np.unique(library.addresses // np.uint64(PAGESIZE))
-    return [zlib.crc32(ctypes.string_at(base + int(page) * PAGESIZE, PAGESIZE)) for page in pages]
+    return [ctypes.string_at(base + int(page) * PAGESIZE, PAGESIZE) for page in pages]
 
 
 def _dirty_share(path: str, pid: int) -> int:
@@ -102,10 +102,17 @@ def main() -> None:
     if addresses == "fixed":
         _without_random_addresses()
     ctypes.CDLL(path)
-    digests = _digests(path)
+    pages = _relocated_pages(path)
     alone = _dirty_share(path, os.getpid())
     shares, seconds = _with_children(path, int(children))
-    print(json.dumps({"digests": digests, "alone": alone, "shares": shares, "seconds": seconds}))
+    found = {
+        "digests": [zlib.crc32(page) for page in pages],
+        "compressed": sum(len(zlib.compress(page, 1)) for page in pages),
+        "alone": alone,
+        "shares": shares,
+        "seconds": seconds,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

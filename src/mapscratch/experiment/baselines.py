@@ -51,6 +51,7 @@ class Alternatives:
         equal_random: of the pages, the share that is equal in two processes as they are.
         equal_fixed: the same where addresses aren't drawn at random; None if that is forbidden
             here.
+        compressed: what ``zlib -1`` makes of these pages, each alone: a share of their size.
     """
 
     library: str
@@ -61,6 +62,7 @@ class Alternatives:
     fork_us: float
     equal_random: float
     equal_fixed: float | None
+    compressed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ def try_alternatives(library: str | os.PathLike[str], progress: Progress) -> Alt
         fork_us=forked.seconds * 1e6,
         equal_random=_equal(forked, again),
         equal_fixed=_equal(*fixed) if fixed else None,
+        compressed=forked.compressed / (PAGESIZE * max(1, len(forked.digests))),
     )
 
 
@@ -130,7 +133,7 @@ def baselines(costs: Costs, tried: Alternatives | None = None) -> tuple[Baseline
         _relr(costs),
         _fixed_base(tried),
         _binding(costs),
-        _zswap(costs),
+        _zswap(costs, tried),
     )
 
 
@@ -140,6 +143,7 @@ def baselines(costs: Costs, tried: Alternatives | None = None) -> tuple[Baseline
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     digests: list[int]
+    compressed: int
     alone: int
     shares: list[int]
     seconds: float
@@ -310,7 +314,7 @@ def _binding(costs: Costs) -> Baseline:
     )
 
 
-def _zswap(costs: Costs) -> Baseline:
+def _zswap(costs: Costs, tried: Alternatives | None) -> Baseline:
     found = _preferred(costs)
     measured = [one for one in found if one.swap in ("swap.zswap", "swap.zram")]
     parts = []
@@ -333,13 +337,17 @@ def _zswap(costs: Costs) -> Baseline:
         if parts
         else "Neither was measured in this run (--swap zswap or zram, as root)."
     )
+    size = ""
+    if tried:
+        figures["compressed"] = tried.compressed
+        size = f" (relocated pages compress to {tried.compressed:.0%} by zlib -1)"
     return Baseline(
         "zswap",
         "zswap and zram",
         "The closest rival: pages stay in memory compressed, come back without a device, and need "
         "not be fixed up. It beats us where fixups are many or symbolic, or where the file itself "
-        f"would have to be read again. {result} It takes memory for each process's copy, which "
-        "dropping doesn't.",
+        f"would have to be read again. {result} It takes memory for each process's copy{size}, "
+        "which dropping doesn't.",
         bool(parts),
         "Linux, Documentation/admin-guide/mm/zswap.rst, "
         "https://docs.kernel.org/admin-guide/mm/zswap.html",

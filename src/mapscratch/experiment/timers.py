@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes turns in `mapscratch.experiment.measure`: timers, each of some figures at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapscratch.elf import default_libraries
+from mapscratch.experiment.costs import Check, Per
+
+Figures = dict[str, float]
+"""By name; ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a figure is; see `mapscratch.experiment.costs.Measurement`."""
+
+    name: str
+    title: str
+    per: Per
+    note: str
+
+
+class CannotMeasure(Exception):
+    """A figure can't be had here; the message says why."""
+
+
+class Timer(ABC):
+    """Measures some figures, once each time that it is asked.
+
+    Attributes:
+        left_out: names of figures that it gives up, and why; may grow while it measures.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, str] = {}
+
+    @abstractmethod
+    def headings(self) -> list[Heading]:
+        """The figures that it has, those that are left out among them."""
+
+    @abstractmethod
+    def once(self, number: int) -> Figures:
+        """Measures; a figure that makes no sense this time is not in it.
+
+        Args:
+            number: of the round, from 1.
+
+        Raises:
+            CannotMeasure: none of them can be had here, now or later.
+        """
+
+    def checks(self) -> list[Check]:
+        """What others say of the same; asked in the end."""
+        return []
+
+
+def working_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for files that are measured with, on a disk if there is one; removed with it.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="mapscratch-cost-", dir=place)
+
+
+def real_words(count: int) -> NDArray[np.uint64]:
+    """Words as they are in the files of this machine's libraries: what pages are otherwise full of.
+
+    How well pages compress decides what zram and zswap cost.
+
+    Args:
+        count: shape (count,); repeated if the libraries are smaller.
+    """
+    data = b""
+    for path in default_libraries():
+        data += _second_half(path)
+        if len(data) >= 8 * count:
+            break
+    words = np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")
+    return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
+
+
+def _second_half(path: Path) -> bytes:
+    """Where data is: code comes first."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(size // 2)
+        return file.read()

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a page says, worked out from the documents: ways of a page, break-evens, shares of pages.
+
+A page's way out of memory and back costs *a + f k* with *k* fixups on it: by swap *f* is next to
+nothing, and by dropping it is what one fixup costs. Two ways cost the same where they cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mapscratch.reporting.page_reading import Node
+from mapscratch.reporting.verdict import WORDS_A_PAGE
+
+SWAP_NAMES = {
+    "file": "a swapfile",
+    "partition": "a swap partition",
+    "zram": "zram",
+    "zswap": "zswap",
+}
+FIXUP_NAMES = {
+    "known": "known values",
+    "relative": "relative",
+    "short": "short look-ups",
+    "long": "long look-ups",
+}
+_LOADER = {
+    "relative": "relocation.relative",
+    "short": "relocation.symbolic.short",
+    "long": "relocation.symbolic.long",
+}
+DEVICES = (("NVMe", 80.0), ("SATA SSD", 150.0), ("hard disk", 10_000.0))
+"""Assumed latencies of reading one page alone, in µs; see `mapscratch.experiment.cost_model`."""
+_PREFERRED = ("kernel", "lazyfree", "dontneed")
+_BIGGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What there is to make a page from; None and empty for what there is not.
+
+    Attributes:
+        survey: a ``mapscratch.survey``.
+        cost: a ``mapscratch.cost``.
+        compares: each a ``mapscratch.compare``.
+        ps: a ``mapscratch.ps``.
+        missing: name of a document, and why it could not be made.
+        commands: command lines that made them, in order.
+    """
+
+    survey: Node | None = None
+    cost: Node | None = None
+    compares: tuple[Node, ...] = ()
+    ps: Node | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+    commands: tuple[str, ...] = ()
+
+    def all(self) -> list[Node]:
+        """Those that there are."""
+        return [one for one in (self.survey, self.cost, *self.compares, self.ps) if one]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Fixups a page, over pages that have any.
+
+    Attributes:
+        bins: fewest and most fixups of a page, and how many pages; ascending.
+        median: fixups of a page; None where not known.
+        p95: 95 % of pages have at most so many.
+        maximum: the most.
+        mean: over pages.
+    """
+
+    bins: tuple[tuple[float, float, float], ...]
+    median: float | None
+    p95: float | None
+    maximum: float | None
+    mean: float | None
+
+    @property
+    def pages(self) -> float:
+        """All pages."""
+        return sum(pages for _, _, pages in self.bins)
+
+    def share_up_to(self, fixups: float) -> float:
+        """The share of pages with at most so many fixups; in a bin, as if spread evenly."""
+        found = 0.0
+        for low, high, pages in self.bins:
+            part = (fixups - low + 1) / (high - low + 1)
+            found += pages * min(max(part, 0.0), 1.0)
+        return found / self.pages if self.pages else 0.0
+
+    def cumulative(self) -> list[float]:
+        """The share of pages in each bin and those before it."""
+        total, shares = 0.0, []
+        for _, _, pages in self.bins:
+            total += pages
+            shares.append(total / self.pages)
+        return shares
+
+
+def histogram_of(survey: Node | None) -> Histogram | None:
+    """Fixups a page over all libraries of a survey; None if it doesn't say."""
+    if survey is None:
+        return None
+    node = survey.child("totals").child("fixups_per_page")
+    bins = tuple(
+        (low, high, pages)
+        for low, high, pages in sorted(node.rows("histogram", 3))
+        if high >= low and pages >= 0
+    )
+    if not sum(pages for _, _, pages in bins):
+        return None
+    return Histogram(
+        bins=bins,
+        median=node.number("median"),
+        p95=node.number("p95"),
+        maximum=node.number("maximum"),
+        mean=node.number("mean"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a page leaves memory and comes back as it was.
+
+    Attributes:
+        key: of the swap, or of the kind of fixup; a class of the style sheet.
+        name: in words.
+        page_us: µs for a page without fixups.
+        fixup_ns: ns more for each fixup.
+        points: measured: fixups a page, and the median, least and most µs.
+        engine: that drops the page; empty for swap.
+    """
+
+    key: str
+    name: str
+    page_us: float
+    fixup_ns: float
+    points: tuple[tuple[float, float, float, float], ...] = ()
+    engine: str = ""
+
+    def microseconds(self, fixups: float) -> float:
+        """What it costs with so many fixups on the page."""
+        return self.page_us + self.fixup_ns * fixups / 1e3
+
+    def as_dear_as(self, swap: Way) -> float | None:
+        """From so many fixups a page it costs more than another one; None if it never does."""
+        gain, slope = swap.page_us - self.page_us, self.fixup_ns - swap.fixup_ns
+        if gain <= 0:
+            return 0.0
+        return gain * 1e3 / slope if slope > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """All ways that were measured.
+
+    Attributes:
+        swaps: the cheapest first.
+        scratch: by the engine that is preferred, a way for each kind of fixup.
+        others: by other engines.
+        source: the name of the document that they are from.
+    """
+
+    swaps: tuple[Way, ...]
+    scratch: tuple[Way, ...]
+    others: tuple[Way, ...]
+    source: str
+
+    def scratch_by(self, key: str) -> Way | None:
+        """The way for a kind of fixup."""
+        return next((one for one in self.scratch if one.key == key), None)
+
+
+def ways_of(documents: Documents) -> Ways | None:
+    """The ways from a cost document, or else from the comparisons; None if neither has any."""
+    found = _ways_of_cost(documents.cost) if documents.cost else None
+    return found or _ways_of_compares(documents.compares)
+
+
+def _ways_of_cost(cost: Node) -> Ways | None:
+    """Lines that were measured; and for each engine those with fixups as dear as ld.so's."""
+    loader = {name: measured_ns(cost, measurement) for name, measurement in _LOADER.items()}
+    swaps, scratch = [], []
+    for node in cost.children("lines"):
+        what, page_us = node.text("what"), node.number("page_us")
+        if page_us is None:
+            continue
+        slope = node.number("fixup_ns") or 0.0
+        points = tuple((k, mid, low, high) for k, mid, low, high in node.rows("points", 4))
+        if what.startswith("swap."):
+            key = what.removeprefix("swap.")
+            swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points))
+            continue
+        scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, what))
+        scratch += [
+            Way(key, FIXUP_NAMES[key], page_us, ns, (), what)
+            for key, ns in loader.items()
+            if ns is not None
+        ]
+    return _sorted_ways(swaps, scratch, "mapscratch.cost")
+
+
+def measured_ns(cost: Node | None, name: str) -> float | None:
+    """The median of a measurement, in ns; None if it was left out."""
+    for node in cost.children("measurements") if cost else ():
+        if node.text("name") == name:
+            return node.number("median")
+    return None
+
+
+def kernel_part_us(cost: Node | None) -> float:
+    """Of a page's way through a device what is the kernel's work, in µs; see `cost_model`."""
+    parts = (measured_ns(cost, name) for name in ("swap.file.out", "fault.copy_on_write"))
+    return sum(part for part in parts if part is not None) / 1e3
+
+
+def _ways_of_compares(compares: Sequence[Node]) -> Ways | None:
+    """A comparison knows one number of fixups a page, and what one of them costs."""
+    swaps, scratch = [], []
+    for node in compares:
+        verdict = node.child("verdict")
+        fixups, slope = verdict.number("fixups_per_page"), verdict.number("fixup_ns")
+        swap_us, scratch_us = verdict.number("swap_us"), verdict.number("scratch_us")
+        key = swap_key(node)
+        if swap_us is not None and key:
+            points = ((fixups, swap_us, swap_us, swap_us),) if fixups else ()
+            swaps.append(Way(key, SWAP_NAMES[key], swap_us, 0.0, points))
+        if scratch_us is not None and fixups and slope is not None:
+            page_us = max(scratch_us - slope * fixups / 1e3, 0.01)
+            points = ((fixups, scratch_us, scratch_us, scratch_us),)
+            engine = verdict.text("scratch")
+            scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, engine))
+    return _sorted_ways(swaps, scratch[:1], "mapscratch.compare")
+
+
+def _sorted_ways(swaps: list[Way], scratch: list[Way], source: str) -> Ways | None:
+    if not swaps and not scratch:
+        return None
+    engines = {one.engine for one in scratch}
+    ranked = [name for name in _PREFERRED if name in engines] + sorted(engines - {*_PREFERRED})
+    first = ranked[0] if ranked else ""
+    order = list(FIXUP_NAMES)
+    scratch.sort(key=lambda one: order.index(one.key))
+    return Ways(
+        swaps=tuple(sorted(swaps, key=lambda one: one.page_us)),
+        scratch=tuple(one for one in scratch if one.engine == first),
+        others=tuple(one for one in scratch if one.engine != first),
+        source=source,
+    )
+
+
+def swap_key(compare: Node) -> str:
+    """Where a comparison's pages were swapped to, a key of `SWAP_NAMES`; empty for nowhere."""
+    swap = compare.child("swap")
+    kind = swap.text("kind")
+    if swap.flag("zswap") and kind in ("file", "partition"):
+        return "zswap"
+    return kind if kind in SWAP_NAMES else ""
+
+
+def fits(fixups: float | None) -> bool:
+    """Whether a page can have so many."""
+    return fixups is not None and fixups < WORDS_A_PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process holds of relocated pages, in pages.
+
+    Attributes:
+        name: its command and number.
+        saved: no longer dirtied by relocation under `mapscratch run`.
+        relocated: private copies of pages that hold relocations.
+        pss_bytes: its share of memory; None where not known.
+    """
+
+    name: str
+    saved: int
+    relocated: int
+    pss_bytes: float | None
+
+
+def biggest_processes(survey: Node | None) -> list[Process]:
+    """Those that hold most relocated pages."""
+    if survey is None:
+        return []
+    found = [
+        Process(
+            name=f"{node.text('command') or '?'} ({node.count('pid')})",
+            saved=node.count("saved_pages"),
+            relocated=node.count("relocated_pages"),
+            pss_bytes=node.number("pss_bytes"),
+        )
+        for node in survey.children("processes")
+    ]
+    found = [one for one in found if one.relocated]
+    return sorted(found, key=lambda one: -one.relocated)[:_BIGGEST]
+
+
+def biggest_libraries(survey: Node | None) -> list[Process]:
+    """Those of which relocation dirties most pages; as a process that loads nothing else."""
+    if survey is None:
+        return []
+    found = [
+        Process(
+            name=Path(node.text("path")).name,
+            saved=node.count("saved_pages"),
+            relocated=node.count("dirtied_pages"),
+            pss_bytes=None,
+        )
+        for node in survey.children("libraries")
+    ]
+    found = [one for one in found if one.relocated]
+    return sorted(found, key=lambda one: -one.relocated)[:_BIGGEST]
+
+
+def kinds_of_fixups(survey: Node | None) -> list[tuple[str, float]]:
+    """Kinds of relocation and how many there are, the most first; none without any."""
+    totals: dict[str, float] = {}
+    for library in survey.children("libraries") if survey else ():
+        for kind, number in library.child("kinds").numbers().items():
+            totals[kind] = totals.get(kind, 0.0) + number
+    return sorted(((kind, n) for kind, n in totals.items() if n > 0), key=lambda pair: -pair[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A comparison over numbers of processes.
+
+    Attributes:
+        swap: where pages went, a key of `SWAP_NAMES`; empty for nowhere.
+        series: strategy, and number of processes with pages sent to swap.
+        not_asked: strategies whose pages are dropped without asking the kernel.
+        trips: strategy, and µs of a page's round trip with the most processes, as median, least
+            and most.
+        given_back: strategy, and MiB given back for each MiB asked for, with the most processes.
+        processes: the most.
+        pages: that a process fixes up.
+        wrong_words: that were found.
+    """
+
+    swap: str
+    series: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+    not_asked: tuple[str, ...]
+    trips: tuple[tuple[str, float, float, float], ...]
+    given_back: tuple[tuple[str, float], ...]
+    processes: int
+    pages: float | None
+    wrong_words: int
+
+
+def sweep_of(compare: Node) -> Sweep:
+    """What a comparison shows."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    trips: dict[str, tuple[float, float, float]] = {}
+    back: dict[str, float] = {}
+    names: list[str] = []
+    results = compare.children("results")
+    most = max((node.count("processes") for node in results), default=0)
+    pages = None
+    for node in results:
+        name, processes, figures = (
+            node.text("strategy"),
+            node.count("processes"),
+            node.child("figures"),
+        )
+        if name not in names:
+            names.append(name)
+        swapped = figures.child("swapped_out_pages").number("median")
+        if swapped is not None:
+            series.setdefault(name, []).append((processes, swapped))
+        if processes == most:
+            trip = figures.child("round_trip_us")
+            low, middle, high = (trip.number(one) for one in ("minimum", "median", "maximum"))
+            if low is not None and middle is not None and high is not None:
+                trips[name] = (middle, low, high)
+            share = figures.child("given_back_per_mib").number("median")
+            if share is not None:
+                back[name] = share
+            total = figures.child("pages").number("median")
+            if total is not None and processes:
+                pages = total / processes
+    return Sweep(
+        swap=swap_key(compare),
+        series=tuple((name, tuple(sorted(points))) for name, points in series.items()),
+        not_asked=tuple(name for name in names if name not in series),
+        trips=tuple((name, *values) for name, values in trips.items()),
+        given_back=tuple(back.items()),
+        processes=most,
+        pages=pages,
+        wrong_words=compare.count("wrong_words"),
+    )

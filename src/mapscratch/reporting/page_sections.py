@@ -1,0 +1,818 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a page: each from the documents that there are, or a word on what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+from mapscratch.reporting.page_charts import (
+    PAGE,
+    Chart,
+    Table,
+    fixups_chart,
+    kinds_chart,
+    round_trip_chart,
+    savings_chart,
+    sweep_chart,
+)
+from mapscratch.reporting.page_facts import (
+    DEVICES,
+    Documents,
+    Histogram,
+    Sweep,
+    Way,
+    Ways,
+    biggest_libraries,
+    biggest_processes,
+    fits,
+    histogram_of,
+    kernel_part_us,
+    kinds_of_fixups,
+    sweep_of,
+    ways_of,
+)
+from mapscratch.reporting.page_reading import Node
+from mapscratch.reporting.page_svg import (
+    TO,
+    count,
+    digits,
+    element,
+    mebibytes,
+    microseconds,
+    nanoseconds,
+    percent,
+    shown,
+)
+from mapscratch.reporting.verdict import WORDS_A_PAGE
+
+COMMANDS = {
+    "survey": "mapscratch survey --installed --pid all --json survey.json",
+    "cost": "mapscratch cost --measure --json cost.json",
+    "compare": "sudo mapscratch compare --swap auto --json compare.json",
+    "ps": "mapscratch ps --json > ps.json",
+}
+"""What makes each document."""
+_SYMBOLIC = ("long", "short")
+_SKIPPED_SHOWN = 40
+
+
+def paragraph(*content: str, class_: str | None = None) -> str:
+    """A paragraph of content that is escaped already."""
+    return element("p", *content, class_=class_)
+
+
+def missing(documents: Documents, name: str, what: str) -> str:
+    """Says that a part isn't there, why, and how to get it."""
+    reason = dict(documents.missing).get(name, "")
+    lacks = "was not looked at for this page"
+    if reason:
+        lacks = f"could not be found out ({shown(reason.rstrip('.'))})"
+    then = f"mapscratch report --{name} {name}.json"
+    return paragraph(
+        f"{shown(what)} {lacks}. This gives it: {element('code', shown(COMMANDS[name]))}, then "
+        f"{element('code', shown(then))}.",
+        class_="missing",
+    )
+
+
+def figure(chart: Chart, note: str = "", key: str = "") -> str:
+    """A chart with its legend and its figures."""
+    caption = shown(chart.title) + (element("small", shown(note)) if note else "")
+    names = [
+        element("li", element("b", chr(ord("A") + index), class_=f"k-{key}"), shown(name))
+        for index, (key, name) in enumerate(chart.legend)
+    ]
+    return element(
+        "figure",
+        element("figcaption", caption),
+        key,
+        chart.wide,
+        chart.narrow,
+        element("ul", *names, class_="legend") if names else "",
+        element(
+            "details",
+            element("summary", "The figures as a table"),
+            table(chart.table, caption=chart.title),
+            class_="table",
+        ),
+        id=f"chart-{chart.key}",
+    )
+
+
+def table(content: Table, *, caption: str = "", words: bool = False) -> str:
+    """A table; the first column names the row."""
+    head = element("tr", *(element("th", shown(text), scope="col") for text in content.head))
+    rows = [
+        element(
+            "tr",
+            element("th", shown(row[0]), scope="row"),
+            *(element("td", shown(text)) for text in row[1:]),
+        )
+        for row in content.rows
+    ]
+    return _scrolling(
+        element(
+            "table",
+            element("caption", shown(caption)) if caption else "",
+            element("thead", head),
+            element("tbody", *rows),
+            class_="words" if words else None,
+        )
+    )
+
+
+def _scrolling(content: str) -> str:
+    # To be reached by keyboard, where it is wider than a phone.
+    return element("div", content, class_="scroll", tabindex="0")
+
+
+def section(key: str, title: str, *content: str) -> str:
+    """A section with its heading."""
+    return element("section", element("h2", shown(title)), *content, id=key)
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+def answer(documents: Documents) -> str:
+    """How expensive the fixups are, in one sentence."""
+    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    if ways is None or not ways.scratch:
+        return _answer_without_ways(documents, histogram)
+    if ways.source == "mapscratch.compare" and documents.compares:
+        sentence = documents.compares[0].child("verdict").text("sentence")
+        if sentence:
+            return shown(sentence)
+    known = ways.scratch_by("known") or ways.scratch[0]
+    fixups, whose = _typical_page(histogram)
+    costs = f"{whose}: from known values they cost {_time(known.fixup_ns * fixups / 1e3)}"
+    symbolic = _dearest(ways)
+    if symbolic:
+        looked_up = _time(symbolic.fixup_ns * fixups / 1e3)
+        costs += f" to make again, and {looked_up} if ld.so looked up a symbol for each"
+    dropped = f"dropping and reading it again {_time(known.page_us)}"
+    if not ways.swaps:
+        return (
+            f"{costs}; {dropped} without them, and what swap would cost instead is not known, for "
+            "none was measured."
+        )
+    dearest_first = ways.swaps[::-1]
+    trips = _listed(f"{_time(one.page_us)} ({shown(_bare(one))})" for one in dearest_first)
+    verdicts = [
+        _verdict(one, known, symbolic, histogram if one is dearest_first[0] else None)
+        for one in dearest_first
+    ]
+    return (
+        f"{costs}; swapping a page out and in costs {trips}, and {dropped}, so dropping beats "
+        f"{_listed(verdicts)}."
+    )
+
+
+def _time(value: float) -> str:
+    return _strong(microseconds(value))
+
+
+def _bare(swap: Way) -> str:
+    return swap.name.removeprefix("a ")
+
+
+def _answer_without_ways(documents: Documents, histogram: Histogram | None) -> str:
+    if histogram and histogram.median is not None:
+        return (
+            f"Half of the {_strong(count(histogram.pages))} pages that relocation dirties here "
+            f"have at most {_strong(count(histogram.median))} fixups; what a fixup costs was not "
+            "measured for this page."
+        )
+    if documents.all():
+        return "What a fixup costs was not measured for this page."
+    return "Nothing could be measured here; below is why, and what to do."
+
+
+def _typical_page(histogram: Histogram | None) -> tuple[float, str]:
+    if histogram and histogram.median:
+        return histogram.median, (
+            f"Half of the pages that relocation dirties here have up to "
+            f"{_strong(count(histogram.median))} fixups"
+        )
+    return 100.0, "If a page has 100 fixups"
+
+
+def _dearest(ways: Ways) -> Way | None:
+    found = [one for one in ways.scratch if one.key in _SYMBOLIC]
+    return max(found, key=lambda one: one.fixup_ns, default=None)
+
+
+def _verdict(swap: Way, known: Way, symbolic: Way | None, histogram: Histogram | None) -> str:
+    """Whether dropping takes less time than one swap: up to how many fixups."""
+    name = shown(swap.name)
+    limit = known.as_dear_as(swap)
+    if limit == 0:
+        return f"{name} {_strong('never')}"
+    found = f"{name} with {_up_to(limit)} known values"
+    if symbolic is None:
+        return found
+    dearest = symbolic.as_dear_as(swap)
+    one = dearest is not None and round(dearest) == 1
+    found += f" or {_up_to(dearest)} look-up{'' if one else 's'} a page"
+    if histogram and fits(dearest):
+        share = percent(histogram.share_up_to(dearest or 0.0))
+        found += f" ({share} of the pages have no more fixups of any kind)"
+    return found
+
+
+def _up_to(limit: float | None) -> str:
+    if limit is None or not fits(limit):
+        return "any number of"
+    return f"up to {_strong(count(limit))}"
+
+
+def _strong(text: str) -> str:
+    return element("strong", shown(text))
+
+
+def _listed(parts: Iterable[str]) -> str:
+    parts = list(parts)
+    return ", and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+# --- the chart at the top -----------------------------------------------------------------------
+
+
+def top_chart(documents: Documents) -> str:
+    """The one chart, and the slider for another device."""
+    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    if ways is None:
+        return missing(documents, "cost", "What a page's way out of memory and back costs")
+    note = (
+        "Where a drop's line lies below a swap's, dropping takes less time; rings mark where they "
+        "cross. Dashed lines are reckoned: a drop as it was measured, and what ld.so takes for a "
+        "fixup that is relative, or a symbol looked up in few (short) or many libraries (long)."
+    )
+    if ways.source == "mapscratch.compare":
+        note = "From comparisons: measured at the marks, with one number of fixups a page."
+    parts = [figure(round_trip_chart(ways, histogram), note)]
+    if not ways.swaps:
+        parts.append(missing(documents, "compare", "What swapping a page costs"))
+    if ways.scratch:
+        parts.append(_device_form(documents, histogram))
+    return "".join(parts)
+
+
+def _device_form(documents: Documents, histogram: Histogram | None) -> str:
+    bins = [list(row) for row in histogram.bins] if histogram else []
+    presets = [
+        element(
+            "button",
+            shown(f"{name}, {microseconds(latency)}"),
+            type="button",
+            data_us=f"{latency:g}",
+        )
+        for name, latency in DEVICES
+    ]
+    return element(
+        "div",
+        element("label", "If swap were on another device: what one read takes", for_="device"),
+        '<input type="range" id="device" min="0" max="4.5" step="0.01" value="2">',
+        element("div", " ".join(presets), class_="presets"),
+        element("output", for_="device"),
+        class_="device-form",
+        data_kernel_us=f"{kernel_part_us(documents.cost):.4g}",
+        data_words=WORDS_A_PAGE,
+        data_bins=json.dumps(bins),
+    )
+
+
+# --- fixups a page ------------------------------------------------------------------------------
+
+
+def fixups_section(documents: Documents) -> str:
+    """How many fixups pages have, over all libraries here."""
+    title = "Fixups a page, over the libraries here"
+    survey, histogram = documents.survey, histogram_of(documents.survey)
+    if survey is None:
+        return section("fixups", title, missing(documents, "survey", "How many fixups pages have"))
+    totals = survey.child("totals")
+    tiles = [
+        ("libraries", totals.number("libraries"), count),
+        ("fixups", totals.number("fixups"), count),
+        ("dirtied by relocation in all", _bytes(totals.number("dirtied_pages")), mebibytes),
+        ("of it saved by what mapscratch ships", _bytes(totals.number("saved_pages")), mebibytes),
+        ("with BIND_NOW or no PLT", totals.number("bind_now_or_no_plt_share"), percent),
+    ]
+    parts = [
+        element(
+            "ul",
+            *(
+                element("li", element("b", shown(form(value))), element("span", shown(name)))
+                for name, value, form in tiles
+                if value is not None
+            ),
+            class_="tiles",
+        )
+    ]
+    if histogram is None:
+        parts.append(paragraph("None of the files has a page with fixups.", class_="missing"))
+    else:
+        parts.append(figure(fixups_chart(histogram), _quantile_note(histogram)))
+    kinds = kinds_of_fixups(survey)
+    if kinds:
+        parts.append(figure(kinds_chart(kinds)))
+    libraries = biggest_libraries(survey)
+    if libraries:
+        heading = "The libraries of which relocation dirties most"
+        parts.append(
+            figure(savings_chart(libraries, "libraries", heading, "library"), "", _savings_key())
+        )
+    return section("fixups", title, *parts)
+
+
+def _bytes(pages: float | None) -> float | None:
+    return None if pages is None else pages * PAGE
+
+
+def _quantile_note(histogram: Histogram) -> str:
+    names = (("median", histogram.median), ("95 %", histogram.p95), ("most", histogram.maximum))
+    parts = [f"{name} {count(value)}" for name, value in names if value is not None]
+    if histogram.mean is not None:
+        parts.insert(1, f"mean {digits(histogram.mean)}")
+    return ", ".join(parts) + f"; a page has room for {WORDS_A_PAGE} pointers"
+
+
+def _savings_key() -> str:
+    return element(
+        "ul",
+        element("li", element("span", class_="swatch part"), "saved by what mapscratch ships"),
+        element("li", element("span", class_="swatch"), "dirtied by relocation in all"),
+        class_="key",
+    )
+
+
+# --- costs and break-even -----------------------------------------------------------------------
+
+
+def costs_section(documents: Documents) -> str:
+    """What was measured, and from how many fixups a page dropping costs more time than swap."""
+    title = "Round trips and break-even"
+    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    if ways is None or documents.cost is None:
+        parts = [missing(documents, "cost", "What each fixup and each fault costs")]
+        if ways and ways.scratch:
+            parts.append(_break_even_table(documents, ways, histogram))
+        return section("costs", title, *parts)
+    parts = []
+    if ways.scratch:
+        parts.append(_break_even_table(documents, ways, histogram))
+    else:
+        parts.append(paragraph("No engine that drops pages was measured.", class_="missing"))
+    if ways.others and ways.swaps:
+        parts.append(_other_engines(ways))
+    parts.append(_measurements(documents.cost))
+    parts.append(_checks(documents.cost))
+    return section("costs", title, *parts)
+
+
+def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | None) -> str:
+    engine = ways.scratch[0].engine or "an engine"
+    heads = [
+        element(
+            "th",
+            shown(one.name),
+            element("small", shown(f"{digits(one.fixup_ns)} ns each")),
+            scope="col",
+            data_page_us=f"{one.page_us:.6g}",
+            data_fixup_ns=f"{one.fixup_ns:.6g}",
+            data_name=one.name,
+        )
+        for one in ways.scratch
+    ]
+    kernel = kernel_part_us(documents.cost)
+    swaps = [(one, f"{microseconds(one.page_us)} a page, measured") for one in ways.swaps]
+    swaps += [
+        (
+            Way("device", name, kernel + latency, 0.0),
+            f"{microseconds(kernel + latency)} a page, if a read takes {microseconds(latency)}",
+        )
+        for name, latency in DEVICES
+    ]
+    rows = [
+        element(
+            "tr",
+            element(
+                "th",
+                shown(_bare(swap)),
+                element("small", shown(note)),
+                scope="row",
+            ),
+            *(element("td", _pays(one, swap, histogram)) for one in ways.scratch),
+        )
+        for swap, note in swaps
+    ]
+    slider = element(
+        "tr",
+        element("th", "the slider's device", element("small"), scope="row"),
+        *(element("td") for _ in ways.scratch),
+        class_="slider",
+    )
+    dropped = microseconds(ways.scratch[0].page_us)
+    caption = (
+        f"Up to how many fixups a page dropping takes less time than swap ({engine}: {dropped} for "
+        "a page without fixups)"
+    )
+    return element(
+        "div",
+        _scrolling(
+            element(
+                "table",
+                element("caption", shown(caption)),
+                element("thead", element("tr", element("th", "swap", scope="col"), *heads)),
+                element("tbody", *rows, slider),
+            )
+        ),
+        paragraph(
+            "The kernel's part of a device that isn't here is a swap-out and a page fault as they "
+            "were measured; a device's own time for writing is not waited for. “Any number” means "
+            f"more than the {WORDS_A_PAGE} pointers that fit in a page.",
+            class_="note",
+        ),
+        id="break-even",
+    )
+
+
+def _pays(way: Way, swap: Way, histogram: Histogram | None) -> str:
+    limit = way.as_dear_as(swap)
+    if limit == 0:
+        return "never"
+    if limit is None or limit >= WORDS_A_PAGE:
+        return "any number"
+    share = f"{percent(histogram.share_up_to(limit))} of pages" if histogram else ""
+    return shown(count(limit)) + (element("small", shown(share)) if share else "")
+
+
+def _other_engines(ways: Ways) -> str:
+    rows = tuple(
+        (
+            f"{one.engine}: {one.name}",
+            microseconds(one.page_us),
+            f"{digits(one.fixup_ns)} ns",
+            *(_plain_pays(one, swap) for swap in ways.swaps),
+        )
+        for one in ways.others
+    )
+    swaps = (f"up to, against {_bare(one)}" for one in ways.swaps)
+    head = ("engine", "a page without fixups", "a fixup", *swaps)
+    return element("details", element("summary", "Other engines"), table(Table(head, rows)))
+
+
+def _plain_pays(way: Way, swap: Way) -> str:
+    limit = way.as_dear_as(swap)
+    if limit == 0:
+        return "never"
+    return "any number" if limit is None or limit >= WORDS_A_PAGE else f"{count(limit)} a page"
+
+
+def _measurements(cost: Node) -> str:
+    rows = []
+    for node in cost.children("measurements"):
+        median, low, high = (node.number(name) for name in ("median", "minimum", "maximum"))
+        if median is None:
+            continue
+        spread = (
+            f"{nanoseconds(low)}{TO}{nanoseconds(high)}"
+            if low is not None and high is not None
+            else "not known"
+        )
+        rows.append(
+            element(
+                "tr",
+                element(
+                    "th",
+                    shown(node.text("title") or node.text("name")),
+                    element("small", shown(node.text("note"))) if node.text("note") else "",
+                    scope="row",
+                ),
+                element("td", shown(nanoseconds(median)), class_="number"),
+                element("td", shown(spread), class_="number"),
+                element("td", shown(node.text("per")), class_="number"),
+            )
+        )
+    if not rows:
+        return paragraph("No single cost was measured.", class_="missing")
+    heads = ("what", "median", f"least{TO}most", "for each")
+    return _scrolling(
+        element(
+            "table",
+            element("caption", "What each step costs here; medians over interleaved rounds"),
+            element(
+                "thead", element("tr", *(element("th", shown(text), scope="col") for text in heads))
+            ),
+            element("tbody", *rows),
+        )
+    )
+
+
+def _checks(cost: Node) -> str:
+    checks = cost.children("checks")
+    if not checks:
+        return ""
+    rows = tuple(
+        (
+            node.text("what"),
+            _maybe(node.number("ours"), digits),
+            _maybe(node.number("theirs"), digits),
+            _maybe(node.number("ratio"), digits),
+            "agrees" if node.flag("agrees") else "does not agree",
+            node.text("note"),
+        )
+        for node in checks
+    )
+    head = ("what", "ours", "theirs", "ratio", "", "")
+    return table(Table(head, rows), caption="Checked against others")
+
+
+def _maybe(value: float | None, form: Callable[[float], str]) -> str:
+    return "not known" if value is None else form(value)
+
+
+# --- swap against the number of processes --------------------------------------------------------
+
+
+def sweeps_section(documents: Documents) -> str:
+    """What goes to swap, by strategy and number of processes."""
+    title = "Swap I/O by strategy and number of processes"
+    if not documents.compares:
+        what = "What N processes send to swap"
+        return section("swap", title, missing(documents, "compare", what))
+    parts = []
+    for number, compare in enumerate(documents.compares, start=1):
+        parts.append(_one_sweep(compare, sweep_of(compare), number))
+    reason = dict(documents.missing).get("compare")
+    if reason:
+        parts.append(missing(documents, "compare", "Another comparison"))
+    return section("swap", title, *parts)
+
+
+def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
+    parts = []
+    if sweep.wrong_words:
+        text = (
+            f"{count(sweep.wrong_words)} words were wrong: nothing else in this comparison counts."
+        )
+        parts.append(paragraph(shown(text), class_="missing alarm"))
+    chart = sweep_chart(sweep, number)
+    if chart:
+        pages = f"{count(sweep.pages)} relocated pages a process" if sweep.pages else ""
+        parts.append(figure(chart, pages))
+    else:
+        parts.append(
+            paragraph(
+                "There was no swap in this comparison, so no page could go there. As root this "
+                "makes a temporary swapfile and removes it: "
+                f"{element('code', shown(COMMANDS['compare']))}.",
+                class_="missing",
+            )
+        )
+    if sweep.not_asked:
+        names = _listed(map(shown, sweep.not_asked))
+        parts.append(
+            paragraph(
+                f"{names} drops its pages itself: nothing of them goes to swap.", class_="note"
+            )
+        )
+    back = dict(sweep.given_back)
+    rows = tuple(
+        (
+            name,
+            microseconds(median),
+            f"{microseconds(low)}{TO}{microseconds(high)}",
+            f"{back[name]:.2f}" if name in back else "not known",
+        )
+        for name, median, low, high in sweep.trips
+    )
+    if rows:
+        head = ("strategy", "a page's round trip", f"least{TO}most", "MiB given back per MiB asked")
+        plural = "processes" if sweep.processes != 1 else "process"
+        parts.append(table(Table(head, rows), caption=f"With {count(sweep.processes)} {plural}"))
+    sentence = compare.child("verdict").text("sentence")
+    if sentence:
+        parts.append(paragraph(shown(sentence)))
+    return "".join(parts)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def processes_section(documents: Documents) -> str:
+    """What the biggest processes hold and would save."""
+    title = "What the biggest processes would save"
+    if documents.survey is None:
+        what = "What running processes hold of relocated pages"
+        return section("processes", title, missing(documents, "survey", what))
+    processes = biggest_processes(documents.survey)
+    if not processes:
+        what = "What running processes hold of relocated pages"
+        return section("processes", title, missing(documents, "survey", what))
+    totals = documents.survey.child("totals")
+    relocated, saved = totals.number("relocated_pages"), totals.number("saved_pages_in_processes")
+    share, number = totals.number("relocated_pss_bytes"), totals.number("processes")
+    text = ""
+    if number is not None and relocated is not None and saved is not None:
+        text = (
+            f"{count(number)} processes hold {_strong(mebibytes(relocated * PAGE))} of private "
+            "pages that relocation dirtied; what mapscratch ships saves "
+            f"{_strong(mebibytes(saved * PAGE))} of them."
+        )
+        if share is not None:
+            text += f" With what forked processes still share counted once: {mebibytes(share)}."
+    return section(
+        "processes",
+        title,
+        paragraph(text) if text else "",
+        figure(
+            savings_chart(
+                processes, "processes", "Private pages with relocations, by process", "process"
+            ),
+            "",
+            _savings_key(),
+        ),
+        paragraph(
+            "“Saved” counts pages whose only fixups are PLT slots, which converted entries make "
+            "again by themselves. All others hold data relocations: no kernel that is released "
+            "can drop and rebuild those in an ordinary program.",
+            class_="note",
+        ),
+    )
+
+
+# --- baselines ----------------------------------------------------------------------------------
+
+
+def baselines_section(documents: Documents) -> str:
+    """What else could be done about dirty relocated pages."""
+    title = "What else there is"
+    nodes = documents.cost.children("baselines") if documents.cost else []
+    if not nodes:
+        what = "How pre-forking, KSM, RELR, prelink, -z now and zswap compare"
+        return section("baselines", title, missing(documents, "cost", what))
+    items = []
+    for node in nodes:
+        badge = "measured" if node.flag("measured") else "reasoned"
+        facts = [
+            element("dt", shown(name.replace("_", " "))) + element("dd", shown(_plain(value)))
+            for name, value in node.child("figures").values.items()
+        ]
+        source = node.text("source")
+        items.append(
+            element(
+                "li",
+                element(
+                    "h3",
+                    shown(node.text("title") or node.text("name")),
+                    " ",
+                    element("span", badge, class_="badge"),
+                ),
+                paragraph(shown(node.text("sentence"))),
+                element("dl", *facts) if facts else "",
+                paragraph("Source: ", shown(source), class_="note") if source else "",
+            )
+        )
+    return section("baselines", title, element("ul", *items, class_="baselines"))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not known"}[value]
+    if isinstance(value, int | float):
+        return count(value) if float(value).is_integer() else digits(value)
+    return str(value)[:200]
+
+
+# --- who uses it now ----------------------------------------------------------------------------
+
+
+def ps_section(documents: Documents) -> str:
+    """The processes that used scratch memory, if a document says so; nothing otherwise."""
+    if documents.ps is None:
+        return ""
+    rows = []
+    for process in documents.ps.children("processes"):
+        who = f"{process.text('command')} ({process.count('pid')})"
+        if process.text("problem"):
+            rows.append((who, process.text("problem"), "", "", "", ""))
+        rows += [
+            (
+                who,
+                f"{node.text('kind')} {node.text('name')}".strip(),
+                node.text("engine"),
+                _maybe(node.number("droppable_bytes"), mebibytes),
+                _maybe(node.number("dropped_pages"), count),
+                _maybe(node.number("rebuilt_pages"), count),
+            )
+            for node in process.children("mappings")
+        ]
+    if not rows:
+        return section("ps", "Who uses scratch memory now", paragraph("No process did."))
+    head = ("process", "what", "engine", "droppable", "pages dropped", "pages rebuilt")
+    return section("ps", "Who uses scratch memory now", table(Table(head, tuple(rows))))
+
+
+# --- method -------------------------------------------------------------------------------------
+
+
+def method_section(documents: Documents) -> str:
+    """Machine, kernel, how it was measured, what was left out, and the commands."""
+    return section(
+        "method",
+        "Machine, method, and how to do it again",
+        _origins(documents.all()),
+        element("h3", "How it was found"),
+        paragraph(
+            "Relocations are read from the files' own tables, and counted for every page that a "
+            "loader would store to. Costs are medians over rounds in which all measurements take "
+            "turns, so that whatever slows the machine down slows all of them. A round trip is "
+            "measured by processes that map generated or real libraries, make the fixups, have the "
+            "kernel reclaim the pages (MADV_PAGEOUT), touch them again and check every word. "
+            "Writing to a swap device is not waited for. What is not known is said to be so, "
+            "and is never 0."
+        ),
+        element("h3", "What was left out, and why"),
+        _left_out(documents),
+        element("h3", "To do it again"),
+        element("button", "Copy", type="button", class_="copy", data_copies="commands"),
+        element("pre", element("code", shown_lines(_commands(documents)), id="commands")),
+    )
+
+
+def shown_lines(lines: Iterable[str]) -> str:
+    """Lines of text, each escaped."""
+    return "\n".join(map(shown, lines))
+
+
+def _origins(nodes: Sequence[Node]) -> str:
+    if not nodes:
+        return ""
+    rows = []
+    for node in nodes:
+        machine = node.child("machine")
+        processors, seconds = machine.number("processors"), node.number("seconds")
+        rows.append(
+            (
+                node.text("document"),
+                f"Linux {machine.text('kernel') or '(kernel not known)'}",
+                machine.text("architecture"),
+                _maybe(processors, count),
+                _maybe(machine.number("page_size"), count),
+                node.text("created")[:40],
+                _maybe(seconds, lambda value: f"{digits(value)} s"),
+                node.text("mapscratch"),
+            )
+        )
+    head = (
+        "document", "kernel", "machine", "processors", "page size", "made at", "took", "mapscratch",
+    )  # fmt: skip
+    return table(Table(head, tuple(rows)))
+
+
+def _left_out(documents: Documents) -> str:
+    rows = [(name, reason) for name, reason in documents.missing]
+    for node in documents.all():
+        rows += [(name, reason) for name, reason in node.reasons("left_out").items()]
+        rows += [("note", note) for note in node.texts("notes")]
+    skipped = documents.survey.children("skipped") if documents.survey else []
+    parts = []
+    if rows:
+        parts.append(table(Table(("what", "why"), tuple(dict.fromkeys(rows))), words=True))
+    if skipped:
+        shown_files = tuple(
+            (node.text("path"), node.text("reason")) for node in skipped[:_SKIPPED_SHOWN]
+        )
+        more = len(skipped) - len(shown_files)
+        parts.append(
+            element(
+                "details",
+                element("summary", shown(f"{count(len(skipped))} files that the survey skipped")),
+                table(Table(("file", "why"), shown_files), words=True),
+                paragraph(shown(f"and {count(more)} more"), class_="note") if more else "",
+            )
+        )
+    return "".join(parts) or paragraph("Nothing.")
+
+
+def _commands(documents: Documents) -> list[str]:
+    if documents.commands:
+        return list(documents.commands)
+    lines = [COMMANDS["survey"], COMMANDS["cost"]]
+    files = ["--survey survey.json", "--cost cost.json"]
+    swaps = [swap for swap in map(_swap_option, documents.compares) if swap] or [""]
+    for number, swap in enumerate(swaps, start=1):
+        name = f"compare{number if len(swaps) > 1 else ''}.json"
+        root = "sudo " if swap else ""
+        lines.append(f"{root}mapscratch compare{swap} --json {name}")
+        files.append(f"--compare {name}")
+    lines.append(f"mapscratch report {' '.join(files)} -o report.html")
+    return lines
+
+
+def _swap_option(compare: Node) -> str:
+    swap = compare.child("settings").text("swap")
+    return f" --swap {swap}" if swap in ("auto", "file", "zram", "zswap") else ""

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A survey as a document for programs, as a table of values, and in the terminal.
+
+Wherever it is told what relocation dirties, it is told beside it what `mapscratch run` saves of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mapscratch import __version__
+from mapscratch.census.processes import HeldFile, ProcessSurvey
+from mapscratch.census.take import Census
+from mapscratch.elf import FixupsPerPage, LibrarySurvey, fixups_per_page
+from mapscratch.elf.headers import PAGE
+from mapscratch.elf.survey import KINDS
+from mapscratch.reporting.documents import Document, machine_document
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+NAME = "mapscratch.survey"
+VERSION = 1
+
+Order = Literal["dirtied", "saved", "fixups", "name"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+_MEBIBYTE = 1 << 20
+_BAR_COLUMNS = 30
+_LONGEST_SKIPPED_LIST = 5
+_NARROWEST_NAME = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over a census.
+
+    Attributes:
+        libraries: how many.
+        fixups: of all of them.
+        dirtied_pages: pages that relocation dirties in a process that loads all of them.
+        saved_pages: of these, what `mapscratch run` saves.
+        plt_pages: of these, what holds slots of PLT entries, with other fixups or without.
+        bind_now_or_no_plt_share: the share of libraries that are bound at load or have no PLT.
+        fixups_per_page: over all pages of all libraries.
+        processes: how many.
+        relocated_pages: private copies of relocated pages in all of them.
+        relocated_pss_bytes: the same, what forked processes share counted once.
+        saved_pages_in_processes: of the relocated pages, what `mapscratch run` would save.
+    """
+
+    libraries: int
+    fixups: int
+    dirtied_pages: int
+    saved_pages: int
+    plt_pages: int
+    bind_now_or_no_plt_share: float
+    fixups_per_page: FixupsPerPage
+    processes: int
+    relocated_pages: int
+    relocated_pss_bytes: int
+    saved_pages_in_processes: int
+
+
+def totals(census: Census) -> Totals:
+    """Sum up a census."""
+    libraries, processes = census.libraries, census.processes
+    pages = [library.pages.fixups for library in libraries]
+    bound = sum(library.bind_mode != "lazy" for library in libraries)
+    return Totals(
+        libraries=len(libraries),
+        fixups=sum(library.fixups for library in libraries),
+        dirtied_pages=sum(library.dirtied_pages for library in libraries),
+        saved_pages=sum(library.saved_pages for library in libraries),
+        plt_pages=sum(library.plt_pages for library in libraries),
+        bind_now_or_no_plt_share=bound / len(libraries) if libraries else 0.0,
+        fixups_per_page=fixups_per_page(np.concatenate(pages or [np.empty(0, dtype=np.int64)])),
+        processes=len(processes),
+        relocated_pages=sum(process.relocated_pages for process in processes),
+        relocated_pss_bytes=sum(process.relocated_pss_bytes for process in processes),
+        saved_pages_in_processes=sum(process.saved_pages for process in processes),
+    )
+
+
+# --- for programs -------------------------------------------------------------------------------
+
+
+def survey_document(
+    census: Census,
+    created: datetime,
+    *,
+    processes: int | None = None,
+    order: Order = "dirtied",
+) -> Document:
+    """The document of a survey: nothing but what JSON has.
+
+    Args:
+        census: what was found.
+        created: when, with a time zone.
+        processes: adds the totals of so many processes that load all of the libraries.
+        order: of libraries and processes.
+    """
+    whole = totals(census)
+    document: Document = {
+        "document": NAME,
+        "version": VERSION,
+        "mapscratch": __version__,
+        "created": created.isoformat(timespec="seconds"),
+        "machine": machine_document(),
+        "seconds": census.seconds,
+        "libraries": [library_document(one) for one in sorted_libraries(census, order)],
+        "skipped": [{"path": str(one.path), "reason": one.reason} for one in census.skipped],
+        "processes": [_process_document(one) for one in sorted_processes(census, order)],
+        "totals": {
+            **asdict(whole),
+            "fixups_per_page": _per_page(whole.fixups_per_page),
+        },
+    }
+    if processes is not None:
+        document["totals"]["for_processes"] = {
+            "processes": processes,
+            "dirtied_pages": whole.dirtied_pages * processes,
+            "saved_pages": whole.saved_pages * processes,
+        }
+    return document
+
+
+def library_document(library: LibrarySurvey) -> Document:
+    """One library of a survey document."""
+    return {
+        "path": str(library.path),
+        "file_size": library.file_size,
+        "machine": library.machine,
+        "build_id": library.build_id,
+        "soname": library.soname,
+        "bind_now": library.bind_now,
+        "bind_mode": library.bind_mode,
+        "kinds": dict(library.kinds),
+        "fixups": library.fixups,
+        "dirtied_pages": library.dirtied_pages,
+        "saved_pages": library.saved_pages,
+        "convertible": library.convertible,
+        "not_convertible_because": library.not_convertible_because,
+        "text_pages": library.text_pages,
+        "fixups_per_page": _per_page(library.fixups_per_page),
+        "relro_pages": library.relro_pages,
+        "relro_dirtied_pages": library.relro_dirtied_pages,
+        "plt_entries": library.plt_entries,
+        "plt_pages": library.plt_pages,
+    }
+
+
+def _per_page(found: FixupsPerPage) -> Document:
+    return {
+        "median": found.median,
+        "p95": found.p95,
+        "maximum": found.maximum,
+        "mean": found.mean,
+        "histogram": [list(one) for one in found.histogram],
+    }
+
+
+def _process_document(process: ProcessSurvey) -> Document:
+    document: Document = asdict(process)
+    del document["files"]
+    document["libraries"] = [_held(one) for one in process.files]
+    return document
+
+
+def _held(held: HeldFile) -> Document:
+    return {**asdict(held), "path": str(held.path)}
+
+
+def survey_csv(census: Census, order: Order = "dirtied") -> str:
+    """A line for each process if there are any, or else for each library; the first names columns.
+
+    Nested figures have names such as ``kinds.RELATIVE``; lists are left to JSON.
+    """
+    if census.wanted.has_processes:
+        rows = [_flat(_process_document(one)) for one in sorted_processes(census, order)]
+    else:
+        rows = [_flat(library_document(one)) for one in sorted_libraries(census, order)]
+    output = io.StringIO()
+    writer = csv.DictWriter(output, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return output.getvalue()
+
+
+def _flat(document: Document, prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            result.update(_flat(value, f"{prefix}{name}."))
+        elif not isinstance(value, list):
+            result[prefix + name] = value
+    return result
+
+
+# --- order --------------------------------------------------------------------------------------
+
+
+def sorted_libraries(census: Census, order: Order) -> list[LibrarySurvey]:
+    """The largest first, or by name; what is equal by path."""
+    keys: dict[Order, Callable[[LibrarySurvey], Any]] = {
+        "dirtied": lambda one: -one.dirtied_pages,
+        "saved": lambda one: -one.saved_pages,
+        "fixups": lambda one: -one.fixups,
+        "name": lambda one: one.path.name,
+    }
+    return sorted(census.libraries, key=lambda one: (keys[order](one), one.path))
+
+
+def sorted_processes(census: Census, order: Order) -> list[ProcessSurvey]:
+    """The same for processes, whose fixups are not counted: they go by pages."""
+    keys: dict[Order, Callable[[ProcessSurvey], Any]] = {
+        "dirtied": lambda one: -one.relocated_pages,
+        "saved": lambda one: -one.saved_pages,
+        "fixups": lambda one: -one.relocated_pages,
+        "name": lambda one: one.command,
+    }
+    return sorted(census.processes, key=lambda one: (keys[order](one), one.pid))
+
+
+# --- in the terminal ----------------------------------------------------------------------------
+
+
+def print_survey(
+    console: Console,
+    census: Census,
+    *,
+    processes: int,
+    order: Order = "dirtied",
+    top: int | None = None,
+) -> None:
+    """Print tables, the histogram, totals, and the answer last.
+
+    Args:
+        console: where to.
+        census: what was found.
+        processes: for how many processes to multiply.
+        order: of the tables.
+        top: how many lines of a table; None for all.
+    """
+    whole = totals(census)
+    if census.processes:
+        found = sorted_processes(census, order)
+        console.print(_process_table(console, found[:top]))
+        console.print(_PROCESS_CAPTION, style="dim")
+        _print_rest(console, len(found) - len(found[:top]), "processes")
+        console.print()
+    if census.libraries:
+        libraries = sorted_libraries(census, order)
+        console.print(_library_table(console, libraries[:top]))
+        console.print(_LIBRARY_CAPTION, style="dim")
+        _print_rest(console, len(libraries) - len(libraries[:top]), "libraries")
+        console.print()
+        console.print("Fixups a page, over all pages that relocation dirties:")
+        for line in _histogram(console, whole.fixups_per_page):
+            console.print(line)
+        console.print()
+        console.print(_kinds_line(census.libraries))
+    _print_skipped(console, census)
+    for line in _total_lines(census, whole, processes):
+        console.print(line)
+    console.print()
+    console.print(answer(whole))
+
+
+def answer(whole: Totals) -> str:
+    """A sentence or two: how many fixups a page, and how much of them is code's."""
+    if not whole.dirtied_pages:
+        return "Relocation dirties no page of what was surveyed."
+    pages = whole.fixups_per_page
+    return (
+        f"A page that relocation dirties has {pages.median:,.0f} fixups in the median and "
+        f"{pages.mean:,.0f} on average. PLT slots are on {_share(whole.plt_pages, whole)} of these "
+        f"pages; {_share(whole.saved_pages, whole)} hold nothing else and are saved by "
+        f"`mapscratch run`; what dirties the others is data. {whole.bind_now_or_no_plt_share:.0%} "
+        f"of {_count(whole.libraries, 'library', 'libraries')} are bound at load or have no PLT."
+    )
+
+
+def _share(part: int, whole: Totals) -> str:
+    share = part / whole.dirtied_pages
+    return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"
+
+
+def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]:
+    if whole.libraries:
+        yield (
+            f"{_count(whole.libraries, 'library', 'libraries')}: {whole.fixups:,} fixups; saved "
+            f"{_pages(whole.saved_pages)} of {_pages(whole.dirtied_pages)} dirtied, for each "
+            "process that loads all of it."
+        )
+    if census.wanted.has_files:
+        yield (
+            f"For {_count(processes, 'process', 'processes')}: saved "
+            f"{_size(whole.saved_pages * processes * PAGE)} of "
+            f"{_size(whole.dirtied_pages * processes * PAGE)} dirtied."
+        )
+    if whole.processes:
+        each = [process.relocated_pages for process in census.processes]
+        yield (
+            f"{_count(whole.processes, 'process holds', 'processes hold')} private copies: saved "
+            f"{_pages(whole.saved_pages_in_processes)} of {_pages(whole.relocated_pages)} "
+            f"relocated, {statistics.median(each):,.0f} in the median process. What they share "
+            f"counted once: {_size(whole.relocated_pss_bytes)} relocated."
+        )
+    yield f"{census.seconds:.1f} s."
+
+
+def _print_rest(console: Console, count: int, what: str) -> None:
+    if count > 0:
+        console.print(f"and {count:,} {what} more; --top 0 shows all", style="dim")
+
+
+def _library_table(console: Console, libraries: Sequence[LibrarySurvey]) -> Table:
+    return _plain_table(
+        console,
+        ("library", "fixups", "a page", "max", "bound", "PLT", "RELRO", "saved", "dirtied"),
+        [
+            (
+                library.path.name,
+                f"{library.fixups:,}",
+                f"{library.fixups_per_page.median:,.0f}",
+                f"{library.fixups_per_page.maximum:,}",
+                "-" if library.bind_mode == "no PLT" else library.bind_mode,
+                f"{library.plt_entries:,}",
+                f"{library.relro_pages:,}",
+                f"{library.saved_pages:,}",
+                f"{library.dirtied_pages:,}",
+            )
+            for library in libraries
+        ],
+    )
+
+
+_LIBRARY_CAPTION = (
+    "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation in "
+    "all: pages of 4 KiB."
+)
+
+
+def _process_table(console: Console, processes: Sequence[ProcessSurvey]) -> Table:
+    return _plain_table(
+        console,
+        ("process", "pid", "user", "Pss", "anonymous", "other", "by Pss", "saved", "relocated"),
+        [
+            (
+                process.command,
+                str(process.pid),
+                process.user,
+                _kibibytes(process.pss_bytes),
+                _kibibytes(process.anonymous_bytes),
+                _kibibytes(process.other_file_pages * PAGE),
+                _kibibytes(process.relocated_pss_bytes),
+                _kibibytes(process.saved_pages * PAGE),
+                _kibibytes(process.relocated_pages * PAGE),
+            )
+            for process in processes
+        ],
+    )
+
+
+_PROCESS_CAPTION = (
+    "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` "
+    "saves, their part by Pss; and other ones. anonymous: memory of no file."
+)
+
+
+def _plain_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column gives way where there is no room."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    widths = [
+        max(len(title), *(len(row[number]) for row in rows)) if rows else len(title)
+        for number, title in enumerate(titles)
+    ]
+    # One column of the terminal lies between two of the table.
+    left = console.width - sum(width + 1 for width in widths[1:])
+    first = max(_NARROWEST_NAME, min(widths[0], left))
+    table.add_column(titles[0], no_wrap=True, overflow="ellipsis", width=first)
+    for title, width in zip(titles[1:], widths[1:], strict=True):
+        table.add_column(title, justify="right", no_wrap=True, width=width)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:
+    unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
+    glyph, dash = ("█", "\N{EN DASH}") if unicode else ("#", "-")
+    most = max((pages for _, _, pages in found.histogram), default=1)
+    whole = sum(pages for _, _, pages in found.histogram)
+    for low, high, pages in found.histogram:
+        label = str(low) if low == high else f"{low}{dash}{high}"
+        bar = glyph * max(1, round(pages * _BAR_COLUMNS / most))
+        unit = "page " if pages == 1 else "pages"
+        yield f"  {label:>9} {bar:<{_BAR_COLUMNS}} {pages:>9,} {unit} {pages / whole:>4.0%}"
+
+
+def _kinds_line(libraries: Sequence[LibrarySurvey]) -> str:
+    counts: Counter[str] = Counter()
+    for library in libraries:
+        counts.update(library.kinds)
+    whole = counts.total()
+    listed = ", ".join(
+        f"{kind} {counts[kind]:,} ({counts[kind] / whole:.1%})" for kind in KINDS if counts[kind]
+    )
+    return f"By kind: {listed or 'none'}."
+
+
+def _print_skipped(console: Console, census: Census) -> None:
+    for one in census.skipped[:_LONGEST_SKIPPED_LIST]:
+        console.print(f"Skipped: {one.path}: {one.reason}", style="dim")
+    more = len(census.skipped) - _LONGEST_SKIPPED_LIST
+    if more > 0:
+        console.print(f"and {more:,} more skipped; --json lists all", style="dim")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _pages(number: int) -> str:
+    return f"{_count(number, 'page', 'pages')} ({_size(number * PAGE)})"
+
+
+def _kibibytes(size: int) -> str:
+    return f"{size / 1024:,.0f}"
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= 10 * factor:
+            return f"{size / factor:,.0f} {unit}"
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1024:,.0f} KiB"
+
+
+def names_of(paths: Sequence[str | os.PathLike[str]]) -> str:
+    """The names of files, some of them."""
+    shown = ", ".join(Path(path).name for path in paths[:8])
+    return f"{shown}, ..." if len(paths) > 8 else shown

@@ -18,11 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mapscratch.elf import FixupPlan, default_libraries, link, relocations
+from mapscratch.elf.kinds import BASE_RELATIVE_KINDS
 from mapscratch.errors import UserError
 from mapscratch.experiment.costs import Costs, Line, Measurement
 from mapscratch.experiment.results import Spread
@@ -380,6 +383,43 @@ class Distribution:
     def share_below(self, fixups: float) -> float:
         """Of the pages, how many have fewer fixups: 0 to 1."""
         return float(self.pages[self.fixups < fixups].sum() / self.pages.sum())
+
+
+def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
+    """The pages of libraries that relocation fixes up, linked as `mapscratch compare` does it.
+
+    Args:
+        paths: shared libraries in scope order; none for a choice of what is on the machine.
+
+    Raises:
+        ModelError: no library was found, or none has relocations that can be applied.
+        ElfError: a file is no library that can be read.
+        OSError: a file can't be read.
+    """
+    chosen = [Path(path).resolve(strict=True) for path in paths] or default_libraries()
+    if not chosen:
+        raise ModelError("no shared library was found on this machine: name one or more")
+    plans = [plan for plan in link([relocations(path) for path in chosen]) if len(plan)]
+    title = ", ".join(path.name.split(".so")[0] for path in chosen[:4])
+    if len(chosen) > 4:
+        title += f" and {len(chosen) - 4} more"
+    if not plans:
+        raise ModelError(f"{title}: no relocation that could be applied; name other libraries")
+    counts = np.concatenate([_fixups_by_page(plan) for plan in plans])
+    mapped = sum(-(-plan.window_length // PAGESIZE) for plan in plans)
+    relative = sum(plan.kinds.get(str(kind), 0) for plan in plans for kind in BASE_RELATIVE_KINDS)
+    return distribution_of_counts(
+        title,
+        counts,
+        relative_share=relative / int(counts.sum()),
+        clean_pages=mapped / len(counts) - 1,
+    )
+
+
+def _fixups_by_page(plan: FixupPlan) -> NDArray[np.int64]:
+    _, counts = np.unique(plan.offsets // np.uint64(PAGESIZE), return_counts=True)
+    as_integers: NDArray[np.int64] = counts.astype(np.int64)
+    return as_integers
 
 
 def distribution_of_counts(

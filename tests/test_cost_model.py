@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From costs to round trips and break-even, and costs to a document and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from mmap import PAGESIZE
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.costs import LINES, make_costs, make_line
+
+from mapscratch.elf import default_libraries, link, relocations
+from mapscratch.errors import UserError
+from mapscratch.experiment.baselines import Alternatives, baselines, try_alternatives
+from mapscratch.experiment.cost_model import (
+    DEVICES,
+    WORDS_A_PAGE,
+    Device,
+    ModelError,
+    break_even,
+    break_evens,
+    device,
+    device_lines,
+    distribution_of_counts,
+    distribution_of_histogram,
+    distribution_of_libraries,
+    scratch_lines,
+    swap_lines,
+)
+from mapscratch.reporting.cost import (
+    CostDocumentError,
+    alternatives_from_document,
+    answer,
+    cost_chart,
+    cost_document,
+    cost_report,
+    costs_from_document,
+    created_from_document,
+    pages_from_document,
+)
+
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PAGES = distribution_of_counts("three pages", np.array([10, 100, 400, 0]), relative_share=0.75)
+ALTERNATIVES = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.0, 0.2)
+
+times = st.floats(0.5, 1e4)
+slopes = st.floats(0.1, 1e4)
+
+
+def line_of(lines, what, fixup=None):
+    return next(
+        one
+        for one in lines
+        if one.what == what and (fixup is None or (one.fixup and one.fixup.title == fixup))
+    )
+
+
+# --- lines and where they meet ------------------------------------------------------------------
+
+
+@given(times, times, slopes)
+def test_lines_meet_at_break_even(swap_us, scratch_us, fixup_ns):
+    costs = make_costs(
+        lines=[make_line("swap.file", (swap_us, 0)), make_line("lazyfree", (scratch_us, fixup_ns))]
+    )
+    swap = line_of(swap_lines(costs), "swap.file")
+    scratch = line_of(scratch_lines(costs), "lazyfree", "known value")
+    found = break_even(swap, scratch)
+    fixups = found.fixups.median
+    assert found.fixups.minimum <= fixups <= found.fixups.maximum
+    assert swap.at(fixups)[0, 0] == pytest.approx(scratch.at(fixups)[0, 0], rel=1e-6, abs=1e-6)
+    assert (found.pays == "never") == (swap_us <= scratch_us)
+    assert found.more_than_fit == (found.pays == "always") == (fixups > WORDS_A_PAGE)
+    # In µs and ns: k more fixups of f ns cost k f / 1000 µs more.
+    assert fixups * fixup_ns / 1000 == pytest.approx(swap_us - scratch_us, rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.tuples(times, slopes), min_size=1, max_size=6), st.data())
+def test_a_round_trip_grows_with_fixups_and_its_bounds_hold_every_round(fits, data):
+    costs = make_costs(lines=[make_line("lazyfree", *fits)])
+    fixups = np.array(sorted(data.draw(st.lists(st.floats(0, 512), min_size=2, max_size=20))))
+    for line in scratch_lines(costs):
+        median, least, most = line.at(fixups)
+        for values in (median, least, most):
+            assert np.all(np.diff(values) >= -1e-9)
+        assert np.all(least <= median) and np.all(median <= most)
+    known = scratch_lines(costs)[0]
+    for page_us, fixup_ns in fits:
+        every = page_us + fixup_ns * fixups / 1000
+        assert np.all(known.at(fixups)[1] <= every + 1e-9)
+        assert np.all(known.at(fixups)[2] >= every - 1e-9)
+
+
+@given(times, times, slopes, slopes)
+def test_dearer_fixups_break_even_earlier_and_dearer_swap_later(swap_us, more_us, low, more):
+    def limit(swap, fixup):
+        lines = [make_line("swap.file", (swap, 0)), make_line("lazyfree", (0.1, fixup))]
+        costs = make_costs(lines=lines, nanoseconds={})
+        return break_even(swap_lines(costs)[0], scratch_lines(costs)[0]).fixups.median
+
+    assert limit(swap_us, low + more) <= limit(swap_us, low)
+    assert limit(swap_us + more_us, low) >= limit(swap_us, low)
+
+
+def test_the_model_says_what_the_line_says():
+    costs = make_costs()
+    for measured in LINES:
+        lines = swap_lines(costs, clean_pages=2.0) + scratch_lines(costs, clean_pages=2.0)
+        line = next(one for one in lines if one.what == measured.what)
+        for fixups in (0, 64, 500):
+            expected = measured.round_trip_us(fixups, 2.0)
+            assert line.spread_at(fixups).median == pytest.approx(expected.median)
+            assert line.spread_at(fixups).minimum == pytest.approx(expected.minimum)
+            assert line.spread_at(fixups).maximum == pytest.approx(expected.maximum)
+
+
+def test_pages_without_fixups_between_cost_too():
+    costs = make_costs(lines=[make_line("lazyfree", (7.0, 30.0, 2.0))])
+    assert scratch_lines(costs, 3.0)[0].at(0)[0, 0] == pytest.approx(13.0)
+
+
+def test_fixups_of_the_loader_cost_what_the_loader_takes():
+    costs = make_costs()
+    relative = line_of(scratch_lines(costs), "lazyfree", "relative")
+    long = line_of(scratch_lines(costs), "lazyfree", "symbolic, long scope")
+    assert relative.at(100)[0, 0] == pytest.approx(7.0 + 100 * 2 / 1000)
+    assert long.at(100)[0, 0] == pytest.approx(7.0 + 100 * 400 / 1000)
+    assert long.at(100)[2, 0] == pytest.approx(7.5 + 100 * 440 / 1000)
+
+
+def test_break_even_is_worked_out_within_each_round():
+    # Both twice as slow in the second round: that says nothing of break-even.
+    lines = [make_line("swap.file", (60, 0), (120, 0)), make_line("lazyfree", (6, 30), (12, 60))]
+    costs = make_costs(lines=lines)
+    found = break_even(swap_lines(costs)[0], scratch_lines(costs)[0])
+    assert found.fixups.minimum == found.fixups.median == found.fixups.maximum == 1800
+
+
+def test_lines_that_do_not_meet():
+    lines = [
+        make_line("swap.file", (60, 40)),
+        make_line("lazyfree", (6, 30)),
+        make_line("dontneed", (70, 30)),
+    ]
+    costs = make_costs(lines=lines, nanoseconds={})
+    swap = swap_lines(costs)[0]
+    always, never = (break_even(swap, one) for one in scratch_lines(costs))
+    assert (always.pays, always.fixups.median) == ("always", math.inf)
+    assert (never.pays, never.fixups.median) == ("never", -math.inf)
+
+
+def test_lines_of_different_rounds_are_compared_by_their_bounds():
+    lines = [make_line("swap.file", (60, 0), (80, 0)), make_line("lazyfree", (10, 10))]
+    costs = make_costs(lines=lines)
+    found = break_even(swap_lines(costs)[0], scratch_lines(costs)[0]).fixups
+    assert (found.minimum, found.median, found.maximum) == (5000, 6000, 7000)
+
+
+# --- other devices ------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_slower_device_is_dearer_and_keeps_the_kernels_part(one, other):
+    costs = make_costs()
+    first, second = (device_lines(costs, Device("", us))[0].at(0)[0, 0] for us in (one, other))
+    assert first - one == pytest.approx((4_000 + 900) / 1000, abs=1e-6)
+    assert first - one == pytest.approx(second - other, abs=1e-6)
+    twice = device_lines(costs, Device("", one))[1].at(0)[0, 0]
+    assert twice - first == pytest.approx(one, abs=1e-6)
+
+
+def test_without_a_swapfile_leaving_counts_as_nothing():
+    costs = make_costs(nanoseconds={"fault.copy_on_write": 900.0})
+    assert device_lines(costs, Device("", 80.0))[0].at(0)[0, 0] == pytest.approx(80.9)
+
+
+def test_devices_by_name_and_by_number():
+    assert device("nvme") == Device("nvme", DEVICES["nvme"])
+    assert device("12.5") == Device("", 12.5)
+    assert "12.5 µs" in device("12.5").title
+    for text in ("tape", "-1", "nan", "inf", ""):
+        with pytest.raises(ModelError, match="nvme"):
+            device(text)
+
+
+# --- fixups a page ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 512), min_size=1, max_size=200))
+def test_a_distribution_is_numpys(counts):
+    array = np.array(counts)
+    if not array.any():
+        with pytest.raises(ModelError, match="no page"):
+            distribution_of_counts("x", array)
+        return
+    found = distribution_of_counts("x", array)
+    some = array[array > 0]
+    assert found.total_pages == len(some)
+    assert found.mean == pytest.approx(some.mean())
+    assert found.median == np.quantile(some, 0.5, method="inverted_cdf")
+    assert found.quantile(0.95) == np.quantile(some, 0.95, method="inverted_cdf")
+    assert found.share_below(100) == pytest.approx((some < 100).mean())
+
+
+def test_the_pages_of_libraries_are_those_of_the_linker():
+    paths = default_libraries()[:2]
+    found = distribution_of_libraries(paths)
+    plans = link([relocations(path) for path in paths])
+    assert found.total_pages == sum(len(plan.pages) for plan in plans)
+    assert found.mean * found.total_pages == pytest.approx(sum(map(len, plans)))
+    assert found.relative_share is not None and 0 < found.relative_share <= 1
+    assert found.clean_pages is not None and found.clean_pages >= 0
+
+
+def test_a_survey_gives_a_histogram():
+    found = distribution_of_histogram("x", [[1, 3, 10], [4, 8, 0], [8, 16, 30]], 0.5)
+    assert found.total_pages == 40
+    assert found.mean == (2 * 10 + 12 * 30) / 40
+    for wrong in ([], [[1, 2, 0]], [[1]], ["x"]):
+        with pytest.raises(ModelError):
+            distribution_of_histogram("x", wrong)
+
+
+# --- other ways ---------------------------------------------------------------------------------
+
+
+def test_other_ways_are_tried_for_real():
+    tried = try_alternatives(default_libraries()[-1], lambda what, share: None)
+    assert tried.pages > 0
+    assert tried.alone_bytes > 0
+    # Nine processes share what one had; nothing of it was stored to since.
+    assert tried.child_bytes == pytest.approx(tried.alone_bytes / 9, rel=0.5)
+    assert tried.equal_random < 0.5
+    assert tried.equal_fixed is None or tried.equal_fixed > 0.9
+    assert 0 < tried.compressed < 1
+
+
+@pytest.mark.parametrize("tried", [None, ALTERNATIVES])
+@pytest.mark.parametrize("nanoseconds", [None, {}])
+def test_every_other_way_has_a_sentence_and_a_source_or_a_figure(tried, nanoseconds):
+    found = baselines(make_costs(nanoseconds=nanoseconds), tried)
+    names = [one.name for one in found]
+    assert names == ["prefork", "ksm", "relr", "fixed_base", "binding", "zswap"]
+    for one in found:
+        assert one.sentence.endswith(".") and "  " not in one.sentence
+        assert one.source or one.measured
+        assert one.measured == bool(one.figures) or one.name == "zswap"
+        assert all(math.isfinite(value) for value in one.figures.values())
+    assert ("11 of the 100 dirty pages" in found[0].sentence) == (tried is not None)
+
+
+# --- the document -------------------------------------------------------------------------------
+
+
+def report_of(costs=None, **options):
+    return cost_report(costs or make_costs(), PAGES, **options)
+
+
+def test_a_document_gives_back_what_went_in():
+    report = report_of(device=device("nvme"), alternatives=ALTERNATIVES)
+    document = json.loads(json.dumps(cost_document(report, CREATED), allow_nan=False))
+    assert costs_from_document(document) == report.costs
+    assert alternatives_from_document(document) == ALTERNATIVES
+    assert created_from_document(document) == CREATED
+    pages = pages_from_document(document)
+    assert pages.title == PAGES.title
+    assert np.array_equal(pages.fixups, PAGES.fixups)
+    assert np.array_equal(pages.pages, PAGES.pages)
+    assert (pages.relative_share, pages.clean_pages) == (0.75, None)
+    again = cost_report(
+        costs_from_document(document), pages, device=device("nvme"), alternatives=ALTERNATIVES
+    )
+    assert cost_document(again, CREATED) == document
+
+
+def test_a_document_has_what_it_promises():
+    document = cost_document(report_of(device=device("100")), CREATED)
+    assert (document["document"], document["version"]) == ("mapscratch.cost", 1)
+    assert document["machine"]["page_size"] == PAGESIZE
+    assert document["device"]["latency_us"] == 100
+    first = document["measurements"][0]
+    assert first["unit"] == "ns" and first["minimum"] <= first["median"] <= first["maximum"]
+    assert all(len(point) == 4 for line in document["lines"] for point in line["points"])
+    swaps = {one["swap"] for one in document["break_even"]}
+    assert swaps == {"file", "zram", "device", "device.writing"}
+    assert len(document["break_even"]) == len(swaps) * 2 * 4
+    assert document["alternatives"] is None and document["fleet"] is None
+    assert document["answer"].startswith("How expensive are the fixups? A relative one costs")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "mapscratch.cost is wanted"),
+        ({"document": "mapscratch.survey", "version": 1}, "this is mapscratch.survey"),
+        ({"document": "mapscratch.cost", "version": 2}, "measure again"),
+        ({"document": "mapscratch.cost", "version": 1}, "damaged"),
+    ],
+)
+def test_another_document_is_refused(document, message):
+    for read in (costs_from_document, pages_from_document, alternatives_from_document):
+        with pytest.raises(CostDocumentError, match=message):
+            read(document)
+
+
+@given(st.data())
+def test_a_damaged_document_is_an_error_that_says_so(data):
+    document = json.loads(json.dumps(cost_document(report_of(), CREATED)))
+    place = data.draw(st.sampled_from(["measurements", "lines", "checks", "pages", "left_out"]))
+    wrong = data.draw(st.sampled_from([None, 3, "x", [3], {"a": 1}, [{"name": 1}], [[]]]))
+    document[place] = wrong
+    for read in (costs_from_document, pages_from_document):
+        try:
+            read(document)
+        except UserError as error:
+            assert "measure again" in str(error)
+
+
+# --- the answer and the picture -----------------------------------------------------------------
+
+
+def test_the_answer_names_prices_limits_and_shares():
+    text = answer(report_of())
+    assert "A relative one costs ld.so 2.0 ns" in text
+    assert "150 ns to 400 ns" in text
+    assert "than swapfile (60 µs)" in text and "than zram (14 µs)" in text
+    assert "% of pages)" in text
+    assert text.endswith(".")
+
+
+def test_without_swap_or_engine_the_answer_says_what_is_missing():
+    assert "Swap was not measured" in answer(report_of(make_costs(lines=LINES[2:])))
+    assert "A scratch engine was not measured" in answer(report_of(make_costs(lines=LINES[:2])))
+    assert "no answer" in answer(report_of(make_costs(lines=[], nanoseconds={})))
+
+
+def test_the_picture_has_every_line_and_steep_ones_leave_it():
+    chart = cost_chart(report_of())
+    names = [one.name for one in chart.series]
+    assert names[:3] == ["swapfile", "zram", "lazyfree"]
+    assert "lazyfree, relative" in names
+    top = max(value for one in chart.series for _, value in one.points)
+    assert top <= 1.5 * 60.3
+    steep = next(one for one in chart.series if one.name.endswith("long scope"))
+    assert steep.points[-1][0] < WORDS_A_PAGE
+    assert "out of the picture" in chart.note
+
+
+def test_all_pairs_are_weighed():
+    costs = make_costs()
+    found = break_evens(swap_lines(costs, device("disk")), scratch_lines(costs))
+    assert len(found) == 4 * 2 * 4

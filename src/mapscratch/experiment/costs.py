@@ -51,15 +51,24 @@ class Fit:
         page_us: µs for a page without any fixup.
         fixup_ns: ns more for each fixup on it.
         clean_page_us: µs more for each mapped page without fixups, such as lie between the others.
+        mapping_us: µs more for each mapping, however large.
     """
 
     page_us: float
     fixup_ns: float
     clean_page_us: float
+    mapping_us: float
 
-    def round_trip_us(self, fixups: float, clean_pages: float = 0.0) -> float:
+    def round_trip_us(
+        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
+    ) -> float:
         """What the plane says: see `Line.round_trip_us`."""
-        return self.page_us + self.fixup_ns * fixups / 1e3 + self.clean_page_us * clean_pages
+        return (
+            self.page_us
+            + self.fixup_ns * fixups / 1e3
+            + self.clean_page_us * clean_pages
+            + self.mapping_us * mappings
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +76,15 @@ class Point:
     """A page's round trip on one generated library, as `rounds.run_round` measures it.
 
     Attributes:
-        fixups: on each page that has any; 0: the page was stored to once and needs no fixup.
+        fixups: on each page that has any.
         clean_pages: mapped pages without fixups for each page with some.
+        mappings: for each page with fixups.
         round_trip_us: µs for each page with fixups, over the rounds.
     """
 
     fixups: float
     clean_pages: float
+    mappings: float
     round_trip_us: Spread
 
 
@@ -110,14 +121,22 @@ class Line:
         """µs more for each mapped page without fixups, over the rounds."""
         return _spread([fit.clean_page_us for fit in self.fits])
 
-    def round_trip_us(self, fixups: float, clean_pages: float = 0.0) -> Spread:
+    @property
+    def mapping_us(self) -> Spread:
+        """µs more for each mapping, over the rounds."""
+        return _spread([fit.mapping_us for fit in self.fits])
+
+    def round_trip_us(
+        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
+    ) -> Spread:
         """The predicted round trip of a page, µs, over the rounds.
 
         Args:
             fixups: on each page that has any.
             clean_pages: mapped pages without fixups for each page with some.
+            mappings: for each page with fixups: 0.01 if a library has a hundred of them.
         """
-        return _spread([fit.round_trip_us(fixups, clean_pages) for fit in self.fits])
+        return _spread([fit.round_trip_us(fixups, clean_pages, mappings) for fit in self.fits])
 
 
 @dataclass(frozen=True, slots=True)

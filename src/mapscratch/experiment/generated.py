@@ -98,6 +98,14 @@ def write_library(folder: Path, contents: Contents) -> Path:
     return path
 
 
+def relative_words(contents: Contents) -> dict[int, int]:
+    """What RELATIVE and RELR relocations store, by offset in the file, with load base 0."""
+    image = _Image(contents)
+    words = np.concatenate([contents.relative, contents.relr])
+    offsets = image.data + 8 * words
+    return dict(zip(offsets.tolist(), image.targets(words).tolist(), strict=True))
+
+
 @dataclass(slots=True)
 class _Section:
     name: bytes
@@ -252,7 +260,7 @@ class _Image:
         relative = np.zeros(len(contents.relative), dtype=_RELA)
         relative["offset"] = self.data + 8 * contents.relative
         relative["info"] = _R_RELATIVE
-        relative["addend"] = self._targets(contents.relative)
+        relative["addend"] = self.targets(contents.relative)
         symbolic = np.zeros(len(contents.symbolic), dtype=_RELA)
         symbolic["offset"] = self.data + 8 * contents.symbolic
         numbers = np.array([self.imports[name] for name in contents.symbols], dtype=np.uint64)
@@ -266,7 +274,7 @@ class _Image:
         table["info"] = (numbers << np.uint64(32)) | np.uint64(_R_JUMP_SLOT)
         return table
 
-    def _targets(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
+    def targets(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
         """What relative words point to: some place in the library, as pointers in tables do."""
         spread = (words.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
         return (spread % np.uint64(max(self.end, 1)) & np.uint64(_MASK - 7)).astype(np.int64)
@@ -311,7 +319,7 @@ class _Image:
         words = np.resize(filler, count)
         words[contents.relative] = 0
         words[contents.symbolic] = 0
-        words[contents.relr] = self._targets(contents.relr).astype(np.uint64)
+        words[contents.relr] = self.targets(contents.relr).astype(np.uint64)
         return words
 
     def _section_list(self) -> list[_Section]:

@@ -43,6 +43,7 @@ _FEW_SYMBOLS = 20
 _SYMBOLS_OF_OTHERS = 64
 _SCOPES = {"short": 4, "long": 64}
 """How many objects are searched in vain, if the program doesn't consist of more."""
+_ASKED_A_ROUND = 3
 _SECONDS = 60
 _TOLERANCE = 2.0
 _SYMBOL_PAGES = -(-_SYMBOLS * 8 // 4096)
@@ -132,9 +133,8 @@ class LoaderTimer(Timer):
         figures = {
             pair.name: _difference(pair, times) for pair in self._pairs if pair.many[0] in times
         }
-        for libraries in _ASKED.values():
-            for name in libraries:
-                self._statistics.setdefault(name, []).append(self._ask_loader(name))
+        for name in [name for names in _ASKED.values() for name in names] * _ASKED_A_ROUND:
+            self._statistics.setdefault(name, []).append(self._ask_loader(name))
         return figures
 
     def checks(self) -> list[Check]:

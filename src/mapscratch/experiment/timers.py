@@ -7,6 +7,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from mapscratch.elf import default_libraries
 from mapscratch.experiment.costs import Check, Per
+
+_ENOUGH = 16 << 20
+"""Bytes of data that is real."""
 
 Figures = dict[str, float]
 """By name; ns."""
@@ -81,13 +85,18 @@ def real_words(count: int) -> NDArray[np.uint64]:
     Args:
         count: shape (count,); repeated if the libraries are smaller.
     """
+    words = _library_words()
+    return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
+
+
+@cache
+def _library_words() -> NDArray[np.uint64]:
     data = b""
     for path in default_libraries():
         data += _second_half(path)
-        if len(data) >= 8 * count:
+        if len(data) >= _ENOUGH:
             break
-    words = np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")
-    return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
+    return np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")
 
 
 def _second_half(path: Path) -> bytes:

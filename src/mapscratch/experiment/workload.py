@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -153,7 +153,26 @@ def read_workload(
         raise WorkloadError(f"a process has at least one page with fixups, not {pages}")
     chosen = _chosen(paths)
     plans = link([relocations(path) for path in chosen])
-    expectations = expected_words(chosen)
+    return workload_of(plans, expected_words(chosen), pages=pages)
+
+
+def workload_of(
+    plans: Sequence[FixupPlan],
+    expectations: Sequence[Mapping[int, ExpectedWord]],
+    *,
+    pages: int = DEFAULT_PAGES,
+) -> Workload:
+    """A workload of libraries that are read and linked already.
+
+    Args:
+        plans: of libraries that were linked together.
+        expectations: for each of them what should come out, by offset in its file.
+        pages: see `read_workload`.
+
+    Raises:
+        WorkloadError: see `read_workload`.
+        OSError: a file can't be read.
+    """
     libraries = tuple(
         _library(plan, expected)
         for plan, expected in zip(plans, expectations, strict=True)
@@ -169,7 +188,7 @@ def read_workload(
             "a choice of what is on this machine"
         )
     copies = max(1, min(-(-pages // once), _MOST_MAPPINGS // len(libraries)))
-    return Workload(libraries, len(chosen), copies, dict(sorted(skipped.items())))
+    return Workload(libraries, len(plans), copies, dict(sorted(skipped.items())))
 
 
 def _chosen(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -179,7 +198,7 @@ def _chosen(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(dict.fromkeys(named))
 
 
-def _library(plan: FixupPlan, expected: dict[int, ExpectedWord]) -> Library:
+def _library(plan: FixupPlan, expected: Mapping[int, ExpectedWord]) -> Library:
     at = np.fromiter(expected, dtype=np.int64, count=len(expected)) - plan.window_offset
     outside = np.count_nonzero((at < 0) | (at + _WORD > plan.window_length))
     if outside:

@@ -11,8 +11,7 @@ import os
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -98,7 +97,7 @@ _HEADINGS = (
     ),
     Heading(
         "drop.dontneed",
-        "drop of a page by MADV_DONTNEED",
+        "drop of a page by an engine, with madvise",
         "page",
         "ScratchMap.drop with engine dontneed, pages stored to.",
     ),
@@ -177,51 +176,55 @@ class _PageSession:
 
 
 def _copy_on_write(folder: Path) -> Figures | str:
-    with _mapped(folder / _FILE, _PAGES) as words:
-        first_words = words[::_WORDS_PER_PAGE]
-        first_words.sum()
-        first = _seconds(lambda: first_words.fill(1))
-        again = _seconds(lambda: first_words.fill(2))
+    first_words = _mapped(folder / _FILE, _PAGES)[::_WORDS_PER_PAGE]
+    first_words.sum()
+    first = _seconds(lambda: first_words.fill(1))
+    again = _seconds(lambda: first_words.fill(2))
     return {"fault.copy_on_write": (first - again) * 1e9 / _PAGES}
 
 
 def _page_cache(folder: Path) -> Figures | str:
-    figures = {}
     path = folder / _SPARSE
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         for page in range(_PAGES):
             os.pread(file.fileno(), 1, page * _APART * PAGESIZE)
-    with _mapped(path, _PAGES * _APART) as words:
-        apart = words[:: _APART * _WORDS_PER_PAGE]
-        figures["fault.page_cache"] = _first_touch(apart) * 1e9 / _PAGES
+    apart = _mapped(path, _PAGES * _APART)[:: _APART * _WORDS_PER_PAGE]
     (folder / _FILE).read_bytes()
-    with _mapped(folder / _FILE, _PAGES) as words:
-        in_order = words[::_WORDS_PER_PAGE]
-        figures["fault.page_cache.around"] = _first_touch(in_order) * 1e9 / _PAGES
-    return figures
+    in_order = _mapped(folder / _FILE, _PAGES)[::_WORDS_PER_PAGE]
+    return {
+        "fault.page_cache": _first_touch(apart) * 1e9 / _PAGES,
+        "fault.page_cache.around": _first_touch(in_order) * 1e9 / _PAGES,
+    }
 
 
 def _disk(folder: Path) -> Figures | str:
     path = folder / _FILE
+    faults = _major_faults()
+    random = _random_from_disk(path)
+    if _major_faults() - faults < _RANDOM_TOUCHES // 2:
+        return (
+            f"what is written to {folder.parent} stays in memory: the file system has no disk, or "
+            "doesn't drop pages when it is told to"
+        )
+    return {
+        "fault.disk": random * 1e9 / _RANDOM_TOUCHES,
+        "fault.disk.sequential": _in_order_from_disk(path) * 1e9 / _COLD_PAGES,
+    }
+
+
+def _random_from_disk(path: Path) -> float:
     order = np.random.default_rng().permutation(_COLD_PAGES)[:_RANDOM_TOUCHES] * _WORDS_PER_PAGE
-    figures = {}
     _leave_page_cache(path)
-    with _mapped(path, _COLD_PAGES, mmap.MADV_RANDOM) as words:
-        faults = _major_faults()
-        seconds = _seconds(lambda: int(words[order].sum()))
-        if _major_faults() - faults < _RANDOM_TOUCHES // 2:
-            return (
-                f"what is written to {folder.parent} stays in memory: the file system has no disk, "
-                "or doesn't drop pages when it is told to"
-            )
-        figures["fault.disk"] = seconds * 1e9 / _RANDOM_TOUCHES
+    words = _mapped(path, _COLD_PAGES, mmap.MADV_RANDOM)
+    return _seconds(lambda: int(words[order].sum()))
+
+
+def _in_order_from_disk(path: Path) -> float:
     _leave_page_cache(path)
-    with _mapped(path, _COLD_PAGES, mmap.MADV_SEQUENTIAL) as words:
-        seconds = _seconds(lambda: int(words[::_WORDS_PER_PAGE].sum()))
-        figures["fault.disk.sequential"] = seconds * 1e9 / _COLD_PAGES
-    return figures
+    words = _mapped(path, _COLD_PAGES, mmap.MADV_SEQUENTIAL)
+    return _seconds(lambda: int(words[::_WORDS_PER_PAGE].sum()))
 
 
 def _fill(folder: Path) -> Figures | str:
@@ -296,20 +299,17 @@ def _fork_seconds() -> float:
     return seconds
 
 
-@contextmanager
-def _mapped(path: Path, pages: int, advice: int | None = None) -> Iterator[NDArray[np.uint64]]:
-    """The words of a private mapping of a file's first pages."""
+def _mapped(path: Path, pages: int, advice: int | None = None) -> NDArray[np.uint64]:
+    """The words of a private mapping of a file's first pages; unmapped with the last view."""
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), pages * PAGESIZE, access=mmap.ACCESS_COPY)
     if advice is not None:
         memory.madvise(advice)
-    yield np.frombuffer(memory, dtype=np.uint64)
-    # It is unmapped with the last view of it; as long as pages are mapped the page cache has them.
-    memory.madvise(mmap.MADV_DONTNEED)
+    return np.frombuffer(memory, dtype=np.uint64)
 
 
 def _first_touch(words: NDArray[np.uint64]) -> float:
-    """Seconds for reading words the first time, without what reading them takes."""
+    """Seconds of the page faults of reading words, without what reading them takes."""
     first = _seconds(lambda: int(words.sum()))
     return first - _seconds(lambda: int(words.sum()))
 

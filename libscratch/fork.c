@@ -28,6 +28,7 @@ static void before_fork(void) {
     scratch_lock_acquire(&scratch_control_lock);
     scratch_pager_park();
     scratch_lock_acquire(&scratch_registry_lock);
+    scratch_board_before_fork();
 }
 
 static bool needs_pager(void) { return scratch_pager_is_parked() || scratch_registry_needs_pager(); }
@@ -53,6 +54,7 @@ static void restart_pager(void) {
 
 static void after_fork_in_parent(void) {
     bool restart = needs_pager() && !restart_is_deferred;
+    scratch_board_after_fork_in_parent();
     scratch_lock_release(&scratch_registry_lock);
     if (restart)
         restart_pager();
@@ -89,6 +91,7 @@ static void forget_parent(struct scratch_range *range) {
     memset(range->helper.questions, 0, sizeof range->helper.questions);
     memset(&range->streams, 0, sizeof range->streams);
     range->pinned_pages = 0;
+    memset(range->own_figures, 0, sizeof range->own_figures);
     if (range->pins)
         memset(range->pins, 0, scratch_range_pages(range) * sizeof *range->pins);
     if (range->states)
@@ -126,6 +129,7 @@ static void after_fork_in_child(void) {
             reserve(ranges[index]);
         }
     }
+    scratch_board_after_fork_in_child();
     int error = scratch_registry_needs_pager() ? scratch_pager_ensure(has_lazyfree) : 0;
     for (size_t index = 0; index < count; index++) {
         if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE)
@@ -144,6 +148,15 @@ int scratch_fork_prepare_once(void) {
     int error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     is_installed = !error;
     return error;
+}
+
+void scratch_fork_prepare(void) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&scratch_control_lock);
+    scratch_fork_prepare_once();
+    scratch_lock_release(&scratch_control_lock);
+    scratch_signals_restore(&signals);
 }
 
 void scratch_fork_expect(void) { restart_is_deferred = true; }

@@ -193,7 +193,7 @@ static const void *encoded_bytes(const struct scratch_range *range, size_t offse
 }
 
 static void count_fixup_time(struct scratch_range *range, uint64_t started) {
-    atomic_fetch_add_explicit(&range->fixup_ns, scratch_now_ns() - started, memory_order_relaxed);
+    scratch_range_count(range, SCRATCH_FIXUP_NS, scratch_now_ns() - started);
 }
 
 static size_t stage_words(struct scratch_range *range, size_t first, size_t pages) {
@@ -248,8 +248,8 @@ static void count_filled(struct scratch_range *range, size_t first, size_t pages
         rebuilt += (range->ever_filled[page / 8] & bit) != 0;
         range->ever_filled[page / 8] |= bit;
     }
-    atomic_fetch_add_explicit(&range->filled, pages, memory_order_relaxed);
-    atomic_fetch_add_explicit(&range->rebuilt, rebuilt, memory_order_relaxed);
+    scratch_range_count(range, SCRATCH_FILLED, pages);
+    scratch_range_count(range, SCRATCH_REBUILT, rebuilt);
 }
 
 static bool was_filled(const struct scratch_range *range, size_t page) {

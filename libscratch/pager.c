@@ -115,6 +115,7 @@ static int pager_prepare(void) {
         userfault.descriptor = parked_descriptor;
     }
     scratch_page_in_restart(&userfault);
+    scratch_board_open(); /* its descriptor stays in our table, for whoever looks there */
     /* Not our starter's rounding and denormals: a page must come back the same whoever that was. */
     fesetenv(FE_DFL_ENV);
     prctl(PR_SET_NAME, "mapscratch");

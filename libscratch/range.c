@@ -375,6 +375,16 @@ static int range_start(struct scratch_range *range, const struct scratch_descrip
     }
 }
 
+static void range_take_slot(struct scratch_range *range) {
+    range->slot = scratch_board_allot(&(struct scratch_slot_description){
+        .kind = range->is_decoded ? SCRATCH_KIND_ARRAY : SCRATCH_KIND_MAP,
+        .engine = (uint16_t)range->engine,
+        .address = (uintptr_t)range->address,
+        .length = range->length,
+        .name = range->name,
+    });
+}
+
 int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
                          struct scratch_range **ret) {
     struct scratch_range *range = range_allocate(engine, description);
@@ -389,8 +399,10 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
     if (!error) {
         scratch_lock_acquire(&scratch_registry_lock);
         error = registry_make_room();
-        if (!error)
+        if (!error) {
+            range_take_slot(range); /* before anybody finds the range, and counts */
             registry_insert(range);
+        }
         scratch_lock_release(&scratch_registry_lock);
     }
     if (error)
@@ -465,6 +477,7 @@ void scratch_range_forget(struct scratch_range *range) {
     scratch_lock_acquire(&scratch_registry_lock);
     closing_count--;
     scratch_lock_release(&scratch_registry_lock);
+    scratch_board_release(range->slot);
     scratch_pager_release(range);
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
@@ -559,7 +572,7 @@ int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, 
         *ret_pages += own;
         first += run;
     }
-    atomic_fetch_add_explicit(&range->dropped, *ret_pages, memory_order_relaxed);
+    scratch_range_count(range, SCRATCH_DROPPED, *ret_pages);
     return 0;
 }
 
@@ -656,6 +669,12 @@ int scratch_range_fetch(struct scratch_range *range, const uint64_t *pages, size
     return error;
 }
 
+/* For others to see; what we go by is in the range. */
+static void show_pinned(struct scratch_range *range) {
+    atomic_store_explicit(&scratch_range_figures(range)[SCRATCH_PINNED], range->pinned_pages,
+                          memory_order_relaxed);
+}
+
 /* Unlocks every run of pages whose last pin has gone; what is locked on fault stays so. */
 static void unlock_unpinned(struct scratch_range *range, size_t first, size_t end) {
     size_t page_size = scratch_page_size();
@@ -683,6 +702,7 @@ static void count_pins(struct scratch_range *range, size_t first, size_t end, in
                 scratch_check_event(range, page, 1, SCRATCH_EVENT_UNPIN);
         }
     }
+    show_pinned(range);
 }
 
 /*
@@ -775,10 +795,11 @@ void scratch_range_counts(struct scratch_range *range, struct scratch_counts *re
     ret->locked_bytes = range->lock_length;
     scratch_lock_release(&range->lock);
     scratch_signals_restore(&signals);
-    ret->filled = atomic_load_explicit(&range->filled, memory_order_relaxed);
-    ret->rebuilt = atomic_load_explicit(&range->rebuilt, memory_order_relaxed);
-    ret->dropped = atomic_load_explicit(&range->dropped, memory_order_relaxed);
-    ret->fixup_ns = atomic_load_explicit(&range->fixup_ns, memory_order_relaxed);
+    _Atomic uint64_t *figures = scratch_range_figures(range);
+    ret->filled = atomic_load_explicit(&figures[SCRATCH_FILLED], memory_order_relaxed);
+    ret->rebuilt = atomic_load_explicit(&figures[SCRATCH_REBUILT], memory_order_relaxed);
+    ret->dropped = atomic_load_explicit(&figures[SCRATCH_DROPPED], memory_order_relaxed);
+    ret->fixup_ns = atomic_load_explicit(&figures[SCRATCH_FIXUP_NS], memory_order_relaxed);
 }
 
 static int try_to_map(int flags, int fd) {

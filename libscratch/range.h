@@ -7,7 +7,7 @@
  * lock of a range that the registry still holds, and a range leaves the registry before its memory
  * is unmapped: from then on the address may belong to another range.
  *
- * Order of locks: control (the pager's start, stop and mailbox) -> registry -> range. Nobody touches
+ * Order of locks: control (the pager's start, stop and mailbox) -> registry -> range -> board (board.c). Nobody touches
  * scratch memory, waits for the pager or needs an interpreter's lock while holding registry or
  * range; and an application's thread holds either only with its signals blocked, because a signal
  * handler may touch scratch memory and would then wait for itself.
@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
+#include "board.h"
 #include "helper.h"
 #include "lock.h"
 #include "scratch.h"
@@ -55,10 +56,8 @@ struct scratch_range {
     uint64_t pinned_pages;
     uint64_t generation; /* changes over fork, so that a pin of the parent isn't released here */
 
-    _Atomic uint64_t filled;
-    _Atomic uint64_t rebuilt;
-    _Atomic uint64_t dropped;
-    _Atomic uint64_t fixup_ns;
+    scratch_slot_number slot;                            /* where its figures are, if it has one */
+    _Atomic uint64_t own_figures[SCRATCH_SLOT_FIGURES]; /* in place of that */
 
     uint8_t *states; /* only in builds that check them */
 };
@@ -89,6 +88,15 @@ static inline size_t scratch_range_pages(const struct scratch_range *range) {
 /* Stores are seen by write-protection: to be tracked, or where nobody may store, to be refused. */
 static inline bool scratch_range_is_protected(const struct scratch_range *range) {
     return (range->protection & PROT_WRITE) || range->is_guarded;
+}
+
+static inline _Atomic uint64_t *scratch_range_figures(struct scratch_range *range) {
+    return scratch_board_figures(range->slot, range->own_figures);
+}
+
+static inline void scratch_range_count(struct scratch_range *range, enum scratch_figure figure,
+                                       uint64_t more) {
+    atomic_fetch_add_explicit(&scratch_range_figures(range)[figure], more, memory_order_relaxed);
 }
 
 static inline bool scratch_page_is_pinned(const struct scratch_range *range, size_t page) {

@@ -125,6 +125,8 @@ void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages);
 /* Runs the drop policy once, as if pressure of level 0 (low) to 2 (critical) had been announced. */
 void scratch_pressure_announce(int level);
 
+/* For who has no range but something on the board (board.h): installs the fork handlers, if they aren't. */
+void scratch_fork_prepare(void);
 /*
  * Around a fork by a caller that counts threads right after it: the pager is then restarted in the
  * parent only by `scratch_fork_finish`.

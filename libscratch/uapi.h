@@ -96,9 +96,17 @@ struct page_region {
 #define MAP_DROPPABLE 0x08
 #endif
 
+/* 105ff5339f49 ("mm/memfd: add MFD_NOEXEC_SEAL and MFD_EXEC", in v6.3) */
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
 /* The older ones that the C library's headers may still lack. */
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21 /* 1a4e58cce84e ("mm: introduce MADV_PAGEOUT", in v5.4) */
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010 /* ab3948f58ff8 ("mm/memfd: add an F_SEAL_FUTURE_WRITE seal to memfd", in v5.1) */
 #endif
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE (1U << 1) /* 278a5fbaed89 ("open: add close_range()", in v5.9) */

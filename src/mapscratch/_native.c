@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "_native_board.h"
 #include "_native_purgeable.h"
 #include "convert.h"
 #include "scratch.h"
@@ -836,6 +837,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     PyObject *type = make_word_map_type();
     if (!type || PyModule_AddObjectRef(module, "WordMap", type) || native_add_purgeable(module) ||
+        native_add_board(module) ||
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
         PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||

@@ -98,6 +98,13 @@ class WordMap(mmap.mmap):
     def _range_counts(self) -> RangeCounts: ...
     def __enter__(self) -> Self: ...
 
+class BoardEntry:
+    """A cache, or memory of one, where other processes can read its figures."""
+
+    def __new__(cls, owner: BoardEntry | None, memory: Buffer | None, /) -> Self: ...
+    def show(self, *figures: int) -> None:
+        """The first figures, in the order of ``enum scratch_cache_figure`` in board.h."""
+
 class PurgeablePages:
     """Pages of an anonymous mapping that the kernel may take while no view of them lives."""
 

@@ -26,7 +26,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from mapscratch._native import purgeable_refused
+from mapscratch._native import BoardEntry, purgeable_refused
 from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive, fail
 from mapscratch.cache_values import (
     Array,
@@ -172,7 +172,8 @@ class Cache(Shared):
         super().__init__()
         self._asked_for = max_bytes
         self._max_bytes = max_bytes
-        self._memory = PurgeableMemory()
+        self._board = BoardEntry(None, None)
+        self._memory = PurgeableMemory(self._board)
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._recent: OrderedDict[Run, Lease] = OrderedDict()  # kept in use though nobody does
         self._bytes_recent = 0
@@ -311,6 +312,7 @@ class Cache(Shared):
             self._makers.supersede([key])
             self._forget(key)
         self._tidy(len(self._loose))
+        self._show()
         return before - self._memory.held
 
     @exclusive
@@ -458,6 +460,7 @@ class Cache(Shared):
     @exclusive
     def _another(self, value: Value) -> Value:
         self._hits += 1
+        self._board.show(self._hits)
         return another(value)
 
     # Values in memory
@@ -514,6 +517,7 @@ class Cache(Shared):
         if self.is_purgeable and (error := purgeable_refused()):
             self._fall_back(why_refused(error))
         place = self._place(max(size, 1))  # empty ones, too, are somewhere, and can be lost
+        self._show()
         if place is None:
             return None
         entry = _Entry(*place, size, form)
@@ -523,6 +527,7 @@ class Cache(Shared):
     def _give_up(self, key: Hashable) -> None:
         self._uncached += 1
         self._forget(key)
+        self._show()
 
     @exclusive
     def _replace(self, key: Hashable, entry: _Entry, making: Making | None) -> None:
@@ -535,6 +540,7 @@ class Cache(Shared):
         if not entry.run.is_forgotten:  # or everything was dropped while it was copied
             entry.run.keys.append(key)
             self._entries[key] = entry
+        self._show()
 
     def _place(self, size: int) -> tuple[Run, int] | None:
         """Room for a value, in a run that somebody is about to lease; None if there is none."""
@@ -621,6 +627,7 @@ class Cache(Shared):
             self._lose(entry.run)
             return None
         self._hits += 1
+        self._board.show(self._hits)
         self._entries.move_to_end(key)
         entry.run.was_used = True
         return value
@@ -693,6 +700,19 @@ class Cache(Shared):
             self._loose.append(run)
         else:
             self._memory.give_back(run)
+        self._show()
+
+    def _show(self) -> None:
+        """For other processes to see; hits are shown when they happen."""
+        self._board.show(
+            self._hits,
+            self._made,
+            self._lost,
+            self._evicted,
+            self._uncached,
+            len(self._entries),
+            self._memory.held,
+        )
 
     def _look_at(self, key: Hashable) -> None:
         entry = self._entries.get(key)

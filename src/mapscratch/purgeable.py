@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from mmap import PAGESIZE
 
-from mapscratch._native import PurgeablePages, PurgeableView
+from mapscratch._native import BoardEntry, PurgeablePages, PurgeableView
 from mapscratch.errors import UserError
 from mapscratch.kernelstats.smaps import range_memory
 
@@ -33,9 +33,9 @@ _MAP_NORESERVE = 0x4000  # not every Python's mmap module has it
 class Region:
     """One mapping that runs are cut from."""
 
-    __slots__ = ("free", "memory", "runs", "unused_from")
+    __slots__ = ("board", "free", "memory", "runs", "unused_from")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, owner: BoardEntry | None = None) -> None:
         self.memory = mmap.mmap(
             -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         )
@@ -43,6 +43,7 @@ class Region:
         with suppress(OSError):  # a kernel without huge pages
             self.memory.madvise(mmap.MADV_NOHUGEPAGE)
         self.memory.madvise(mmap.MADV_DONTDUMP)
+        self.board = BoardEntry(owner, self.memory) if owner else None
         self.unused_from = 0
         self.runs = 0
         self.free: dict[int, list[int]] = {}  # pages: offsets
@@ -118,11 +119,15 @@ def capacity(pages: int) -> int:
 class PurgeableMemory:
     """Where runs are cut from and given back to. Its caller sees to one thread at a time.
 
+    Args:
+        owner: whose memory it is, for other processes to see; None: they don't.
+
     Attributes:
         held: bytes of all runs that have not been given back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: BoardEntry | None = None) -> None:
+        self._owner = owner
         self.held = 0
         self._regions: list[Region] = []
 
@@ -179,7 +184,7 @@ class PurgeableMemory:
     def _new_region(self, wanted: int) -> Region:
         largest = len(self._regions[-1].memory) if self._regions else _FIRST_REGION // 2
         size = min(2 * largest, _LARGEST_REGION)
-        region = Region(max(size, wanted * PAGESIZE))
+        region = Region(max(size, wanted * PAGESIZE), self._owner)
         self._regions.append(region)
         return region
 

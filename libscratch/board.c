@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "board.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "range.h"
+#include "raw.h"
+#include "uapi.h"
+
+enum {
+    SLOT_BEYOND = -1, /* counted as such, and to be taken off again */
+    BOARD_BYTES = SCRATCH_BOARD_SLOTS * (int)sizeof(struct scratch_slot),
+};
+static const char board_name[] = "mapscratch";
+
+struct scratch_board scratch_board;
+
+static struct scratch_lock board_lock; /* a leaf: nothing else is taken under it */
+static uint32_t used_slots = 1;        /* the header; what stands on the board itself isn't trusted */
+static uint32_t first_free = 1;        /* none before it is */
+static uint64_t *copy_for_child;
+static size_t copy_bytes;
+
+static struct scratch_board_header *header(void) {
+    return (struct scratch_board_header *)scratch_board.slots;
+}
+
+static bool is_ours(void) {
+    return scratch_board.is_ours &&
+           atomic_load_explicit(scratch_board.is_ours, memory_order_relaxed);
+}
+
+static bool make_mark(void) {
+    if (scratch_board.is_ours)
+        return true;
+    void *page = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return false;
+    if (madvise(page, scratch_page_size(), MADV_WIPEONFORK)) {
+        munmap(page, scratch_page_size());
+        return false;
+    }
+    scratch_board.is_ours = page;
+    return true;
+}
+
+/* Stored by a system call: it fails where a store through the mapping would be a SIGBUS. */
+static int make_file(const void *content, size_t bytes) {
+    int file = (int)syscall(SYS_memfd_create, board_name,
+                            MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (file < 0 && errno == EINVAL)
+        file = (int)syscall(SYS_memfd_create, board_name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (file < 0)
+        return -1;
+    if (syscall(SYS_ftruncate, file, (off_t)BOARD_BYTES) ||
+        syscall(SYS_pwrite64, file, content, bytes, (off_t)0) != (long)bytes) {
+        raw_close(file);
+        return -1;
+    }
+    return file;
+}
+
+/* Closed at first: after mlockall(MCL_FUTURE) all 4 MiB of it would be made. */
+static void *map_file(int file) {
+    void *mapped = (void *)syscall(SYS_mmap, NULL, (size_t)BOARD_BYTES, PROT_NONE, MAP_SHARED, file,
+                                   (off_t)0);
+    if (mapped == MAP_FAILED)
+        return NULL;
+    if (raw_munlock(mapped, BOARD_BYTES) ||
+        mprotect(mapped, BOARD_BYTES, PROT_READ | PROT_WRITE)) {
+        munmap(mapped, BOARD_BYTES);
+        return NULL;
+    }
+    return mapped;
+}
+
+/* Makes a board with that content, at the place of the old one if there is one. The file, or -1. */
+static int replace_board(const void *content, size_t bytes) {
+    if (!make_mark())
+        return -1;
+    int file = make_file(content, bytes);
+    void *mapped = file < 0 ? NULL : map_file(file);
+    bool is_moved =
+        mapped && scratch_board.slots &&
+        (void *)syscall(SYS_mremap, mapped, (size_t)BOARD_BYTES, (size_t)BOARD_BYTES,
+                        MREMAP_MAYMOVE | MREMAP_FIXED, scratch_board.slots) != MAP_FAILED;
+    if (mapped && scratch_board.slots && !is_moved) {
+        munmap(mapped, BOARD_BYTES);
+        mapped = NULL;
+    }
+    if (!mapped) {
+        if (file >= 0)
+            raw_close(file);
+        return -1;
+    }
+    if (!is_moved)
+        scratch_board.slots = mapped;
+    header()->process = (uint32_t)getpid();
+    /* Whoever opens it can neither store into it nor cut it off under us. Older kernels: in part. */
+    if (syscall(SYS_fcntl, file, F_ADD_SEALS,
+                F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE))
+        syscall(SYS_fcntl, file, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW);
+    atomic_store_explicit(scratch_board.is_ours, 1, memory_order_relaxed);
+    return file;
+}
+
+static int make_board(void) {
+    struct scratch_board_header fresh = {
+        .magic = {'s', 'c', 'r', 'a', 't', 'c', 'h', '\n'},
+        .version = SCRATCH_BOARD_VERSION,
+        .slot_bytes = sizeof(struct scratch_slot),
+        .slots = SCRATCH_BOARD_SLOTS,
+        .used = 1,
+    };
+    return replace_board(&fresh, sizeof fresh);
+}
+
+static bool ensure_board(void) {
+    /* There is one, but not ours: a child that wasn't prepared, or for whom there was no memory. */
+    if (is_ours() || scratch_board.slots)
+        return is_ours();
+    int file = make_board();
+    if (file >= 0)
+        raw_close(file); /* nothing of ours is in the application's table */
+    return file >= 0;
+}
+
+int scratch_board_open(void) {
+    int file = -1;
+    scratch_lock_acquire(&board_lock);
+    /* What is counted while it is copied is lost, a few microseconds' worth. */
+    if (is_ours())
+        file = replace_board(scratch_board.slots, used_slots * sizeof(struct scratch_slot));
+    else if (!scratch_board.slots)
+        file = make_board();
+    scratch_lock_release(&board_lock);
+    return file;
+}
+
+/* Whether the slot's page can be had; a store would be a SIGBUS if it can't. */
+static bool has_memory(uint32_t number) {
+    uintptr_t page = (uintptr_t)&scratch_board.slots[number] & ~(scratch_page_size() - 1);
+    return !madvise((void *)page, scratch_page_size(), MADV_POPULATE_WRITE) || errno == EINVAL;
+}
+
+/* A free slot, or SLOT_BEYOND. */
+static scratch_slot_number find_slot(void) {
+    while (first_free < used_slots &&
+           scratch_board.slots[first_free].kind != SCRATCH_KIND_NONE)
+        first_free++;
+    if (first_free < used_slots)
+        return (scratch_slot_number)first_free;
+    if (used_slots == SCRATCH_BOARD_SLOTS || !has_memory(used_slots))
+        return SLOT_BEYOND;
+    atomic_store_explicit(&header()->used, ++used_slots, memory_order_release);
+    return (scratch_slot_number)first_free;
+}
+
+/* Between these two a reader takes nothing of the slot. */
+static void begin_writing(struct scratch_slot *slot) {
+    uint32_t sequence = atomic_load_explicit(&slot->sequence, memory_order_relaxed);
+    atomic_store_explicit(&slot->sequence, sequence | 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
+static void end_writing(struct scratch_slot *slot) {
+    uint32_t sequence = atomic_load_explicit(&slot->sequence, memory_order_relaxed);
+    atomic_store_explicit(&slot->sequence, (sequence | 1) + 1, memory_order_release);
+}
+
+static void write_slot(struct scratch_slot *slot,
+                       const struct scratch_slot_description *description) {
+    size_t length = strlen(description->name);
+    size_t kept = length < sizeof slot->name ? length : sizeof slot->name;
+    begin_writing(slot);
+    slot->kind = (uint16_t)description->kind;
+    slot->engine = description->engine;
+    slot->address = description->address;
+    slot->length = description->length;
+    slot->owner = description->owner;
+    slot->name_length = (uint32_t)length;
+    memcpy(slot->name, description->name + (length - kept), kept);
+    for (size_t figure = 0; figure < SCRATCH_SLOT_FIGURES; figure++)
+        atomic_store_explicit(&slot->figures[figure], 0, memory_order_relaxed);
+    end_writing(slot);
+}
+
+scratch_slot_number scratch_board_allot(const struct scratch_slot_description *description) {
+    scratch_slot_number number = 0;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&board_lock);
+    if (ensure_board()) {
+        number = find_slot();
+        if (number > 0)
+            write_slot(&scratch_board.slots[number], description);
+        else
+            atomic_fetch_add_explicit(&header()->beyond, 1, memory_order_relaxed);
+    }
+    scratch_lock_release(&board_lock);
+    scratch_signals_restore(&signals);
+    return number;
+}
+
+static _Atomic uint64_t *ended_of(enum scratch_kind kind) {
+    switch (kind) {
+    case SCRATCH_KIND_MAP:
+    case SCRATCH_KIND_ARRAY:
+        return header()->ended_ranges;
+    case SCRATCH_KIND_CACHE:
+        return header()->ended_caches;
+    default:
+        return NULL;
+    }
+}
+
+static void erase_slot(struct scratch_slot *slot) {
+    _Atomic uint64_t *ended = ended_of((enum scratch_kind)slot->kind);
+    begin_writing(slot);
+    for (size_t figure = 0; ended && figure < SCRATCH_SLOT_FIGURES; figure++) {
+        uint64_t value = atomic_load_explicit(&slot->figures[figure], memory_order_relaxed);
+        atomic_fetch_add_explicit(&ended[figure], value, memory_order_relaxed);
+    }
+    slot->kind = SCRATCH_KIND_NONE;
+    end_writing(slot);
+}
+
+void scratch_board_release(scratch_slot_number number) {
+    sigset_t signals;
+    if (!number)
+        return;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&board_lock);
+    if (is_ours() && number == SLOT_BEYOND) {
+        atomic_fetch_sub_explicit(&header()->beyond, 1, memory_order_relaxed);
+    } else if (is_ours()) {
+        erase_slot(&scratch_board.slots[number]);
+        if ((uint32_t)number < first_free)
+            first_free = (uint32_t)number;
+    }
+    scratch_lock_release(&board_lock);
+    scratch_signals_restore(&signals);
+}
+
+/*
+ * A copy, because the parent goes on writing to the board that the child has in its memory. If there is no
+ * memory for it the child has no board.
+ */
+void scratch_board_before_fork(void) {
+    scratch_lock_acquire(&board_lock);
+    copy_for_child = NULL;
+    copy_bytes = used_slots * sizeof(struct scratch_slot);
+    if (!is_ours())
+        return;
+    void *memory = mmap(NULL, copy_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return;
+    copy_for_child = memory;
+    _Atomic uint64_t *words = (_Atomic uint64_t *)scratch_board.slots;
+    for (size_t word = 0; word < copy_bytes / sizeof(uint64_t); word++)
+        copy_for_child[word] = atomic_load_explicit(&words[word], memory_order_relaxed);
+}
+
+static void forget_copy(void) {
+    if (copy_for_child)
+        munmap(copy_for_child, copy_bytes);
+    copy_for_child = NULL;
+}
+
+void scratch_board_after_fork_in_parent(void) {
+    forget_copy();
+    scratch_lock_release(&board_lock);
+}
+
+static void start_at_zero(void) {
+    struct scratch_slot *slots = (struct scratch_slot *)copy_for_child;
+    struct scratch_board_header *first = (struct scratch_board_header *)copy_for_child;
+    memset(first->ended_ranges, 0, sizeof first->ended_ranges);
+    memset(first->ended_caches, 0, sizeof first->ended_caches);
+    for (uint32_t number = 1; number < used_slots; number++) {
+        if (slots[number].kind == SCRATCH_KIND_MAP || slots[number].kind == SCRATCH_KIND_ARRAY)
+            memset(slots[number].figures, 0, sizeof slots[number].figures);
+    }
+}
+
+void scratch_board_after_fork_in_child(void) {
+    scratch_lock_reset(&board_lock);
+    if (!copy_for_child)
+        return;
+    start_at_zero();
+    int file = replace_board(copy_for_child, copy_bytes);
+    if (file >= 0)
+        raw_close(file);
+    forget_copy();
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A cache's place on the board of its process, where others can read its figures (libscratch/board.h). Nothing
+ * here reads them.
+ */
+#include "_native_board.h"
+
+#include "board.h"
+#include "scratch.h"
+
+struct entry {
+    PyObject_HEAD
+    scratch_slot_number slot;
+    _Atomic uint64_t unseen[SCRATCH_SLOT_FIGURES]; /* in place of a slot */
+};
+
+static PyTypeObject *entry_type;
+
+/* Arguments: the cache whose memory it is, or None: then it is a cache; and that memory, or None. */
+static PyObject *entry_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    PyObject *owner, *memory;
+    if (keywords && PyDict_Size(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "BoardEntry takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(arguments, "OO", &owner, &memory))
+        return NULL;
+    if (owner != Py_None && !PyObject_TypeCheck(owner, entry_type)) {
+        PyErr_SetString(PyExc_TypeError, "the first argument is a BoardEntry or None");
+        return NULL;
+    }
+    Py_buffer region = {0};
+    if (memory != Py_None && PyObject_GetBuffer(memory, &region, PyBUF_SIMPLE))
+        return NULL;
+    struct scratch_slot_description description = {
+        .kind = owner == Py_None ? SCRATCH_KIND_CACHE : SCRATCH_KIND_REGION,
+        .address = (uintptr_t)region.buf,
+        .length = (uint64_t)region.len,
+        .owner = owner == Py_None ? 0 : ((struct entry *)owner)->slot,
+        .name = "",
+    };
+    if (memory != Py_None)
+        PyBuffer_Release(&region);
+    scratch_fork_prepare(); /* if it fails a child has no board */
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    struct entry *entry = (struct entry *)allocate(type, 0);
+    if (entry)
+        entry->slot = scratch_board_allot(&description);
+    return (PyObject *)entry;
+}
+
+static void entry_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    scratch_board_release(((struct entry *)self)->slot);
+    release(self);
+    Py_DECREF(type);
+}
+
+/* Arguments: the first figures, as many as there are. */
+static PyObject *entry_show(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    struct entry *entry = (struct entry *)self;
+    uint64_t values[SCRATCH_SLOT_FIGURES];
+    if (count > SCRATCH_SLOT_FIGURES) {
+        PyErr_SetString(PyExc_TypeError, "there are not so many figures");
+        return NULL;
+    }
+    for (Py_ssize_t figure = 0; figure < count; figure++) {
+        values[figure] = PyLong_AsUnsignedLongLong(arguments[figure]);
+        if (values[figure] == UINT64_MAX && PyErr_Occurred())
+            return NULL;
+    }
+    _Atomic uint64_t *figures = scratch_board_figures(entry->slot, entry->unseen);
+    for (Py_ssize_t figure = 0; figure < count; figure++)
+        atomic_store_explicit(&figures[figure], values[figure], memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef entry_methods[] = {
+    {"show", (PyCFunction)(void (*)(void))entry_show, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot entry_slots[] = {
+    {Py_tp_doc, "Figures of a cache, where other processes can read them."},
+    {Py_tp_new, entry_new},
+    {Py_tp_dealloc, entry_dealloc},
+    {Py_tp_methods, entry_methods},
+    {0, NULL},
+};
+
+static PyType_Spec entry_spec = {
+    .name = "mapscratch._native.BoardEntry",
+    .basicsize = sizeof(struct entry),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = entry_slots,
+};
+
+int native_add_board(PyObject *module) {
+    /* entry_type stays, for the life of the process, as the module does. */
+    entry_type = (PyTypeObject *)PyType_FromSpec(&entry_spec);
+    return entry_type ? PyModule_AddObjectRef(module, "BoardEntry", (PyObject *)entry_type) : -1;
+}

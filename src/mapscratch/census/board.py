@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the board of another process: the figures of its scratch memory.
+
+A board (``libscratch/board.h``) is a memfd that the process has mapped. Reading it takes nothing
+from the process: no code of it runs, and what would be faulted in is there already. It is read by
+system calls and never mapped, because a file that is cut off under a mapping is a SIGBUS. A process
+may write anything into its memory, so everything that is read is checked; what is wrong is left
+out and counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from typing import Literal
+
+from mapscratch.kernelstats.procfs import no_such_process, open_process_file
+
+Kind = Literal["map", "array", "cache", "region"]
+
+_MAPPING_NAME = "/memfd:mapscratch (deleted)"
+
+_MAGIC = b"scratch\n"
+_VERSION = 1
+_HEADER = struct.Struct("=8s6I8Q8Q")
+_SLOT = struct.Struct("=IHHQQiI8Q")
+_SLOT_BYTES = 256
+_NAME_BYTES = _SLOT_BYTES - _SLOT.size
+_MOST_SLOTS = 1 << 16
+_KINDS: dict[int, Kind] = {1: "map", 2: "array", 3: "cache", 4: "region"}
+_ENGINES = ("lazyfree", "dontneed", "kernel")
+_ADDRESS_BITS = 57  # of a process, with five levels of page tables
+_ATTEMPTS = 4  # at a slot that is just being written
+
+
+class BoardError(RuntimeError):
+    """A board can't be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A line of /proc/PID/maps.
+
+    Attributes:
+        start: first address.
+        end: the address after the last.
+        permissions: such as ``rw-s``.
+        offset: where in the file, in bytes.
+        device: of the file, such as ``08:01``.
+        inode: of the file; 0 for memory of no file.
+        path: the file, or a name such as ``[heap]``, or empty.
+    """
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a process says of one thing.
+
+    Attributes:
+        number: of the slot.
+        kind: what it is; a region is memory of a cache.
+        engine: how its pages are dropped; None for caches.
+        address: where it is; 0 for caches.
+        length: bytes, whole pages.
+        owner: of a region: the slot of its cache.
+        name: the file; the end of it if it is longer than fits.
+        figures: eight numbers, ``enum scratch_figure`` or ``enum scratch_cache_figure``.
+    """
+
+    number: int
+    kind: Kind
+    engine: str | None
+    address: int
+    length: int
+    owner: int
+    name: str
+    figures: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a process says of its scratch memory.
+
+    Attributes:
+        slots: what there is now.
+        beyond: things for which no slot was left.
+        wrong: slots that make no sense, or were being written each time they were read.
+        ended_ranges: figures of maps and arrays that are closed, summed.
+        ended_caches: the same of caches.
+    """
+
+    slots: tuple[Slot, ...]
+    beyond: int
+    wrong: int
+    ended_ranges: tuple[int, ...]
+    ended_caches: tuple[int, ...]
+
+
+Reader = Callable[[int, int], bytes]
+"""Reads so many bytes from an offset on; less at the end."""
+
+
+def mapped_files(pid: int) -> list[MappedFile]:
+    """The mappings of a process, by address; no figures, which would cost it a walk of its pages.
+
+    Raises:
+        ProcessLookupError: there is no such process, or it has no memory.
+        PermissionError: it belongs to somebody else.
+    """
+    with os.fdopen(open_process_file(pid, "maps"), "rb") as maps:
+        try:
+            lines = maps.read().splitlines()
+        except ProcessLookupError:
+            raise no_such_process(pid) from None
+    return [_mapped_file(line) for line in lines]
+
+
+def _mapped_file(line: bytes) -> MappedFile:
+    addresses, permissions, offset, device, inode, *path = os.fsdecode(line).split(maxsplit=5)
+    start, _, end = addresses.partition("-")
+    return MappedFile(
+        start=int(start, 16),
+        end=int(end, 16),
+        permissions=permissions,
+        offset=int(offset, 16),
+        device=device,
+        inode=int(inode),
+        path=path[0] if path else "",
+    )
+
+
+def is_board(mapped: MappedFile) -> bool:
+    """Whether a mapping looks like a board, to be read without harm.
+
+    A file of that name in a file system of the process's own (FUSE) could let us wait for ever; so
+    it must be where memfds are.
+    """
+    return (
+        mapped.path == _MAPPING_NAME
+        and not mapped.offset
+        and mapped.permissions.endswith("s")
+        and _device_of_memfds() in (None, mapped.device)
+    )
+
+
+@functools.cache
+def _device_of_memfds() -> str | None:
+    try:
+        descriptor = os.memfd_create("mapscratch-probe", os.MFD_CLOEXEC)
+    except OSError:  # a sandbox may forbid it
+        return None
+    device = os.fstat(descriptor).st_dev
+    os.close(descriptor)
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def read_board(pid: int, maps: list[MappedFile]) -> Board | None:
+    """The board of a process; None if it has none of its own.
+
+    A child between a fork and its exec may still have its parent's, which says nothing of it.
+
+    Args:
+        pid: the process.
+        maps: its mappings.
+
+    Raises:
+        BoardError: it has one, but it can't be read.
+        ProcessLookupError: it ended.
+    """
+    problem: BoardError | None = None
+    for mapped in maps:
+        if not is_board(mapped):
+            continue
+        try:
+            board = _parse(_reader(pid, mapped), mapped.end - mapped.start, _own_number(pid))
+        except BoardError as error:
+            problem = error
+            continue
+        if board:
+            return board
+    if problem:
+        raise problem
+    return None
+
+
+def read_shared_page(pid: int, mapped: MappedFile, size: int) -> bytes:
+    """The beginning of a file that a process has mapped; less, if that is shorter.
+
+    Raises:
+        BoardError: it can't be read.
+        ProcessLookupError: the process ended.
+    """
+    return _reader(pid, mapped)(0, size)
+
+
+def _own_number(pid: int) -> int:
+    """The process's number as it knows it itself: in the innermost of its namespaces."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"NSpid:"):
+                    return int(line.split()[-1])
+    except (FileNotFoundError, ProcessLookupError):
+        raise no_such_process(pid) from None
+    return pid  # a kernel without namespaces
+
+
+# --- ways in
+
+
+def _reader(pid: int, mapped: MappedFile) -> Reader:
+    """The first way in that is open to us."""
+    for way in (_by_memory, _by_mapping, _by_descriptor):
+        with suppress(OSError):
+            reader = way(pid, mapped)
+            if reader:
+                reader(0, 1)
+                return reader
+    if not os.path.exists(f"/proc/{pid}/maps"):
+        raise no_such_process(pid)
+    raise BoardError(
+        "its figures may not be read, as with kernel.yama.ptrace_scope=1 where it has no thread of "
+        "ours: run as root"
+    )
+
+
+class _Descriptor:
+    """Reads an open file, and closes it when nobody reads any more."""
+
+    def __init__(self, descriptor: int, base: int = 0) -> None:
+        self._descriptor = descriptor
+        self._base = base
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        pieces = []
+        while size:
+            piece = os.pread(self._descriptor, size, self._base + offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _by_memory(pid: int, mapped: MappedFile) -> Reader:
+    """Its memory: for who may attach to it (ptrace(2), "Ptrace access mode checking")."""
+    return _Descriptor(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC), mapped.start)
+
+
+def _by_mapping(pid: int, mapped: MappedFile) -> Reader | None:
+    """The mapping's file: for root (proc(5))."""
+    name = f"/proc/{pid}/map_files/{mapped.start:x}-{mapped.end:x}"
+    return _open_file(name, mapped)
+
+
+def _by_descriptor(pid: int, mapped: MappedFile) -> Reader | None:
+    """A descriptor of it in the table of the pager: for who may look at the process."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        for name in _descriptors_of_pager(pid, thread):
+            with suppress(OSError):
+                if os.readlink(name) == mapped.path and (reader := _open_file(name, mapped)):
+                    return reader
+    return None
+
+
+def _descriptors_of_pager(pid: int, thread: str) -> Iterator[str]:
+    folder = f"/proc/{pid}/task/{thread}"
+    with suppress(OSError):
+        with open(f"{folder}/comm", "rb") as comm:
+            is_pager = comm.read() == b"mapscratch\n"
+        if is_pager:
+            yield from (f"{folder}/fd/{number}" for number in os.listdir(f"{folder}/fd"))
+
+
+def _open_file(name: str, mapped: MappedFile) -> Reader | None:
+    # It may be anything that the process has put in the place of a file: a pipe would block.
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    status = os.fstat(descriptor)
+    # The device is not compared: on btrfs and overlayfs maps and stat name different ones.
+    if stat.S_ISREG(status.st_mode) and status.st_ino == mapped.inode:
+        return _Descriptor(descriptor)
+    os.close(descriptor)
+    return None
+
+
+# --- what is read
+
+
+def _parse(read: Reader, size: int, process: int) -> Board | None:
+    header = _read_all(read, 0, _HEADER.size)
+    magic, version, slot_bytes, slots, owner, used, beyond, *ended = _HEADER.unpack(header)
+    if magic != _MAGIC:
+        raise BoardError("its figures are damaged")
+    if version != _VERSION:
+        raise BoardError(
+            f"its figures are of another version of mapscratch ({version}, not {_VERSION})"
+        )
+    if (
+        slot_bytes != _SLOT_BYTES
+        or not 1 <= used <= slots <= _MOST_SLOTS
+        or used * slot_bytes > size
+    ):
+        raise BoardError("its figures are damaged")
+    if owner != process:
+        return None
+    found = []
+    wrong = 0
+    # The second reading tells which slots were written during the first.
+    first = _read_all(read, 0, used * _SLOT_BYTES)
+    second = _read_all(read, 0, used * _SLOT_BYTES)
+    for number in range(1, used):
+        position = slice(number * _SLOT_BYTES, (number + 1) * _SLOT_BYTES)
+        content = _settled(read, number, first[position], second[position])
+        slot = None if content is None else _slot(number, content)
+        if slot:
+            found.append(slot)
+        elif content is None or _SLOT.unpack_from(content)[1]:
+            wrong += 1
+    return Board(
+        slots=tuple(found),
+        beyond=beyond,
+        wrong=wrong,
+        ended_ranges=tuple(ended[:8]),
+        ended_caches=tuple(ended[8:]),
+    )
+
+
+def _read_all(read: Reader, offset: int, size: int) -> bytes:
+    try:
+        content = read(offset, size)
+    except OSError:
+        content = b""
+    if len(content) < size:
+        raise BoardError("its figures are cut off, or it has just ended")
+    return content
+
+
+def _settled(read: Reader, number: int, first: bytes, second: bytes) -> bytes | None:
+    """What a slot holds while nobody writes it; None if it is written all the time."""
+    for _ in range(_ATTEMPTS):
+        sequence = first[:4]
+        if sequence == second[:4] and not int.from_bytes(sequence, "little") & 1:
+            return first
+        first = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)
+        second = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)
+    return None
+
+
+def _slot(number: int, content: bytes) -> Slot | None:
+    """None: it is free, or what it says can't be."""
+    _, kind_number, engine, address, length, owner, name_length, *figures = _SLOT.unpack_from(
+        content
+    )
+    kind = _KINDS.get(kind_number)
+    if kind is None:
+        return None
+    is_mapped = kind != "cache"
+    if is_mapped and not (
+        0 < length < 1 << _ADDRESS_BITS
+        and address < 1 << _ADDRESS_BITS
+        and address % PAGESIZE == length % PAGESIZE == 0
+    ):
+        return None
+    has_engine = kind in ("map", "array")
+    if has_engine and engine >= len(_ENGINES):
+        return None
+    name = os.fsdecode(content[_SLOT.size :][: min(name_length, _NAME_BYTES)])
+    return Slot(
+        number=number,
+        kind=kind,
+        engine=_ENGINES[engine] if has_engine else None,
+        address=address if is_mapped else 0,
+        length=length if is_mapped else 0,
+        owner=owner,
+        name=f"…{name}" if name_length > _NAME_BYTES else name,
+        figures=tuple(figures),
+    )

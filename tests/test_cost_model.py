@@ -21,6 +21,7 @@ from mapscratch.experiment.cost_model import (
     DEVICES,
     WORDS_A_PAGE,
     Device,
+    Layout,
     ModelError,
     break_even,
     break_evens,
@@ -45,7 +46,9 @@ from mapscratch.reporting.cost import (
 )
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-PAGES = distribution_of_counts("three pages", np.array([10, 100, 400, 0]), relative_share=0.75)
+PAGES = distribution_of_counts(
+    "three pages", np.array([10, 100, 400, 0]), relative_share=0.75, layout=Layout(0.5, 0.01)
+)
 ALTERNATIVES = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.0, 0.2)
 
 times = st.floats(0.5, 1e4)
@@ -110,18 +113,18 @@ def test_dearer_fixups_break_even_earlier_and_dearer_swap_later(swap_us, more_us
 def test_the_model_says_what_the_line_says():
     costs = make_costs()
     for measured in LINES:
-        lines = swap_lines(costs, clean_pages=2.0) + scratch_lines(costs, clean_pages=2.0)
+        lines = swap_lines(costs, None, Layout(2.0, 0.1)) + scratch_lines(costs, Layout(2.0, 0.1))
         line = next(one for one in lines if one.what == measured.what)
         for fixups in (0, 64, 500):
-            expected = measured.round_trip_us(fixups, 2.0)
+            expected = measured.round_trip_us(fixups, 2.0, 0.1)
             assert line.spread_at(fixups).median == pytest.approx(expected.median)
             assert line.spread_at(fixups).minimum == pytest.approx(expected.minimum)
             assert line.spread_at(fixups).maximum == pytest.approx(expected.maximum)
 
 
-def test_pages_without_fixups_between_cost_too():
-    costs = make_costs(lines=[make_line("lazyfree", (7.0, 30.0, 2.0))])
-    assert scratch_lines(costs, 3.0)[0].at(0)[0, 0] == pytest.approx(13.0)
+def test_what_is_mapped_beside_a_page_costs_too():
+    costs = make_costs(lines=[make_line("lazyfree", (7.0, 30.0, 2.0, 50.0))])
+    assert scratch_lines(costs, Layout(3.0, 0.1))[0].at(0)[0, 0] == pytest.approx(18.0)
 
 
 def test_fixups_of_the_loader_cost_what_the_loader_takes():
@@ -214,7 +217,8 @@ def test_the_pages_of_libraries_are_those_of_the_linker():
     assert found.total_pages == sum(len(plan.pages) for plan in plans)
     assert found.mean * found.total_pages == pytest.approx(sum(map(len, plans)))
     assert found.relative_share is not None and 0 < found.relative_share <= 1
-    assert found.clean_pages is not None and found.clean_pages >= 0
+    assert found.layout and found.layout.clean_pages >= 0
+    assert found.layout.mappings == 2 / found.total_pages
 
 
 def test_a_survey_gives_a_histogram():
@@ -271,7 +275,7 @@ def test_a_document_gives_back_what_went_in():
     assert pages.title == PAGES.title
     assert np.array_equal(pages.fixups, PAGES.fixups)
     assert np.array_equal(pages.pages, PAGES.pages)
-    assert (pages.relative_share, pages.clean_pages) == (0.75, None)
+    assert (pages.relative_share, pages.layout) == (0.75, PAGES.layout)
     again = cost_report(
         costs_from_document(document), pages, device=device("nvme"), alternatives=ALTERNATIVES
     )

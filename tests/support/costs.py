@@ -33,10 +33,12 @@ def make_measurement(name: str, median: float) -> Measurement:
     return Measurement(name, f"title of {name}", "fixup", make_spread(median), 3, "a note")
 
 
-def make_line(what: str, *fits: tuple[float, float] | tuple[float, float, float]) -> Line:
-    made = tuple(Fit(fit[0], fit[1], fit[2] if len(fit) == 3 else 0.0) for fit in fits)
+def make_line(what: str, *fits: tuple[float, ...]) -> Line:
+    """Fits are `Fit`'s attributes, as many as are wanted; the others are 0."""
+    made = tuple(Fit(*fit, *[0.0] * (4 - len(fit))) for fit in fits)
     points = tuple(
-        Point(float(count), 0.0, make_spread(made[0].round_trip_us(count))) for count in (1, 512)
+        Point(float(count), 0.0, 0.01, make_spread(made[0].round_trip_us(count)))
+        for count in (1, 512)
     )
     fixups = "none" if what.startswith("swap.") else "known values"
     return Line(what, fixups, made, points)

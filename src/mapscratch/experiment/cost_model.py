@@ -129,6 +129,23 @@ def measured_fixups(costs: Costs) -> list[FixupCost]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is mapped beside a page with fixups, and leaves memory and comes back with it.
+
+    Attributes:
+        clean_pages: mapped pages without fixups for each page with some.
+        mappings: for each page with fixups: 0.01 if a library has a hundred of them.
+    """
+
+    clean_pages: float
+    mappings: float
+
+
+ALONE = Layout(0.0, 0.0)
+"""Nothing but pages with fixups, in a mapping so large that it takes no time."""
+
+
 # --- lines --------------------------------------------------------------------------------------
 
 
@@ -170,17 +187,17 @@ class RoundTrip:
 
 
 def swap_lines(
-    costs: Costs, other: Device | None = None, clean_pages: float = 0.0
+    costs: Costs, other: Device | None = None, layout: Layout = ALONE
 ) -> list[RoundTrip]:
     """The round trip by each swap that was measured, and by another device, if one is given.
 
     Args:
         costs: what was measured.
         other: the device.
-        clean_pages: mapped pages without fixups for each page with some.
+        layout: what is mapped beside the pages.
     """
     found = [
-        _round_trip(line, swap_title(line.what), None, clean_pages)
+        _round_trip(line, swap_title(line.what), None, layout)
         for line in map(costs.line, SWAPS)
         if line
     ]
@@ -189,19 +206,19 @@ def swap_lines(
     return found
 
 
-def scratch_lines(costs: Costs, clean_pages: float = 0.0) -> list[RoundTrip]:
+def scratch_lines(costs: Costs, layout: Layout = ALONE) -> list[RoundTrip]:
     """The round trip by each engine that was measured, with each kind of fixup.
 
     Args:
         costs: what was measured.
-        clean_pages: mapped pages without fixups for each page with some.
+        layout: what is mapped beside the pages.
     """
     found = []
     for line in map(costs.line, ENGINES):
         if line is None:
             continue
         known = FixupCost("known value", None, line.fixup_ns)
-        with_known = _round_trip(line, line.what, known, clean_pages)
+        with_known = _round_trip(line, line.what, known, layout)
         found.append(with_known)
         found += [_with_fixups(with_known, fixup) for fixup in measured_fixups(costs)]
     return found
@@ -237,8 +254,10 @@ def swap_title(what: str) -> str:
     return names.get(what, what.removeprefix("swap."))
 
 
-def _round_trip(line: Line, title: str, fixup: FixupCost | None, clean_pages: float) -> RoundTrip:
-    page_us = np.array([fit.round_trip_us(0, clean_pages) for fit in line.fits])
+def _round_trip(line: Line, title: str, fixup: FixupCost | None, layout: Layout) -> RoundTrip:
+    page_us = np.array(
+        [fit.round_trip_us(0, layout.clean_pages, layout.mappings) for fit in line.fits]
+    )
     fixup_ns = np.array([fit.fixup_ns for fit in line.fits])
     return RoundTrip(line.what, title, fixup, _thrice(page_us), _thrice(fixup_ns))
 
@@ -351,14 +370,14 @@ class Distribution:
         fixups: float64, shape (n,), fixups on a page, ascending.
         pages: int64, shape (n,), how many pages have so many.
         relative_share: of the fixups, how many need no symbol: 0 to 1; None if that isn't known.
-        clean_pages: mapped pages without fixups for each page with some; None if not known.
+        layout: what is mapped beside them; None if that isn't known.
     """
 
     title: str
     fixups: Floats
     pages: NDArray[np.int64]
     relative_share: float | None
-    clean_pages: float | None
+    layout: Layout | None
 
     @property
     def total_pages(self) -> int:
@@ -412,7 +431,7 @@ def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
         title,
         counts,
         relative_share=relative / int(counts.sum()),
-        clean_pages=mapped / len(counts) - 1,
+        layout=Layout(mapped / len(counts) - 1, len(plans) / len(counts)),
     )
 
 
@@ -427,7 +446,7 @@ def distribution_of_counts(
     counts: NDArray[np.int64],
     *,
     relative_share: float | None = None,
-    clean_pages: float | None = None,
+    layout: Layout | None = None,
 ) -> Distribution:
     """From the fixups of each single page, those without any left out.
 
@@ -435,7 +454,7 @@ def distribution_of_counts(
         title: whose pages these are.
         counts: shape (p,), fixups of each page.
         relative_share: see `Distribution`.
-        clean_pages: see `Distribution`.
+        layout: see `Distribution`.
 
     Raises:
         ModelError: no page has a fixup.
@@ -444,7 +463,7 @@ def distribution_of_counts(
     if not len(numbers):
         raise ModelError(f"{title}: no page has a fixup, so there is nothing to reckon")
     return Distribution(
-        title, numbers.astype(np.float64), pages.astype(np.int64), relative_share, clean_pages
+        title, numbers.astype(np.float64), pages.astype(np.int64), relative_share, layout
     )
 
 

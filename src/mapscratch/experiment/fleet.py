@@ -22,6 +22,7 @@ from mapscratch.experiment.cost_model import (
     DEVICE,
     DEVICE_WITH_WRITING,
     Device,
+    Layout,
     RoundTrip,
     scratch_lines,
     swap_lines,
@@ -54,13 +55,13 @@ class Population:
         title: what they are.
         pages: int64, shape (k,), pages with fixups of each process that was seen; those of a fleet
             are drawn from them, one as often as the other.
-        clean_pages: mapped pages without fixups for each page with some.
+        layout: what is mapped beside these pages.
         fixups: on a page, in the mean.
     """
 
     title: str
     pages: Pages
-    clean_pages: float
+    layout: Layout
     fixups: float
 
 
@@ -160,10 +161,10 @@ def plan_fleet(
         )
     by_host = np.concatenate(list(_pages_by_host(population, processes, hosts)))
     share = ASSUMED_COMPRESSION if compression is None else compression
-    lines: list[RoundTrip] = list(swap_lines(costs, other, population.clean_pages))
+    lines: list[RoundTrip] = list(swap_lines(costs, other, population.layout))
     lines += [
         line
-        for line in scratch_lines(costs, population.clean_pages)
+        for line in scratch_lines(costs, population.layout)
         if line.fixup is not None and line.fixup.fixup == "known value"
     ]
     return Fleet(
@@ -183,16 +184,19 @@ def _pages_by_host(population: Population, processes: int, hosts: int) -> Iterat
     generator = np.random.default_rng(_SEED)
     for start in range(0, hosts, _HOSTS_AT_A_TIME):
         count = min(_HOSTS_AT_A_TIME, hosts - start)
-        # How many processes of each kind a host has, not which process is what.
-        drawn = generator.multinomial(processes, np.full(kinds, 1 / kinds), size=count)
-        yield drawn.astype(np.int64) @ population.pages
+        if processes < kinds:
+            yield population.pages[generator.integers(kinds, size=(count, processes))].sum(axis=1)
+        else:
+            # How many processes of each kind a host has, not which process is what.
+            drawn = generator.multinomial(processes, np.full(kinds, 1 / kinds), size=count)
+            yield drawn.astype(np.int64) @ population.pages
 
 
 def _page_cache_bytes(population: Population, processes: int, hosts: int) -> int:
     """Each kind that a host is likely to have at all, once a host."""
     kinds = len(population.pages)
     likely = 1 - (1 - 1 / kinds) ** processes
-    pages = float(population.pages.sum()) * likely * (1 + population.clean_pages)
+    pages = float(population.pages.sum()) * likely * (1 + population.layout.clean_pages)
     return round(hosts * pages * PAGESIZE)
 
 
@@ -206,7 +210,7 @@ def _plan(
     kept_bytes = 0.0
     if line.what == "lazyfree":  # A copy of what lies between as well, and the tables.
         kept_bytes = TABLE_ENTRY * population.fixups
-        page_bytes += PAGESIZE * population.clean_pages + kept_bytes
+        page_bytes += PAGESIZE * population.layout.clean_pages + kept_bytes
     elif line.what in _COMPRESSED:
         kept_bytes = PAGESIZE * compression
     on_device = line.what in _ON_A_DEVICE
@@ -266,7 +270,7 @@ def _assumptions(
             f"{population.pages.mean():,.0f} pages with fixups in the mean."
         )
     yield (
-        f"A page has {population.fixups:.0f} fixups, and {population.clean_pages:.2g} pages "
+        f"A page has {population.fixups:.0f} fixups, and {population.layout.clean_pages:.2g} pages "
         "without any lie beside it."
     )
     yield (

@@ -21,11 +21,13 @@ from mapscratch import __version__
 from mapscratch.errors import UserError
 from mapscratch.experiment.baselines import Alternatives, Baseline, baselines
 from mapscratch.experiment.cost_model import (
+    ALONE,
     ENGINES,
     WORDS_A_PAGE,
     BreakEven,
     Device,
     Distribution,
+    Layout,
     RoundTrip,
     break_evens,
     scratch_lines,
@@ -104,9 +106,9 @@ def cost_report(
         alternatives: what small experiments showed.
         fleet: what many hosts would do.
     """
-    clean_pages = pages.clean_pages or 0.0
-    swaps = tuple(swap_lines(costs, device, clean_pages))
-    scratches = tuple(scratch_lines(costs, clean_pages))
+    layout = pages.layout or ALONE
+    swaps = tuple(swap_lines(costs, device, layout))
+    scratches = tuple(scratch_lines(costs, layout))
     return CostReport(
         costs=costs,
         pages=pages,
@@ -265,7 +267,7 @@ def cost_document(report: CostReport, created: datetime) -> Document:
             "fixups": report.pages.fixups.tolist(),
             "pages": report.pages.pages.tolist(),
             "relative_share": report.pages.relative_share,
-            "clean_pages": report.pages.clean_pages,
+            "layout": asdict(report.pages.layout) if report.pages.layout else None,
         },
         "device": {
             "name": report.device.name if report.device else None,
@@ -298,14 +300,16 @@ def _line(line: Line) -> Document:
         "page_us": line.page_us.median,
         "fixup_ns": line.fixup_ns.median,
         "clean_page_us": line.clean_page_us.median,
+        "mapping_us": line.mapping_us.median,
         "spread": {
             "page_us": asdict(line.page_us),
             "fixup_ns": asdict(line.fixup_ns),
             "clean_page_us": asdict(line.clean_page_us),
+            "mapping_us": asdict(line.mapping_us),
         },
-        "fits": [[fit.page_us, fit.fixup_ns, fit.clean_page_us] for fit in line.fits],
+        "fits": [asdict(fit) for fit in line.fits],
         "points": [[one.fixups, *_three(one.round_trip_us)] for one in line.points],
-        "clean_pages": [one.clean_pages for one in line.points],
+        "layouts": [[one.clean_pages, one.mappings] for one in line.points],
     }
 
 
@@ -368,7 +372,7 @@ def pages_from_document(document: object) -> Distribution:
             fixups=np.array(pages["fixups"], dtype=np.float64),
             pages=np.array(pages["pages"], dtype=np.int64),
             relative_share=_number_or_none(pages["relative_share"]),
-            clean_pages=_number_or_none(pages["clean_pages"]),
+            layout=Layout(**pages["layout"]) if pages["layout"] else None,
         )
         if not found.total_pages or found.fixups.shape != found.pages.shape:
             raise ValueError("no pages")
@@ -444,7 +448,7 @@ def _read_measurement(one: Mapping[str, Any]) -> Measurement:
 
 
 def _read_line(one: Mapping[str, Any]) -> Line:
-    fits = tuple(Fit(*map(float, fit)) for fit in one["fits"])
+    fits = tuple(Fit(**fit) for fit in one["fits"])
     if not fits:
         raise ValueError("a line without a fit")
     return Line(
@@ -452,9 +456,9 @@ def _read_line(one: Mapping[str, Any]) -> Line:
         fixups=str(one["fixups"]),
         fits=fits,
         points=tuple(
-            Point(float(fixups), float(clean), Spread(float(median), float(least), float(most)))
-            for (fixups, median, least, most), clean in zip(
-                one["points"], one["clean_pages"], strict=True
+            Point(fixups, clean, mappings, Spread(median, least, most))
+            for (fixups, median, least, most), (clean, mappings) in zip(
+                one["points"], one["layouts"], strict=True
             )
         ),
     )

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fleet from the figures of one machine: the sums, their speed, and a real one of eight."""
+
+from __future__ import annotations
+
+import time
+from mmap import PAGESIZE
+
+import numpy as np
+import pytest
+from elf_oracle import needs_readelf
+from hypothesis import given
+from hypothesis import strategies as st
+from support.costs import make_costs
+
+from mapscratch.elf import default_libraries
+from mapscratch.experiment.cost_model import Layout, device
+from mapscratch.experiment.costs import Costs, Fit, Line, Measurement
+from mapscratch.experiment.fleet import FleetError, Population, plan_fleet
+from mapscratch.experiment.results import Comparison, Settings, Spread
+from mapscratch.experiment.rounds import compare
+from mapscratch.experiment.strategies import STRATEGIES
+from mapscratch.experiment.workload import read_workload
+from mapscratch.kernelstats import probe_temporary_memory_cgroup, probe_temporary_swap
+
+COSTS = make_costs()
+
+
+def population(*pages: int) -> Population:
+    return Population("test processes", np.array(pages, dtype=np.int64), Layout(0.5, 0.01), 100.0)
+
+
+# --- sums ---------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 5_000))
+def test_equal_processes_are_a_multiplication(processes, hosts, pages):
+    fleet = plan_fleet(COSTS, population(pages), processes, hosts)
+    total = processes * hosts * pages
+    assert fleet.pages == total
+    for plan in fleet.plans:
+        by_swap = plan.strategy == "private"
+        assert plan.pages == total
+        assert plan.written_pages == plan.read_pages == total * by_swap
+        assert plan.written_bytes == plan.read_bytes == total * by_swap * PAGESIZE
+        assert plan.fullest_host_bytes == pytest.approx(plan.private_bytes / hosts)
+        assert plan.cpu_seconds.median <= plan.seconds.median * (1 + 1e-9)
+        assert plan.seconds.minimum <= plan.seconds.median <= plan.seconds.maximum
+
+
+@given(st.lists(st.integers(0, 3_000), min_size=1, max_size=20), st.integers(1, 500))
+def test_processes_of_a_fleet_are_drawn_from_those_that_were_seen(pages, hosts):
+    fleet = plan_fleet(COSTS, population(*pages), 200, hosts)
+    again = plan_fleet(COSTS, population(*pages), 200, hosts)
+    count = 200 * hosts
+    assert again.pages == fleet.pages
+    assert count * min(pages) <= fleet.pages <= count * max(pages)
+    deviation = np.std(pages) * np.sqrt(count)
+    assert fleet.pages == pytest.approx(count * np.mean(pages), abs=6 * deviation + 1)
+
+
+def test_the_sums_by_hand():
+    fleet = plan_fleet(COSTS, population(1000), 10, 3, compression=0.25)
+    swapfile, zram = fleet.plan("private", "swap.file"), fleet.plan("private", "swap.zram")
+    lazyfree, dontneed = fleet.plan("lazyfree"), fleet.plan("dontneed")
+    assert swapfile and zram and lazyfree and dontneed
+    pages = 30_000
+    assert swapfile.seconds.median == pytest.approx(pages * 60.0 / 1e6)
+    # The kernel's work alone: the call that reclaims and a fault that gets a page.
+    assert swapfile.cpu_seconds.median == pytest.approx(pages * (4.0 + 0.9) / 1e6)
+    assert zram.cpu_seconds.median == zram.seconds.median == pytest.approx(pages * 14.2 / 1e6)
+    assert lazyfree.seconds.median == pytest.approx(pages * (7.0 + 3.0) / 1e6)
+    assert (swapfile.device_bytes, zram.device_bytes) == (2 * pages * PAGESIZE, 0)
+    assert (swapfile.kept_bytes, zram.kept_bytes) == (0, pages * PAGESIZE // 4)
+    # lazyfree has a copy of the half page beside each as well, and a table of 100 fixups.
+    assert lazyfree.private_bytes == pages * (PAGESIZE * 3 // 2 + 1600)
+    assert lazyfree.kept_bytes == pages * 1600
+    assert dontneed.private_bytes == swapfile.private_bytes == pages * PAGESIZE
+    assert fleet.page_cache_bytes == 3 * 1500 * PAGESIZE
+    assert fleet.plan("kernel") is None
+
+
+def test_another_device_is_one_more_swap_and_its_assumption_is_told():
+    fleet = plan_fleet(COSTS, population(1000), 10, 3, other=device("disk"))
+    once, twice = fleet.plan("private", "swap.device"), fleet.plan("private", "swap.device.writing")
+    assert once and twice
+    assert once.seconds.median == pytest.approx(30_000 * 10_004.9 / 1e6)
+    assert twice.seconds.median == pytest.approx(30_000 * 20_004.9 / 1e6)
+    assert once.cpu_seconds.median == pytest.approx(30_000 * 4.9 / 1e6)
+    assert any("disk (10,000 µs) is assumed" in one for one in fleet.assumptions)
+
+
+def test_what_is_assumed_is_told():
+    told = " ".join(plan_fleet(COSTS, population(10, 30), 1, 1).assumptions)
+    assert "drawn from the 2 that were seen, with 20 pages" in told
+    assert "33% of its size (assumed)" in told
+    tried = " ".join(plan_fleet(COSTS, population(10), 1, 1, compression=0.2).assumptions)
+    assert "20% of its size (as zlib -1" in tried
+
+
+@pytest.mark.parametrize(("processes", "hosts"), [(0, 1), (1, 0), (10**9, 10**9)])
+def test_no_fleet_without_processes_and_none_without_end(processes, hosts):
+    with pytest.raises(FleetError, match="1 to 1e"):
+        plan_fleet(COSTS, population(1), processes, hosts)
+
+
+def test_a_million_processes_of_many_kinds_take_seconds_at_most():
+    kinds = np.random.default_rng(1).integers(1, 5000, 300)
+    begun = time.process_time()
+    for processes, hosts in ((1000, 1000), (1, 1_000_000), (1_000_000, 1)):
+        fleet = plan_fleet(COSTS, population(*kinds), processes, hosts)
+        assert fleet.pages == pytest.approx(1_000_000 * kinds.mean(), rel=0.01)
+    # Of its own processor time: it takes well under a second for each but the second.
+    assert time.process_time() - begun < 30
+
+
+# --- against a real one -------------------------------------------------------------------------
+
+RUNNABLE = tuple(
+    name
+    for name in ("private", "lazyfree", "kernel")
+    if name == "private" or not STRATEGIES[name].unavailable()
+)
+SECONDS = 30.0
+PROCESSES = 8
+# Both measure on a machine that has other things to do: times are the same within this factor of
+# their spreads. Pages are counted, and have none.
+TIMES = 4.0
+
+
+def run(workload, pressure, processes, rounds):
+    settings = Settings((processes,), rounds, SECONDS, RUNNABLE, pressure, "file", 1)
+    return compare(
+        workload, settings, announce=lambda text: None, progress=lambda what, share: None
+    )
+
+
+def costs_of(found: Comparison) -> Costs:
+    """The lines of a comparison of one process: what is measured of a page is what counts here."""
+    lines = []
+    for name in RUNNABLE:
+        fits = []
+        for one in found.rounds:
+            if one.strategy == name:
+                assert one.round_trip_us is not None and one.fixup_ns is not None
+                slope = 0.0 if name == "private" else one.fixup_ns
+                fits.append(
+                    Fit(one.round_trip_us - slope * one.fixups_per_page / 1e3, slope, 0.0, 0.0)
+                )
+        lines.append(Line("swap.file" if name == "private" else name, "", tuple(fits), ()))
+    private = found.summary(1, "private")
+    reclaim = private.figures["reclaim_us"] if private else None
+    assert reclaim
+    out = Spread(reclaim.median * 1e3, reclaim.minimum * 1e3, reclaim.maximum * 1e3)
+    measured = (Measurement("swap.file.out", "swap-out", "page", out, 2, ""),)
+    return Costs(measured, tuple(lines), (), {}, (), 2, 0.0)
+
+
+@needs_readelf
+def test_a_real_comparison_of_eight_does_what_was_planned():
+    for probe in (probe_temporary_swap("file", 256 << 20), probe_temporary_memory_cgroup()):
+        if not probe:
+            pytest.skip(probe.reason)
+    workload = read_workload(default_libraries()[:2], pages=200)
+    costs = costs_of(run(workload, "pageout", 1, 2))
+    of_this = Population(
+        "workers",
+        np.array([workload.pages]),
+        Layout(workload.mapped_pages / workload.pages - 1, 0.0),
+        workload.fixups / workload.pages,
+    )
+    fleet = plan_fleet(costs, of_this, PROCESSES, 1)
+    real = run(workload, "cgroup", PROCESSES, 1)
+    assert real.wrong_words == 0
+    for name in RUNNABLE:
+        plan = fleet.plan(name, "swap.file" if name == "private" else None)
+        summary = real.summary(PROCESSES, name)
+        assert plan and summary
+        assert summary.median("pages") == plan.pages == PROCESSES * workload.pages
+        # The kernel may leave a page in memory, and takes some of the workers' own in its place.
+        few = plan.pages * 0.15
+        for figure, planned in (
+            ("swapped_out_pages", plan.written_pages),
+            ("swapped_in_pages", plan.read_pages),
+        ):
+            spread = summary.figures[figure]
+            assert spread and spread.minimum - few <= planned <= spread.maximum + few
+        asked = summary.figures["asked_bytes"]
+        table = plan.kept_bytes  # The workers' ordinary memory, which asked_bytes doesn't count.
+        assert asked and asked.median == pytest.approx(plan.private_bytes - table, rel=0.1)
+        waited = summary.figures["round_trip_us"]
+        assert waited
+        each = [plan.seconds.minimum * 1e6 / plan.pages, plan.seconds.maximum * 1e6 / plan.pages]
+        assert each[0] / TIMES <= waited.maximum and waited.minimum <= each[1] * TIMES

@@ -302,11 +302,11 @@ def _crossings(ways: Ways, frame: _Frame, x: Scale, y: Scale) -> list[str]:
     taken: list[tuple[float, float]] = []
     for one in ways.scratch:
         for swap in ways.swaps:
-            at = one.as_dear_as(swap)
-            if at is None or not 1 <= at < WORDS_A_PAGE:
+            at, limit = one.as_dear_as(swap), ways.limit(one, swap)
+            if at is None or limit is None or not 1 <= at < WORDS_A_PAGE:
                 continue
             across, up = x(at), y(swap.microseconds(at))
-            note = f"break-even of {way_name(one)} with {swap.name}: {count(at)} fixups a page"
+            note = f"break-even of {way_name(one)} with {swap.name}: {count(limit)} fixups a page"
             parts.append(
                 element(
                     "g",
@@ -314,7 +314,7 @@ def _crossings(ways: Ways, frame: _Frame, x: Scale, y: Scale) -> list[str]:
                     marker("circle", across, up, "crossing", 6.5),
                 )
             )
-            text = count(at)
+            text = count(limit)
             width = text_width(text) + 6
             place = (across - 9, up - 9)
             free = all(

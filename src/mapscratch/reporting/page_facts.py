@@ -7,7 +7,7 @@ nothing, and by dropping it is what one fixup costs. Two ways cost the same wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Histogram:
         p95: 95 % of pages have at most so many.
         maximum: the most.
         mean: over pages.
+        whose: pages these are, in words.
     """
 
     bins: tuple[tuple[float, float, float], ...]
@@ -79,6 +80,7 @@ class Histogram:
     p95: float | None
     maximum: float | None
     mean: float | None
+    whose: str
 
     @property
     def pages(self) -> float:
@@ -102,15 +104,20 @@ class Histogram:
         return shares
 
 
-def histogram_of(survey: Node | None) -> Histogram | None:
-    """Fixups a page over all libraries of a survey; None if it doesn't say."""
-    if survey is None:
-        return None
+def histogram_of(documents: Documents) -> Histogram | None:
+    """Fixups a page of a survey's libraries, or else of those that costs were reckoned for."""
+    found = _surveyed(documents.survey) if documents.survey else None
+    return found or (_reckoned(documents.cost) if documents.cost else None)
+
+
+def _surveyed(survey: Node) -> Histogram | None:
     node = survey.child("totals").child("fixups_per_page")
+    most = node.number("maximum")
     bins = tuple(
-        (low, high, pages)
+        # The last class may reach beyond what fits in a page.
+        (low, high if most is None else max(low, min(high, most)), pages)
         for low, high, pages in sorted(node.rows("histogram", 3))
-        if high >= low and pages >= 0
+        if high >= low >= 0 and pages >= 0
     )
     if not sum(pages for _, _, pages in bins):
         return None
@@ -118,9 +125,43 @@ def histogram_of(survey: Node | None) -> Histogram | None:
         bins=bins,
         median=node.number("median"),
         p95=node.number("p95"),
-        maximum=node.number("maximum"),
+        maximum=most,
         mean=node.number("mean"),
+        whose="the pages that relocation dirties here",
     )
+
+
+def _reckoned(cost: Node) -> Histogram | None:
+    node = cost.child("pages")
+    fixups = node.number_list("fixups")
+    pages = node.number_list("pages")
+    counts = sorted(pair for pair in zip(fixups, pages, strict=False) if min(pair) > 0)
+    total = sum(number for _, number in counts)
+    if not total:
+        return None
+    most = counts[-1][0]
+    bins, low = [], 1.0
+    while low <= most:
+        high = min(2 * low - 1, most)
+        bins.append((low, high, sum(number for k, number in counts if low <= k < 2 * low)))
+        low *= 2
+    return Histogram(
+        bins=tuple(bins),
+        median=_quantile(counts, 0.5 * total),
+        p95=_quantile(counts, 0.95 * total),
+        maximum=most,
+        mean=sum(k * number for k, number in counts) / total,
+        whose=f"the pages that relocation dirties in {node.text('title') or 'some libraries'}",
+    )
+
+
+def _quantile(counts: Sequence[tuple[float, float]], wanted: float) -> float:
+    reached = 0.0
+    for fixups, number in counts:
+        reached += number
+        if reached >= wanted:
+            return fixups
+    return counts[-1][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +205,24 @@ class Ways:
         scratch: by the engine that is preferred, a way for each kind of fixup.
         others: by other engines.
         source: the name of the document that they are from.
+        limits: swap, engine and kind of fixup, and the break-even that the document has: from so
+            many fixups a page dropping takes longer; None if it never does.
     """
 
     swaps: tuple[Way, ...]
     scratch: tuple[Way, ...]
     others: tuple[Way, ...]
     source: str
+    limits: Mapping[tuple[str, str, str], float | None]
+
+    def limit(self, scratch: Way, swap: Way) -> float | None:
+        """From so many fixups a page dropping costs more than a swap; None if it never does.
+
+        A cost document's own figure, which was worked out round by round, goes before that of the
+        medians' lines.
+        """
+        key = (swap.key, scratch.engine, scratch.key)
+        return self.limits[key] if key in self.limits else scratch.as_dear_as(swap)
 
     def scratch_by(self, key: str) -> Way | None:
         """The way for a kind of fixup."""
@@ -185,13 +238,15 @@ def ways_of(documents: Documents) -> Ways | None:
 def _ways_of_cost(cost: Node) -> Ways | None:
     """Lines that were measured; and for each engine those with fixups as dear as ld.so's."""
     loader = {name: measured_ns(cost, measurement) for name, measurement in _LOADER.items()}
+    clean = clean_pages(cost)
     swaps, scratch = [], []
     for node in cost.children("lines"):
         what, page_us = node.text("what"), node.number("page_us")
         if page_us is None:
             continue
-        slope = node.number("fixup_ns") or 0.0
-        points = tuple((k, mid, low, high) for k, mid, low, high in node.rows("points", 4))
+        slope, neighbour_us = node.number("fixup_ns") or 0.0, node.number("clean_page_us") or 0.0
+        page_us += clean * neighbour_us
+        points = _points(node, clean, neighbour_us)
         if what.startswith("swap."):
             key = what.removeprefix("swap.")
             swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points))
@@ -202,7 +257,25 @@ def _ways_of_cost(cost: Node) -> Ways | None:
             for key, ns in loader.items()
             if ns is not None
         ]
-    return _sorted_ways(swaps, scratch, "mapscratch.cost")
+    return _sorted_ways(swaps, scratch, "mapscratch.cost", _limits(cost))
+
+
+def clean_pages(cost: Node | None) -> float:
+    """Mapped pages without fixups for each with some, in the libraries that were reckoned with."""
+    return (cost.child("pages").number("clean_pages") if cost else None) or 0.0
+
+
+def _points(
+    line: Node, clean: float, neighbour_us: float
+) -> tuple[tuple[float, float, float, float], ...]:
+    """What was measured, less what neighbours without fixups cost beyond those of the libraries."""
+    own = line.number_list("clean_pages")
+    found = []
+    for index, (fixups, *times) in enumerate(line.rows("points", 4)):
+        moved_us = (clean - own[index]) * neighbour_us if index < len(own) else 0.0
+        middle, low, high = (max(time + moved_us, 0.001) for time in times)
+        found.append((fixups, middle, low, high))
+    return tuple(found)
 
 
 def measured_ns(cost: Node | None, name: str) -> float | None:
@@ -235,10 +308,32 @@ def _ways_of_compares(compares: Sequence[Node]) -> Ways | None:
             points = ((fixups, scratch_us, scratch_us, scratch_us),)
             engine = verdict.text("scratch")
             scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, engine))
-    return _sorted_ways(swaps, scratch[:1], "mapscratch.compare")
+    return _sorted_ways(swaps, scratch[:1], "mapscratch.compare", {})
 
 
-def _sorted_ways(swaps: list[Way], scratch: list[Way], source: str) -> Ways | None:
+def _limits(cost: Node) -> dict[tuple[str, str, str], float | None]:
+    found: dict[tuple[str, str, str], float | None] = {}
+    for node in cost.children("break_even"):
+        fixup = node.text("fixup")
+        key = node.text("scope") or "short" if fixup == "symbolic" else fixup.removesuffix(" value")
+        limit = node.number("fixups")
+        if node.text("pays") == "never":
+            limit = 0.0
+        elif node.flag("more_than_fit") or node.text("pays") == "always":
+            limit = None
+        elif limit is None:
+            continue
+        swap = node.text("swap").removeprefix("swap.")
+        found[swap, node.text("engine"), key] = None if limit is None else max(limit, 0.0)
+    return found
+
+
+def _sorted_ways(
+    swaps: list[Way],
+    scratch: list[Way],
+    source: str,
+    limits: Mapping[tuple[str, str, str], float | None],
+) -> Ways | None:
     if not swaps and not scratch:
         return None
     engines = {one.engine for one in scratch}
@@ -251,6 +346,7 @@ def _sorted_ways(swaps: list[Way], scratch: list[Way], source: str) -> Ways | No
         scratch=tuple(one for one in scratch if one.engine == first),
         others=tuple(one for one in scratch if one.engine != first),
         source=source,
+        limits=limits,
     )
 
 

@@ -107,6 +107,12 @@ class Node:
             rows.append([self._checked(value, at) for value in row[:width]])
         return rows
 
+    def number_list(self, name: str) -> list[float]:
+        """A list of numbers; empty if there is none."""
+        return [
+            self._checked(value, f"{name}[{index}]") for index, value in enumerate(self._list(name))
+        ]
+
     def numbers(self) -> dict[str, float]:
         """The members that are numbers, in their order."""
         return {

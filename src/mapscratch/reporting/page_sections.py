@@ -137,7 +137,7 @@ def section(key: str, title: str, *content: str) -> str:
 
 def answer(documents: Documents) -> str:
     """How expensive the fixups are, in one sentence."""
-    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    ways, histogram = ways_of(documents), histogram_of(documents)
     if ways is None or not ways.scratch:
         return _answer_without_ways(documents, histogram)
     if ways.source == "mapscratch.compare" and documents.compares:
@@ -160,7 +160,7 @@ def answer(documents: Documents) -> str:
     dearest_first = ways.swaps[::-1]
     trips = _listed(f"{_time(one.page_us)} ({shown(_bare(one))})" for one in dearest_first)
     verdicts = [
-        _verdict(one, known, symbolic, histogram if one is dearest_first[0] else None)
+        _verdict(ways, one, (known, symbolic), histogram if one is dearest_first[0] else None)
         for one in dearest_first
     ]
     return (
@@ -180,9 +180,8 @@ def _bare(swap: Way) -> str:
 def _answer_without_ways(documents: Documents, histogram: Histogram | None) -> str:
     if histogram and histogram.median is not None:
         return (
-            f"Half of the {_strong(count(histogram.pages))} pages that relocation dirties here "
-            f"have at most {_strong(count(histogram.median))} fixups; what a fixup costs was not "
-            "measured for this page."
+            f"Half of {shown(histogram.whose)} have up to {_strong(count(histogram.median))} "
+            "fixups; what one costs was not measured for this page."
         )
     if documents.all():
         return "What a fixup costs was not measured for this page."
@@ -192,8 +191,7 @@ def _answer_without_ways(documents: Documents, histogram: Histogram | None) -> s
 def _typical_page(histogram: Histogram | None) -> tuple[float, str]:
     if histogram and histogram.median:
         return histogram.median, (
-            f"Half of the pages that relocation dirties here have up to "
-            f"{_strong(count(histogram.median))} fixups"
+            f"Half of {shown(histogram.whose)} have up to {_strong(count(histogram.median))} fixups"
         )
     return 100.0, "If a page has 100 fixups"
 
@@ -203,16 +201,19 @@ def _dearest(ways: Ways) -> Way | None:
     return max(found, key=lambda one: one.fixup_ns, default=None)
 
 
-def _verdict(swap: Way, known: Way, symbolic: Way | None, histogram: Histogram | None) -> str:
+def _verdict(
+    ways: Ways, swap: Way, scratch: tuple[Way, Way | None], histogram: Histogram | None
+) -> str:
     """Whether dropping takes less time than one swap: up to how many fixups."""
+    known, symbolic = scratch
     name = shown(swap.name)
-    limit = known.as_dear_as(swap)
+    limit = ways.limit(known, swap)
     if limit == 0:
         return f"{name} {_strong('never')}"
     found = f"{name} with {_up_to(limit)} known values"
     if symbolic is None:
         return found
-    dearest = symbolic.as_dear_as(swap)
+    dearest = ways.limit(symbolic, swap)
     one = dearest is not None and round(dearest) == 1
     found += f" or {_up_to(dearest)} look-up{'' if one else 's'} a page"
     if histogram and fits(dearest):
@@ -241,7 +242,7 @@ def _listed(parts: Iterable[str]) -> str:
 
 def top_chart(documents: Documents) -> str:
     """The one chart, and the slider for another device."""
-    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    ways, histogram = ways_of(documents), histogram_of(documents)
     if ways is None:
         return missing(documents, "cost", "What a page's way out of memory and back costs")
     note = (
@@ -289,7 +290,7 @@ def _device_form(documents: Documents, histogram: Histogram | None) -> str:
 def fixups_section(documents: Documents) -> str:
     """How many fixups pages have, over all libraries here."""
     title = "Fixups a page, over the libraries here"
-    survey, histogram = documents.survey, histogram_of(documents.survey)
+    survey, histogram = documents.survey, histogram_of(documents)
     if survey is None:
         return section("fixups", title, missing(documents, "survey", "How many fixups pages have"))
     totals = survey.child("totals")
@@ -354,7 +355,7 @@ def _savings_key() -> str:
 def costs_section(documents: Documents) -> str:
     """What was measured, and from how many fixups a page dropping costs more time than swap."""
     title = "Round trips and break-even"
-    ways, histogram = ways_of(documents), histogram_of(documents.survey)
+    ways, histogram = ways_of(documents), histogram_of(documents)
     if ways is None or documents.cost is None:
         parts = [missing(documents, "cost", "What each fixup and each fault costs")]
         if ways and ways.scratch:
@@ -404,7 +405,7 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
                 element("small", shown(note)),
                 scope="row",
             ),
-            *(element("td", _pays(one, swap, histogram)) for one in ways.scratch),
+            *(element("td", _pays(ways.limit(one, swap), histogram)) for one in ways.scratch),
         )
         for swap, note in swaps
     ]
@@ -439,8 +440,7 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
     )
 
 
-def _pays(way: Way, swap: Way, histogram: Histogram | None) -> str:
-    limit = way.as_dear_as(swap)
+def _pays(limit: float | None, histogram: Histogram | None) -> str:
     if limit == 0:
         return "never"
     if limit is None or limit >= WORDS_A_PAGE:
@@ -455,7 +455,7 @@ def _other_engines(ways: Ways) -> str:
             f"{one.engine}: {one.name}",
             microseconds(one.page_us),
             f"{digits(one.fixup_ns)} ns",
-            *(_plain_pays(one, swap) for swap in ways.swaps),
+            *(_plain_pays(ways.limit(one, swap)) for swap in ways.swaps),
         )
         for one in ways.others
     )
@@ -464,8 +464,7 @@ def _other_engines(ways: Ways) -> str:
     return element("details", element("summary", "Other engines"), table(Table(head, rows)))
 
 
-def _plain_pays(way: Way, swap: Way) -> str:
-    limit = way.as_dear_as(swap)
+def _plain_pays(limit: float | None) -> str:
     if limit == 0:
         return "never"
     return "any number" if limit is None or limit >= WORDS_A_PAGE else f"{count(limit)} a page"

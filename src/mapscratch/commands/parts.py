@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other commands of ours run for a report, one after the other, each in a process of its own.
+
+So each is exactly what a user would type, one that fails or hangs costs its own part and nothing
+else, and memory that a survey took is given back before times are measured. Ctrl-C reaches us alone
+and is passed on once: each command removes what it made, and we wait for that.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from mapscratch.commands import EXIT_WRONG
+
+Tick = Callable[[float], None]
+"""Is told now and then how many seconds a part has run."""
+
+_POLL_SECONDS = 0.1
+_SECONDS_TO_CLEAN_UP = 20.0
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A command that saves a document.
+
+    Attributes:
+        name: of the document, without ``mapscratch.``.
+        title: what is being found out.
+        words: the command's arguments; ``{file}`` is where it saves.
+        file: a name for that.
+        limit: seconds after which it is interrupted.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    file: str
+    limit: float
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The arguments, with the file in a folder."""
+        return [word.replace("{file}", str(folder / self.file)) for word in self.words]
+
+    @property
+    def command(self) -> str:
+        """What a user would type."""
+        return f"mapscratch {' '.join(self.words)}".replace("{file}", self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a part.
+
+    Attributes:
+        part: which.
+        document: what it saved, as JSON gave it; None if it saved nothing.
+        reason: why not, or empty.
+        wrong: it says that what it found is wrong.
+        seconds: that it took.
+    """
+
+    part: Part
+    document: object
+    reason: str
+    wrong: bool
+    seconds: float
+
+
+def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Outcome:
+    """Runs one command and waits for it.
+
+    Args:
+        part: which.
+        folder: where it saves its document; empty before.
+        tick: is told how long it has run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the command has ended and cleaned up.
+    """
+    started = time.monotonic()
+    errors = folder / f"{part.file}.errors"
+    # Without the folder that we are in among the paths of modules: what lies there isn't ours.
+    command = [sys.executable, "-P", "-m", "mapscratch", *part.arguments(folder)]
+    with errors.open("wb") as stderr, _passing_on_termination():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            process_group=0,
+        )
+        try:
+            late = _wait(process, started + part.limit, tick, started)
+        finally:
+            _end(process)
+    seconds = time.monotonic() - started
+    document = _saved(folder / part.file) if process.returncode in (0, EXIT_WRONG) else None
+    reason = ""
+    if document is None:
+        last = _last_line(errors)
+        reason = f"it was interrupted after {part.limit:.0f} s" if late else last
+        reason = reason or f"it ended with status {process.returncode}"
+    wrong = document is not None and process.returncode == EXIT_WRONG
+    return Outcome(part, document, reason, wrong, seconds)
+
+
+def _wait(process: subprocess.Popen[bytes], until: float, tick: Tick, started: float) -> bool:
+    """Waits for its end; True if it is still running when its time is over."""
+    while time.monotonic() < until:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+            return False
+        tick(time.monotonic() - started)
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupts it if it still runs, and lets it clean up; a second Ctrl-C doesn't stop that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        until = time.monotonic() + _SECONDS_TO_CLEAN_UP
+        while process.poll() is None and time.monotonic() < until:
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.wait(_POLL_SECONDS)
+
+
+@contextmanager
+def _passing_on_termination() -> Iterator[None]:
+    """SIGTERM and SIGHUP end us as Ctrl-C does: after the command has cleaned up."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _saved(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("mapscratch: ")[:_LONGEST_REASON] if lines else ""

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mapscratch.experiment.page_costs import page_ns
 from mapscratch.experiment.timers import CannotMeasure, Figures, Heading, Timer, real_words
 from mapscratch.experiment.workers import Workers
 from mapscratch.kernelstats.guardian import Guardian
 
 _SETTINGS = "/sys/kernel/mm/ksm"
-_PAGES = 1024
+_PAGES = 512
 _SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
 _WORDS_PER_PAGE = PAGESIZE // 8
@@ -140,14 +141,10 @@ class _KsmSession:
         if merged < _ENOUGH * 2 * _PAGES:
             return f"ksmd merged {merged} of {2 * _PAGES} equal pages within {_SECONDS:g} s"
         stores = pages[:, 1]
-        start = time.perf_counter()
-        stores.fill(1)
-        first = time.perf_counter() - start
-        start = time.perf_counter()
-        stores.fill(2)
-        again = time.perf_counter() - start
+        first = page_ns(len(stores), lambda part: stores[part].fill(1))
+        again = page_ns(len(stores), lambda part: stores[part].fill(2))
         # Of two that are merged, one is saved.
-        return {_NAMES[0]: spent * 2 / merged, _NAMES[1]: (first - again) * 1e9 / merged}
+        return {_NAMES[0]: spent * 2 / merged, _NAMES[1]: first - again}
 
     def _wait(self) -> int:
         """Waits until all are merged; returns how many are."""

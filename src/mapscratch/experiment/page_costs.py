@@ -9,10 +9,12 @@ from __future__ import annotations
 import mmap
 import os
 import resource
+import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -27,10 +29,11 @@ from mapscratch.experiment.workers import Workers
 from mapscratch.kernelstats import count_pages
 
 _PAGES = 1024
+_CHUNK = 64
 _COLD_PAGES = 4096
 _RANDOM_TOUCHES = 256
-_FORKED_PAGES = 8192
-_FORKS = 3
+_FORKED_PAGES = 4096
+_FORKS = 8
 _APART = 16
 """Pages between two in memory: farther than any other that a page fault maps along with it."""
 _FILLS = {4096: 1024, 65536: 2048, 2 << 20: 4096}
@@ -178,9 +181,9 @@ class _PageSession:
 def _copy_on_write(folder: Path) -> Figures | str:
     first_words = _mapped(folder / _FILE, _PAGES)[::_WORDS_PER_PAGE]
     first_words.sum()
-    first = _seconds(lambda: first_words.fill(1))
-    again = _seconds(lambda: first_words.fill(2))
-    return {"fault.copy_on_write": (first - again) * 1e9 / _PAGES}
+    first = page_ns(_PAGES, lambda part: first_words[part].fill(1))
+    again = page_ns(_PAGES, lambda part: first_words[part].fill(2))
+    return {"fault.copy_on_write": first - again}
 
 
 def _page_cache(folder: Path) -> Figures | str:
@@ -194,8 +197,8 @@ def _page_cache(folder: Path) -> Figures | str:
     (folder / _FILE).read_bytes()
     in_order = _mapped(folder / _FILE, _PAGES)[::_WORDS_PER_PAGE]
     return {
-        "fault.page_cache": _first_touch(apart) * 1e9 / _PAGES,
-        "fault.page_cache.around": _first_touch(in_order) * 1e9 / _PAGES,
+        "fault.page_cache": _first_touch(apart),
+        "fault.page_cache.around": _first_touch(in_order),
     }
 
 
@@ -233,15 +236,15 @@ def _fill(folder: Path) -> Figures | str:
     pages = _FILLS[PAGESIZE]
     with ScratchMap(path, pages * PAGESIZE, engine="lazyfree") as memory:
         words = np.frombuffer(memory, dtype=np.uint64)
-        figures[f"fill.{PAGESIZE}"] = _first_touch(words[::_WORDS_PER_PAGE]) * 1e9 / pages
+        figures[f"fill.{PAGESIZE}"] = _first_touch(words[::_WORDS_PER_PAGE])
         del words
     for block, pages in _FILLS.items():
         if block > PAGESIZE:
             numbers = np.asarray(
                 mapscratch.array(path, "<u8", shape=pages * _WORDS_PER_PAGE, block=block)
             )
-            seconds = _first_touch(numbers[::_WORDS_PER_PAGE])
-            figures[f"fill.{block}"] = seconds * 1e9 / pages
+            a_fill = max(_CHUNK, block // PAGESIZE)
+            figures[f"fill.{block}"] = _first_touch(numbers[::_WORDS_PER_PAGE], a_fill)
             del numbers
     return figures
 
@@ -253,9 +256,9 @@ def _drop_lazyfree(folder: Path) -> Figures | str:
         address = words.ctypes.data
         del words
         before = count_pages(address, _PAGES * PAGESIZE).present
-        seconds = _seconds(memory.reclaim)
+        nanoseconds = page_ns(_PAGES, lambda part: memory.reclaim(*_bytes_of(part)))
         dropped = before - count_pages(address, _PAGES * PAGESIZE).present
-    return {"drop.lazyfree": seconds * 1e9 / dropped} if dropped else {}
+    return {"drop.lazyfree": nanoseconds * _PAGES / dropped} if dropped else {}
 
 
 def _drop_dontneed(folder: Path) -> Figures | str:
@@ -263,14 +266,14 @@ def _drop_dontneed(folder: Path) -> Figures | str:
         words = np.frombuffer(memory, dtype=np.uint64)
         words[::_WORDS_PER_PAGE] = 1
         del words
-        dropped = 0
+        return {
+            "drop.dontneed": page_ns(_PAGES, lambda part: memory.drop(*_bytes_of(part))),
+        }
 
-        def drop() -> None:
-            nonlocal dropped
-            dropped = memory.drop()
 
-        seconds = _seconds(drop)
-    return {"drop.dontneed": seconds * 1e9 / dropped} if dropped else {}
+def _bytes_of(pages: slice) -> tuple[int, int]:
+    """Offset and length."""
+    return pages.start * PAGESIZE, (pages.stop - pages.start) * PAGESIZE
 
 
 def _fork(folder: Path) -> Figures | str:
@@ -308,10 +311,26 @@ def _mapped(path: Path, pages: int, advice: int | None = None) -> NDArray[np.uin
     return np.frombuffer(memory, dtype=np.uint64)
 
 
-def _first_touch(words: NDArray[np.uint64]) -> float:
-    """Seconds of the page faults of reading words, without what reading them takes."""
-    first = _seconds(lambda: int(words.sum()))
-    return first - _seconds(lambda: int(words.sum()))
+def _first_touch(words: NDArray[np.uint64], chunk: int = _CHUNK) -> float:
+    """The ns of page faults of reading a word of each page, without what reading takes."""
+    first = page_ns(len(words), lambda part: words[part].sum(), chunk)
+    return first - page_ns(len(words), lambda part: words[part].sum(), chunk)
+
+
+def page_ns(pages: int, step: Callable[[slice], object], chunk: int = _CHUNK) -> float:
+    """The ns for a page, as for most of them: the median over chunks.
+
+    A chunk is shorter than the time that a busy machine gives a process at a stretch.
+
+    Args:
+        pages: how many there are.
+        step: does with some of them what is to be timed.
+        chunk: pages at a time.
+    """
+    parts = [slice(at, min(at + chunk, pages)) for at in range(0, pages, chunk)]
+    return statistics.median(
+        _seconds(partial(step, part)) * 1e9 / (part.stop - part.start) for part in parts
+    )
 
 
 def _leave_page_cache(path: Path) -> None:

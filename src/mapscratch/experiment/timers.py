@@ -8,16 +8,13 @@ import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from mmap import PAGESIZE
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapscratch.elf import default_libraries
+from mapscratch.elf import default_libraries, relocations
 from mapscratch.experiment.costs import Check, Per
-
-_ENOUGH = 16 << 20
-"""Bytes of data that is real."""
 
 Figures = dict[str, float]
 """By name; ns."""
@@ -78,12 +75,12 @@ def working_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def real_words(count: int) -> NDArray[np.uint64]:
-    """Words as they are in the files of this machine's libraries: what pages are otherwise full of.
+    """Words of pages that hold relocations in this machine's libraries, as the files have them.
 
     How well pages compress decides what zram and zswap cost.
 
     Args:
-        count: shape (count,); repeated if the libraries are smaller.
+        count: shape (count,); repeated if the libraries have less.
     """
     words = _library_words()
     return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
@@ -93,15 +90,9 @@ def real_words(count: int) -> NDArray[np.uint64]:
 def _library_words() -> NDArray[np.uint64]:
     data = b""
     for path in default_libraries():
-        data += _second_half(path)
-        if len(data) >= _ENOUGH:
-            break
+        offsets = relocations(path).file_offsets
+        pages = np.unique(offsets[offsets >= 0] // PAGESIZE)
+        with path.open("rb") as file:
+            for page in pages.tolist():
+                data += os.pread(file.fileno(), PAGESIZE, page * PAGESIZE)
     return np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")
-
-
-def _second_half(path: Path) -> bytes:
-    """Where data is: code comes first."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(size // 2)
-        return file.read()

@@ -173,13 +173,15 @@ def test_a_slower_device_is_dearer_and_keeps_the_kernels_part(one, other):
     first, second = (device_lines(costs, Device("", us))[0].at(0)[0, 0] for us in (one, other))
     assert first - one == pytest.approx((4_000 + 900) / 1000, abs=1e-6)
     assert first - one == pytest.approx(second - other, abs=1e-6)
-    twice = device_lines(costs, Device("", one))[1].at(0)[0, 0]
-    assert twice - first == pytest.approx(one, abs=1e-6)
+    # 50 µs of swap-in less the fault, over 90 µs of disk less the page cache.
+    ahead = device_lines(costs, Device("", one))[1].at(0)[0, 0]
+    assert ahead == pytest.approx(4.9 + one * (50.0 - 0.9) / (90.0 - 0.3), abs=1e-6)
 
 
 def test_without_a_swapfile_leaving_counts_as_nothing():
     costs = make_costs(nanoseconds={"fault.copy_on_write": 900.0})
-    assert device_lines(costs, Device("", 80.0))[0].at(0)[0, 0] == pytest.approx(80.9)
+    (line,) = device_lines(costs, Device("", 80.0))
+    assert line.at(0)[0, 0] == pytest.approx(80.9)
 
 
 def test_devices_by_name_and_by_number():
@@ -291,7 +293,7 @@ def test_a_document_has_what_it_promises():
     assert first["unit"] == "ns" and first["minimum"] <= first["median"] <= first["maximum"]
     assert all(len(point) == 4 for line in document["lines"] for point in line["points"])
     swaps = {one["swap"] for one in document["break_even"]}
-    assert swaps == {"file", "zram", "device", "device.writing"}
+    assert swaps == {"file", "zram", "device", "device.ahead"}
     assert len(document["break_even"]) == len(swaps) * 2 * 4
     assert document["alternatives"] is None and document["fleet"] is None
     assert document["answer"].startswith("How expensive are the fixups? A relative one costs")
@@ -332,7 +334,8 @@ def test_the_answer_names_prices_limits_and_shares():
     text = answer(report_of())
     assert "A relative one costs ld.so 2.0 ns" in text
     assert "150 ns to 400 ns" in text
-    assert "than swapfile (60 µs)" in text and "than zram (14 µs)" in text
+    assert "Against swapfile (61 µs) and zram (14 µs)" in text or "Against swapfile (60 µs)" in text
+    assert "relative ones however many fit in a page" in text
     assert "% of pages)" in text
     assert text.endswith(".")
 
@@ -359,3 +362,4 @@ def test_all_pairs_are_weighed():
     costs = make_costs()
     found = break_evens(swap_lines(costs, device("disk")), scratch_lines(costs))
     assert len(found) == 4 * 2 * 4
+    assert all(one.fixups.minimum <= one.fixups.median <= one.fixups.maximum for one in found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from pathlib import Path
 
 from mapscratch.errors import UserError
 from mapscratch.experiment.cost_model import (
+    ALONE,
     ENGINES,
     BreakEven,
+    Layout,
     break_evens,
     scratch_lines,
     swap_lines,
@@ -120,12 +123,15 @@ def try_alternatives(library: str | os.PathLike[str], progress: Progress) -> Alt
     )
 
 
-def baselines(costs: Costs, tried: Alternatives | None = None) -> tuple[Baseline, ...]:
+def baselines(
+    costs: Costs, tried: Alternatives | None = None, layout: Layout = ALONE
+) -> tuple[Baseline, ...]:
     """All of them, in the order in which a mailing list would name them.
 
     Args:
         costs: what was measured.
         tried: what small experiments showed; None if they were not made.
+        layout: what is mapped beside a page.
     """
     return (
         _prefork(costs, tried),
@@ -133,7 +139,7 @@ def baselines(costs: Costs, tried: Alternatives | None = None) -> tuple[Baseline
         _relr(costs),
         _fixed_base(tried),
         _binding(costs),
-        _zswap(costs, tried),
+        _zswap(costs, tried, layout),
     )
 
 
@@ -195,7 +201,7 @@ def _prefork(costs: Costs, tried: Alternatives | None) -> Baseline:
             f"{tried.child_bytes / PAGESIZE:.0f} of the {tried.alone_bytes / PAGESIZE:.0f} dirty "
             f"pages of {Path(tried.library).name} each (Pss, {tried.children} children)"
         )
-    copied = f", for {page.median:.0f} ns a mapped page at fork," if page else ""
+    copied = f", copied at fork for {page.median:,.0f} ns a page," if page else ""
     sentence = (
         f"Beats us wherever workers can be forked from one process that has loaded everything: "
         f"they hold {what}{copied} and share one place in swap; nothing is fixed up again. It has "
@@ -314,8 +320,8 @@ def _binding(costs: Costs) -> Baseline:
     )
 
 
-def _zswap(costs: Costs, tried: Alternatives | None) -> Baseline:
-    found = _preferred(costs)
+def _zswap(costs: Costs, tried: Alternatives | None, layout: Layout) -> Baseline:
+    found = _preferred(costs, layout)
     measured = [one for one in found if one.swap in ("swap.zswap", "swap.zram")]
     parts = []
     figures: dict[str, float] = {}
@@ -325,12 +331,13 @@ def _zswap(costs: Costs, tried: Alternatives | None) -> Baseline:
         figures[f"{one.engine}_page_us"] = one.page_scratch_us.median
         limit = one.fixups.median
         if abs(limit) != float("inf"):
-            figures[f"{name}_break_even_{one.fixup.fixup.replace(' ', '_')}"] = limit
+            kind = re.sub(r"\W+", "_", one.fixup.title)
+            figures[f"{name}_break_even_{kind}"] = limit
     for name in dict.fromkeys(one.swap for one in measured):
         limits = [one for one in measured if one.swap == name]
         parts.append(
-            f"against {name.removeprefix('swap.')} ({limits[0].page_swap_us.median:.1f} µs a page) "
-            + ", ".join(_limit(one) for one in limits)
+            f"{name.removeprefix('swap.')} ({limits[0].page_swap_us.median:.1f} µs a page, "
+            f"{limits[0].engine} {limits[0].page_scratch_us.median:.1f}) is ahead {_ahead(limits)}"
         )
     result = (
         f"On this machine: {'; '.join(parts)}."
@@ -355,16 +362,21 @@ def _zswap(costs: Costs, tried: Alternatives | None) -> Baseline:
     )
 
 
-def _preferred(costs: Costs) -> Sequence[BreakEven]:
+def _preferred(costs: Costs, layout: Layout) -> Sequence[BreakEven]:
     """The break-evens of the engine that would be taken here."""
-    lines = scratch_lines(costs)
+    lines = scratch_lines(costs, layout)
     engine = next((name for name in ENGINES if costs.line(name)), "")
-    return break_evens(swap_lines(costs), [line for line in lines if line.what == engine])
+    return break_evens(
+        swap_lines(costs, None, layout), [line for line in lines if line.what == engine]
+    )
 
 
-def _limit(one: BreakEven) -> str:
-    if one.pays == "never":
-        return f"it is ahead of {one.engine} even without fixups"
-    if one.pays == "always":
-        return f"{one.fixup.title} always pay for {one.engine}"
-    return f"it is ahead of {one.engine} from {one.fixups.median:.0f} fixups ({one.fixup.title})"
+def _ahead(limits: Sequence[BreakEven]) -> str:
+    """From how many fixups of which kind swap is ahead."""
+    kinds: dict[str, list[str]] = {}
+    for one in limits:
+        limit = {"never": "even with no", "always": "never with"}.get(
+            one.pays, f"from {one.fixups.median:,.0f} on with"
+        )
+        kinds.setdefault(limit, []).append(one.fixup.title)
+    return ", ".join(f"{limit} {' or '.join(titles)} ones" for limit, titles in kinds.items())

@@ -39,7 +39,7 @@ WORDS_A_PAGE = PAGESIZE // 8
 ENGINES = ("kernel", "lazyfree", "dontneed")
 """Those that bring pages back by fixups, the preferred one first."""
 SWAPS = ("swap.file", "swap.partition", "swap.zram", "swap.zswap")
-DEVICE, DEVICE_WITH_WRITING = "swap.device", "swap.device.writing"
+DEVICE, DEVICE_AHEAD = "swap.device", "swap.device.ahead"
 
 DEVICES = {"nvme": 80.0, "ssd": 150.0, "disk": 10_000.0}
 """Assumed latencies of reading or writing 4 KiB alone, in µs: what data sheets and reviews give for
@@ -69,7 +69,7 @@ class Device:
     @property
     def title(self) -> str:
         """What it is called in a table."""
-        return f"{self.name or 'device'} ({self.latency_us:,.6g} µs)"
+        return f"{self.name or 'device'} at {self.latency_us:,.6g} µs"
 
 
 def device(text: str) -> Device:
@@ -232,20 +232,47 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
     - leaving memory: `swap.file.out` as it is, which is the call alone; the kernel writes
       afterwards, and nobody waits for it. Where no swapfile was measured it counts as 0.
     - coming back: a page fault that gets a page and fills it (`fault.copy_on_write`), and the
-      latency once, for a page that is read alone, without read-ahead.
+      latency, once: for a page that is read alone.
 
     What the kernel does beyond that for a page in swap is left out, so it errs on the side of swap.
-    The second line has the latency twice, for the time when the device can't keep up with writing
-    and reclaim waits for it.
+    With read-ahead, where neighbours come back with a page, each waits for a part of the latency
+    only: for the second line that is the part that it was here, see `read_ahead`.
     """
     out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
-    kernel = _bounds(out) + _bounds(fault)
-    lines = []
-    for what, times, suffix in ((DEVICE, 1, ""), (DEVICE_WITH_WRITING, 2, ", writing waited for")):
-        page_us = (kernel / 1e3 + times * other.latency_us)[:, None]
-        title = other.title + suffix
-        lines.append(RoundTrip(what, title, None, page_us, np.zeros_like(page_us)))
+    kernel_us = (_bounds(out) + _bounds(fault)) / 1e3
+    part = read_ahead(costs)
+    lines = [_device_line(DEVICE, other.title, kernel_us + other.latency_us)]
+    if part:
+        parts = np.array([part.median, part.minimum, part.maximum])
+        title = f"{other.title}, read-ahead"
+        lines.append(_device_line(DEVICE_AHEAD, title, kernel_us + parts * other.latency_us))
     return lines
+
+
+def read_ahead(costs: Costs) -> Spread | None:
+    """The part of a device's latency that a page waits for when pages come back in order: 0 to 1.
+
+    It is what swap-in from the swapfile took beyond a page fault, over what a page-in from the disk
+    in random order took beyond one from the page cache. None if one of them was not measured.
+    """
+    names = ("swap.file.in", "fault.copy_on_write", "fault.disk", "fault.page_cache")
+    found = [one.spread for one in map(costs.measurement, names) if one]
+    if len(found) < len(names):
+        return None
+    swapped, fault, disk, cached = found
+
+    def share(waited_ns: float, latency_ns: float) -> float:
+        return min(max(waited_ns, 0.0) / latency_ns, 1.0) if latency_ns > 0 else 1.0
+
+    return Spread(
+        share(swapped.median - fault.median, disk.median - cached.median),
+        share(swapped.minimum - fault.maximum, disk.maximum - cached.minimum),
+        share(swapped.maximum - fault.minimum, disk.minimum - cached.maximum),
+    )
+
+
+def _device_line(what: str, title: str, page_us: Floats) -> RoundTrip:
+    return RoundTrip(what, title, None, page_us[:, None], np.zeros((3, 1)))
 
 
 def swap_title(what: str) -> str:

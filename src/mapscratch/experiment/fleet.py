@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mapscratch.errors import UserError
 from mapscratch.experiment.cost_model import (
     DEVICE,
-    DEVICE_WITH_WRITING,
+    DEVICE_AHEAD,
     Device,
     Layout,
     RoundTrip,
@@ -40,7 +40,7 @@ MOST_PROCESSES = 10**15
 _SEED = 2004
 _HOSTS_AT_A_TIME = 4096
 _COMPRESSED = ("swap.zram", "swap.zswap")
-_ON_A_DEVICE = ("swap.file", "swap.partition", DEVICE, DEVICE_WITH_WRITING)
+_ON_A_DEVICE = ("swap.file", "swap.partition", DEVICE, DEVICE_AHEAD)
 
 
 class FleetError(UserError, ValueError):
@@ -292,6 +292,12 @@ def _assumptions(
         else "Processor time is what a page's round trip takes where no device is waited for; of "
         "a swapfile it is not known."
     )
+    if costs.line("lazyfree"):
+        yield (
+            f"lazyfree keeps known values in tables of {TABLE_ENTRY} bytes a fixup, ordinary memory "
+            "that counts as left, and that the kernel may swap; a fixup that works its value out "
+            "needs none. It holds the pages between in every process, too."
+        )
     if any(costs.line(what) for what in _COMPRESSED):
         how = "as zlib -1 compresses relocated pages of a library here" if tried else "assumed"
         yield f"In zram and zswap a page takes {compression:.0%} of its size ({how})."
@@ -302,6 +308,6 @@ def _assumptions(
         )
     if other:
         yield (
-            f"{other.title} is assumed, not measured: the latency once for a page that comes back, "
-            "in the second line also for one that leaves."
+            f"{other.title} is assumed, not measured: the latency once for a page that comes back "
+            "alone, a part of it with read-ahead as it was here; writing is not waited for."
         )

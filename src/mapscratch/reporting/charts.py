@@ -57,12 +57,19 @@ class Chart:
         series: the lines.
         note: what is not drawn, and why; or empty.
         unit: what is counted: one of them, and several.
+        ticks: the counts that are written below; none: all that a line has a point at.
     """
 
     title: str
     series: tuple[Series, ...]
     note: str
     unit: tuple[str, str] = ("process", "processes")
+    ticks: tuple[int, ...] = ()
+
+    @property
+    def counts(self) -> list[int]:
+        """What is written below, ascending."""
+        return sorted({*self.ticks} or {count for one in self.series for count, _ in one.points})
 
 
 def chart_of(comparison: Comparison) -> Chart:
@@ -137,8 +144,8 @@ def text_chart(
     Returns:
         the rows, each a list of pieces of text with the strategy that they belong to.
     """
-    counts = sorted({count for one in chart.series for count, _ in one.points})
-    if not counts:
+    counts = chart.counts
+    if not chart.series or not counts:
         return [[("(nothing to draw)", "")]]
     top = max((value for one in chart.series for _, value in one.points), default=0) or 1
     labels = _value_labels(top, height)
@@ -288,7 +295,7 @@ def save_chart(chart: Chart, subtitle: str, path: Path) -> None:
     axes.set_title(chart.title, loc="left", fontweight="bold", pad=26)
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color="#555555")
     axes.set_xlabel(chart.unit[1] + (f"\n{chart.note}" if chart.note else ""))
-    axes.set_xticks(sorted({count for one in chart.series for count, _ in one.points}))
+    axes.set_xticks(chart.counts)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))

@@ -30,6 +30,7 @@ from mapscratch.experiment.cost_model import (
     Layout,
     RoundTrip,
     break_evens,
+    read_ahead,
     scratch_lines,
     swap_lines,
 )
@@ -48,6 +49,7 @@ NAME = "mapscratch.cost"
 VERSION = 1
 
 _CHART_POINTS = tuple(range(0, WORDS_A_PAGE + 1, 128))
+_CHART_ROWS = 14
 _ROOM_ABOVE_SWAP = 1.5
 """The chart is so many times as high as the dearest swap; steeper lines leave it."""
 _NOT_MEASURED = "n/a"
@@ -118,7 +120,7 @@ def cost_report(
         swaps=swaps,
         scratches=scratches,
         break_even=tuple(break_evens(swaps, scratches)),
-        baselines=baselines(costs, alternatives),
+        baselines=baselines(costs, alternatives, layout),
     )
 
 
@@ -135,15 +137,12 @@ def answer(report: CostReport) -> str:
     if not weighed:
         why = "swap" if report.scratches else "a scratch engine"
         return f"{first} {why.capitalize()} was not measured, so there is nothing to weigh."
-    page = report.pages.median
-    parts = [
-        _weighed(report, swap.title, [one for one in weighed if one.swap == swap.what])
-        for swap in report.swaps
-    ]
+    engine = report.engine
+    swaps = _list(f"{one.title} ({microseconds(float(one.at(0)[0, 0]))})" for one in report.swaps)
     return (
-        f"{first} The page in the middle has {page:.0f} ({report.pages.title}). With "
-        f"{report.engine}, dropping a page and making its fixups again takes less time "
-        f"{_list(parts)}."
+        f"{first} The page in the middle has {report.pages.median:.0f} ({report.pages.title}). "
+        f"Against {swaps}, dropping a page with {engine} and making its fixups again takes less "
+        f"time with {_limits(report, weighed)}."
     )
 
 
@@ -167,26 +166,37 @@ def _prices(report: CostReport) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _weighed(report: CostReport, title: str, limits: list[BreakEven]) -> str:
-    swap_us = limits[0].page_swap_us.median
-    kinds: dict[str, BreakEven] = {}
+def _limits(report: CostReport, weighed: Iterable[BreakEven]) -> str:
+    """Up to how many fixups of each kind, one number for each swap."""
+    by_kind: dict[str, list[BreakEven]] = {}
+    for one in weighed:
+        if (
+            one.fixup.scope != "long"
+            or report.costs.measurement("relocation.symbolic.short") is None
+        ):
+            by_kind.setdefault(one.fixup.fixup.removesuffix(" value"), []).append(one)
+    kinds: dict[str, list[str]] = {}
+    for kind, limits in by_kind.items():
+        kinds.setdefault(_limits_of_kind(report, limits), []).append(kind)
+    return _list(f"{_list(names)} ones {limit}" for limit, names in kinds.items())
+
+
+def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
+    ways = {one.pays for one in limits}
+    if ways == {"always"}:
+        return "however many fit in a page"
+    if ways == {"never"}:
+        return "never, however few"
+    numbers, shares = [], []
     for one in limits:
-        kinds.setdefault(one.fixup.fixup, one)  # The short scope, where there are two.
-    by_range: dict[str, list[str]] = {}
-    for one in kinds.values():
-        name = {"known value": "known", "relative": "relative", "symbolic": "symbolic"}
-        by_range.setdefault(_up_to(report, one), []).append(name[one.fixup.fixup])
-    found = ", ".join(f"{_list(names)} {limit}" for limit, names in by_range.items())
-    return f"than {title} ({microseconds(swap_us)}) with {found}"
-
-
-def _up_to(report: CostReport, one: BreakEven) -> str:
-    if one.pays == "never":
-        return "fixups never"
-    if one.pays == "always":
-        return "ones however many fit in a page"
-    share = report.pages.share_below(one.fixups.median)
-    return f"ones up to {one.fixups.median:,.0f} a page ({share:.0%} of pages)"
+        share = report.pages.share_below(one.fixups.median)
+        shares.append(f"{share:.0%}")
+        numbers.append(
+            {"always": f"{WORDS_A_PAGE}", "never": "none"}.get(
+                one.pays, f"{max(1, round(one.fixups.median)):,}"
+            )
+        )
+    return f"up to {_list(numbers)} a page (that is {_list(shares)} of pages)"
 
 
 def _list(parts: Iterable[str]) -> str:
@@ -210,15 +220,25 @@ def cost_chart(report: CostReport) -> Chart:
     known_us = [float(line.at(_CHART_POINTS)[0].max()) for line in lines[:1]]
     top = max([_ROOM_ABOVE_SWAP * value for value in swap_us] + known_us, default=0.0)
     series = [_series(one.title, one, math.inf) for one in report.swaps]
+    leaves_at = top
     for line in lines:
-        assert line.fixup
-        name = line.title if line is lines[0] else f"{line.title}, {line.fixup.title}"
-        series.append(_series(name, line, top))
+        one = _series(_series_name(line), line, leaves_at)
+        series.append(one)
+        if one.points and one.points[-1][0] < WORDS_A_PAGE:
+            leaves_at -= top / _CHART_ROWS  # So that names stand below each other.
     series = [one for one in series if one.points]
     leaving = any(one.points[-1][0] < WORDS_A_PAGE for one in series)
     note = "Lines that end early go on upwards, out of the picture." if leaving else ""
     title = "µs for a page to leave memory and come back, by its number of fixups"
-    return Chart(title, tuple(series), note, ("fixup a page", "fixups a page"))
+    unit = ("fixup a page", "fixups a page")
+    return Chart(title, tuple(series), note, unit, _CHART_POINTS)
+
+
+def _series_name(line: RoundTrip) -> str:
+    assert line.fixup
+    if line.fixup.fixup == "known value":
+        return line.title
+    return f"{line.title}, {'long scope' if line.fixup.scope == 'long' else line.fixup.fixup}"
 
 
 def _series(name: str, line: RoundTrip, top: float) -> Series:
@@ -473,8 +493,8 @@ def print_costs(console: Console, report: CostReport) -> None:
     console.print()
     if costs.measurements:
         console.print(_measurements_table(report))
-    for name, reason in costs.left_out.items():
-        console.print(f"Left out: {name}; {reason}", style="dim")
+    for reason, names in _reasons(costs.left_out).items():
+        console.print(f"Left out: {', '.join(names)}; {reason}", style="dim")
     for check in costs.checks:
         console.print(_check_line(check))
     for note in costs.notes:
@@ -482,6 +502,8 @@ def print_costs(console: Console, report: CostReport) -> None:
     console.print()
     _print_chart(console, report)
     if report.break_even:
+        console.print()
+        console.print("Up to how many fixups a page dropping it takes less time than swapping it")
         console.print()
         console.print(_break_even_table(report))
         for line in _explanations(report):
@@ -491,6 +513,14 @@ def print_costs(console: Console, report: CostReport) -> None:
     if report.fleet:
         _print_fleet(console, report.fleet)
     console.print(answer(report))
+
+
+def _reasons(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """What was left out, by the reason why."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def _measurements_table(report: CostReport) -> Table:
@@ -511,7 +541,7 @@ def _plain_table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first)
     for title in others:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     return table
 
 
@@ -523,8 +553,8 @@ def _decimal(value: float) -> str:
 def _check_line(check: Check) -> str:
     result = "agrees" if check.agrees else "DOES NOT AGREE"
     return (
-        f"Check: {check.what}: {_decimal(check.ours)}, others {_decimal(check.theirs)} "
-        f"({check.ratio:.2f} x; {check.note}): {result}."
+        f"Check: {check.what}: ours {_decimal(check.ours)}, theirs {_decimal(check.theirs)} "
+        f"({check.ratio:.2f} x): {result}{'' if check.agrees else f': {check.note}'}."
     )
 
 
@@ -533,7 +563,10 @@ def _print_chart(console: Console, report: CostReport) -> None:
 
     unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
     rows = text_chart(
-        cost_chart(report), width=min(console.width, 100), glyphs=UNICODE if unicode else ASCII
+        cost_chart(report),
+        width=min(console.width, 100),
+        height=_CHART_ROWS,
+        glyphs=UNICODE if unicode else ASCII,
     )
     for row in rows:
         text = Text()
@@ -545,29 +578,32 @@ def _print_chart(console: Console, report: CostReport) -> None:
 
 def _break_even_table(report: CostReport) -> Table:
     kinds = list(dict.fromkeys(one.fixup.title for one in report.break_even))
-    table = _plain_table("fixups a page up to which dropping takes less time", *kinds)
+    titles = {"known value": "known", "symbolic, short scope": "symbolic"}
+    titles["symbolic, long scope"] = "long scope"
+    table = _plain_table("swap", "engine", *(titles.get(kind, kind) for kind in kinds))
     pairs = dict.fromkeys((one.swap, one.engine) for one in report.break_even)
+    former = ""
     for swap, engine in pairs:
         found = {
             one.fixup.title: one
             for one in report.break_even
             if (one.swap, one.engine) == (swap, engine)
         }
-        first = next(iter(found.values()))
-        label = (
-            f"{engine} ({microseconds(first.page_scratch_us.median)}) against {first.swap_title} "
-            f"({microseconds(first.page_swap_us.median)})"
+        table.add_row(
+            "" if swap == former else next(iter(found.values())).swap_title,
+            engine,
+            *(_limit(found[kind]) for kind in kinds),
         )
-        table.add_row(label, *(_limit(found[kind]) for kind in kinds))
+        former = swap
     return table
 
 
 def _limit(one: BreakEven) -> str:
     if one.pays == "never":
-        return "none" + ("" if one.fixups.maximum <= 0 else f" (to {_bounded(one.fixups.maximum)})")
+        return "none" + ("" if one.fixups.maximum <= 0 else f" (-{_bounded(one.fixups.maximum)})")
     least, most = _bounded(one.fixups.minimum), _bounded(one.fixups.maximum)
     median = _bounded(one.fixups.median)
-    return median if least == most == median else f"{median} ({least} to {most})"
+    return median if least == most == median else f"{median} ({least}-{most})"
 
 
 def _bounded(fixups: float) -> str:
@@ -582,8 +618,13 @@ def _explanations(report: CostReport) -> Iterator[str]:
         f", {pages.relative_share:.0%} of them relative" if pages.relative_share is not None else ""
     )
     yield (
-        f"In brackets a page's round trip without fixups. >{WORDS_A_PAGE}: more than fit in one. "
-        "Other kinds than known values count as what ld.so takes for them."
+        f">{WORDS_A_PAGE}: more than fit in a page. In brackets the least and the most over the "
+        "rounds. Relative and symbolic fixups count as what ld.so takes for them."
+    )
+    trips = {one.title: one.at(0)[0, 0] for one in (*report.swaps, *report.scratches)}
+    yield (
+        "A page's round trip without fixups: "
+        f"{', '.join(f'{title} {microseconds(float(us))}' for title, us in trips.items())}."
     )
     yield (
         f"Pages: {pages.title}: {pages.total_pages:,} with fixups, {pages.median:.0f} on the one "
@@ -594,11 +635,17 @@ def _explanations(report: CostReport) -> Iterator[str]:
     if cold:
         yield cold
     if report.device:
+        ahead = read_ahead(report.costs)
+        part = (
+            f"; or {ahead.median:.0%} of it, which is what a page waited for with the kernel's "
+            "read-ahead here"
+            if ahead
+            else ""
+        )
         yield (
             f"{report.device.title}: assumed, not measured. The kernel's part is this machine's "
             "(the call that reclaims, to a swapfile, if that was measured; a page fault that gets "
-            "a page), and the latency comes once, for a page read alone; or twice, where the write "
-            "is waited for."
+            f"a page), and the latency comes once, for a page that is read alone{part}."
         )
 
 
@@ -630,14 +677,13 @@ def _print_baselines(console: Console, report: CostReport) -> None:
 
 
 def _print_fleet(console: Console, fleet: Fleet) -> None:
-    title = f"{fleet.processes:,} processes on each of {fleet.hosts:,} hosts"
-    columns = ("to and from swap", "device I/O", "memory", "left after", "waiting", "processor")
-    table = _plain_table(title, *columns)
+    console.print(f"{fleet.processes:,} processes on each of {fleet.hosts:,} hosts")
+    console.print()
+    table = _plain_table("", "to swap", "memory", "left after", "waiting", "processor")
     for plan in fleet.plans:
         table.add_row(
             plan.title,
-            f"{_bytes(plan.written_bytes)} + {_bytes(plan.read_bytes)}",
-            _bytes(plan.device_bytes),
+            _bytes(plan.written_bytes),
             _bytes(plan.private_bytes),
             _bytes(plan.kept_bytes),
             _seconds(plan.seconds),
@@ -647,7 +693,8 @@ def _print_fleet(console: Console, fleet: Fleet) -> None:
     console.print(
         f"{fleet.pages:,} pages with fixups ({fleet.population}), "
         f"{_bytes(fleet.pages * PAGESIZE)}; the files' own pages: "
-        f"{_bytes(fleet.page_cache_bytes)} of page cache, shared. Assumed:"
+        f"{_bytes(fleet.page_cache_bytes)} of page cache, shared. As much comes back from swap as "
+        "went there. Assumed:"
     )
     for assumption in fleet.assumptions:
         console.print(f"- {assumption}")

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer "how expensive are the fixups?" for this machine, and for others.
+
+Measured are ld.so's relocations and symbol look-ups, page faults, swap-out and swap-in, and pages
+that a scratch engine drops and brings back with their fixups, all in one run. From them: from how
+many fixups a page dropping it takes more time than swapping it, for fixups whose values are known,
+relative ones, and ones that look a symbol up; what other ways cost (pre-fork, KSM, prelink, ...);
+and what a fleet of hosts would write, hold and compute.
+
+Without --swap nothing on the machine is changed, and swap is measured only if there is some. With
+--swap all (root) a swapfile, zram and zswap are made in turn and removed again. The figures that
+--json saves can be reckoned with again by --from, for other devices, libraries and fleets.
+
+LIB, or --survey, says whose pages are reckoned with; else some libraries of this machine.
+
+Examples:
+  mapscratch cost                              what can be measured without changing anything
+  sudo mapscratch cost --swap all --json cost.json
+  mapscratch cost --from cost.json --device-latency nvme       a device that isn't here
+  mapscratch cost --from cost.json --processes 200 --hosts 1000
+  mapscratch cost --from cost.json /usr/lib/x86_64-linux-gnu/libLLVM*.so.1
+  mapscratch cost --from cost.json --survey survey.json        pages of `mapscratch survey --json`
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mapscratch.commands.terminal import (
+    Progress,
+    check_output_files,
+    make_console,
+    progress_bar,
+    write_text,
+)
+from mapscratch.elf import default_libraries
+from mapscratch.errors import UserError
+from mapscratch.experiment.baselines import Alternatives, BaselineError, try_alternatives
+from mapscratch.experiment.cost_model import (
+    ALONE,
+    DEVICES,
+    Device,
+    Distribution,
+    ModelError,
+    device,
+    distribution_of_histogram,
+    distribution_of_libraries,
+    swap_lines,
+)
+from mapscratch.experiment.costs import Costs
+from mapscratch.experiment.fleet import Fleet, Population, plan_fleet
+from mapscratch.experiment.measure import DEFAULT_SECONDS, measure
+from mapscratch.kernelstats import SwapError, SwapKind, active_swaps, probe_temporary_swap
+from mapscratch.reporting.charts import check_chart_file, save_chart
+from mapscratch.reporting.cost import (
+    alternatives_from_document,
+    cost_chart,
+    cost_document,
+    cost_report,
+    costs_from_document,
+    created_from_document,
+    pages_from_document,
+    print_costs,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
+
+_ASSUMED_DEVICE = "nvme"
+_LEAST_SWAP = 256 << 20
+_MOST = 10**12
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "cost",
+        help="how expensive fixups are: what a page costs by swap and by fixups, and break-even",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "libraries",
+        nargs="*",
+        metavar="LIB",
+        help="whose pages are reckoned with; else some of this machine's libraries",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure now; what happens anyway unless there is --from",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="take the figures of an earlier run (its --json), and measure nothing",
+    )
+    parser.add_argument(
+        "--swap",
+        choices=get_args(SwapChoice),
+        default=None,
+        help="none: measure what is there, if there is any (default). file, zram, zswap: make a "
+        "temporary one, removed at the end (root). all: each of the three that can be made here. "
+        "auto: a temporary file, if there is no swap and this is root",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=None,
+        help=f"time for measuring (default: {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--device-latency",
+        type=_device,
+        metavar="US|" + "|".join(DEVICES),
+        help="reckon with another device to swap to as well, which reads or writes a page in so "
+        f"many µs; assumed are {', '.join(f'{name} {us:,.0f}' for name, us in DEVICES.items())}",
+    )
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        metavar="P",
+        help="what P processes on each host would write, hold and compute",
+    )
+    parser.add_argument(
+        "--hosts", type=_count, metavar="H", help="on how many hosts (with --processes; default: 1)"
+    )
+    parser.add_argument(
+        "--survey",
+        type=Path,
+        metavar="FILE",
+        help="pages, and the processes of a fleet, from `mapscratch survey --json`",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="save all figures; - prints them, and what is for people goes to standard error",
+    )
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="save the picture as .svg or .png (matplotlib)"
+    )
+    parser.set_defaults(run=run)
+
+
+class CostError(UserError, ValueError):
+    """Options that don't go together, or a file that is no use; the message says what to do."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    _check(arguments)
+    console = make_console()
+    if _is_standard_output(arguments.json):
+        console.file = sys.stderr
+    source = _read(arguments.source) if arguments.source else None
+    survey = _survey(arguments.survey) if arguments.survey else None
+    pages = _pages(arguments.libraries, survey, source)
+    if source is None:
+        costs, alternatives = _measure(arguments, console)
+        created = datetime.now().astimezone()
+    else:
+        costs, alternatives = costs_from_document(source), alternatives_from_document(source)
+        created = created_from_document(source)
+        console.print(
+            f"Figures of {created:%d %B %Y, %H:%M}, {arguments.source}, Linux "
+            f"{source.get('machine', {}).get('kernel', '?')}; nothing is measured."
+        )
+    other = arguments.device_latency
+    if other is None and not swap_lines(costs):
+        other = device(_ASSUMED_DEVICE)
+        console.print(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
+    report = cost_report(
+        costs,
+        pages,
+        device=other,
+        alternatives=alternatives,
+        fleet=_fleet(arguments, costs, pages, survey, alternatives, other),
+    )
+    print_costs(console, report)
+    if arguments.json:
+        document = cost_document(report, created)
+        write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    if arguments.chart:
+        save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Finds out before anything is measured."""
+    if arguments.source:
+        options = {
+            "--measure": arguments.measure,
+            "--swap": arguments.swap,
+            "--seconds": arguments.seconds,
+        }
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise CostError(
+                f"--from takes the figures of an earlier run: leave {', '.join(given)} away, or "
+                "--from, to measure again"
+            )
+    if arguments.hosts and not arguments.processes:
+        raise CostError("--hosts needs --processes: how many processes each host has")
+    if arguments.survey and arguments.libraries:
+        raise CostError("--survey says whose pages are reckoned with: name no libraries as well")
+    if arguments.chart:
+        check_chart_file(arguments.chart)
+    check_output_files([arguments.chart, arguments.json])
+
+
+def _is_standard_output(path: Path | None) -> bool:
+    return path is not None and str(path) == "-"
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def _measure(arguments: argparse.Namespace, console: Console) -> tuple[Costs, Alternatives | None]:
+    swaps = _swaps(arguments.swap or "none", console)
+    seconds = arguments.seconds or DEFAULT_SECONDS
+    console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
+    if not swaps:
+        console.print(_what_swap_is_there())
+    with progress_bar() as progress:
+        costs = measure(swaps, seconds=seconds, announce=console.print, progress=progress)
+        return costs, _alternatives(arguments.libraries, console, progress)
+
+
+def _what_swap_is_there() -> str:
+    areas = active_swaps()
+    if areas:
+        return "Nothing on the machine is changed; swap is what is there."
+    return (
+        "Nothing on the machine is changed, and there is no swap, so it is not measured: as root, "
+        "--swap all makes some for the run; --device-latency reckons with an assumed device."
+    )
+
+
+def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
+    """The kinds of swap to be made.
+
+    Raises:
+        SwapError: it can't be made; says what to do.
+    """
+    if choice == "none" or (choice == "auto" and active_swaps()):
+        return ()
+    kinds: tuple[SwapKind, ...] = get_args(SwapKind) if choice == "all" else ()
+    if choice == "auto":
+        kinds = ("file",)
+    elif choice != "all":
+        kinds = (choice,)
+    probes = {kind: probe_temporary_swap(kind, _LEAST_SWAP) for kind in kinds}
+    possible = tuple(kind for kind, probe in probes.items() if probe)
+    for kind, probe in probes.items():
+        if kind not in possible and (possible or choice == "auto"):
+            console.print(f"Swap: {kind} is left out: {probe.reason}")
+    if not possible and choice != "auto":
+        first = next(iter(probes.values()))
+        raise SwapError(errno.EPERM, f"--swap {choice}: {first.reason}")
+    return possible
+
+
+def _alternatives(
+    libraries: Sequence[str], console: Console, progress: Progress
+) -> Alternatives | None:
+    """What other ways cost, with the library that has most pages to relocate of the usual ones."""
+    paths = [Path(path) for path in libraries] or default_libraries()
+    sizes: dict[Path, int] = {}
+    for path in paths:
+        if path.name.startswith("libpython"):
+            continue  # The interpreter that loads it stores to its pages all the time.
+        try:
+            sizes[path] = distribution_of_libraries([path]).total_pages
+        except ModelError:
+            continue
+    if not sizes:
+        return None
+    try:
+        return try_alternatives(max(sizes, key=lambda path: sizes[path]), progress)
+    except BaselineError as error:
+        console.print(f"Left out: pre-fork and fixed base; {error}", style="dim")
+        return None
+
+
+# --- what is reckoned with ----------------------------------------------------------------------
+
+
+def _pages(
+    libraries: Sequence[str], survey: dict[str, Any] | None, source: dict[str, Any] | None
+) -> Distribution:
+    if survey is not None:
+        return _surveyed_pages(survey)
+    if source is not None and not libraries:
+        return pages_from_document(source)
+    return distribution_of_libraries(libraries)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CostError(f"{path} is no JSON: name what `mapscratch cost --json` saved") from None
+    costs_from_document(document)
+    found: dict[str, Any] = document
+    return found
+
+
+def _survey(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or document.get("document") != "mapscratch.survey":
+        raise CostError(f"{path} is no survey: make one with `mapscratch survey --json {path}`")
+    return document
+
+
+def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
+    try:
+        libraries = survey["libraries"]
+        histogram = survey["totals"]["fixups_per_page"]["histogram"]
+        fixups = sum(sum(one["kinds"].values()) for one in libraries)
+        relative = sum(
+            one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
+        )
+        title = f"{len(libraries):,} surveyed libraries"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CostError(f"this survey is damaged ({error}): survey again") from None
+    return distribution_of_histogram(title, histogram, relative / fixups if fixups else None)
+
+
+def _fleet(
+    arguments: argparse.Namespace,
+    costs: Costs,
+    pages: Distribution,
+    survey: dict[str, Any] | None,
+    alternatives: Alternatives | None,
+    other: Device | None,
+) -> Fleet | None:
+    if not arguments.processes:
+        return None
+    return plan_fleet(
+        costs,
+        _population(pages, survey),
+        arguments.processes,
+        arguments.hosts or 1,
+        other=other,
+        compression=alternatives.compressed if alternatives else None,
+    )
+
+
+def _population(pages: Distribution, survey: dict[str, Any] | None) -> Population:
+    """The surveyed processes; else processes that have loaded the libraries."""
+    seen: list[int] = []
+    if survey is not None:
+        processes = survey.get("processes") or []
+        seen = [one["relocated_pages"] for one in processes if one.get("relocated_pages")]
+        if not seen:
+            raise CostError(
+                "this survey has no processes, and a fleet is made of them: survey with --pid all, "
+                "or leave --survey away"
+            )
+        title = f"{len(seen):,} surveyed processes"
+    else:
+        seen, title = [pages.total_pages], f"processes with {pages.title}"
+    return Population(
+        title=title,
+        pages=np.array(seen, dtype=np.int64),
+        layout=pages.layout or ALONE,
+        fixups=pages.mean,
+    )
+
+
+def _subtitle(costs: Costs) -> str:
+    return f"medians over {costs.rounds} rounds; pages in turn, one process"
+
+
+# --- what the user may say ----------------------------------------------------------------------
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value <= 86_400.0:
+        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, not {text!r}")
+    return value
+
+
+def _device(text: str) -> Device:
+    try:
+        return device(text)
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected a positive number, not {text!r}")
+    return int(text)

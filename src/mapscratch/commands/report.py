@@ -188,7 +188,7 @@ def _part(name: str, seconds: float, swap: str, several: bool) -> Part:
         words = ["compare", "--seconds", str(whole), "--json", "{file}"]
         title, file = "compare: N processes", f"compare{f'-{swap}' if several else ''}.json"
     if swap != "none":
-        words[1:1] = ["--swap", swap]
+        words += ["--swap", swap]
         title += f", swap {swap}"
     return Part(name, title, tuple(words), file, seconds + _grace(seconds))
 

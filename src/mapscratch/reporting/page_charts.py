@@ -42,6 +42,7 @@ MARKERS = {
 }  # fmt: skip
 _LINE_HEIGHT = 17.0
 _STEPS = 64
+_STRIP_TOP, _STRIP_BOTTOM = 44, 106
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _told(ways: Ways, histogram: Histogram | None) -> str:
 def _round_trip_frame(narrow: bool, histogram: Histogram | None) -> _Frame:
     strip = 84.0 if histogram else 0.0
     if narrow:
-        return _Frame(360, 330 + strip, 50, 334, 44, 290, narrow)
+        return _Frame(360, 330 + strip, 58, 328, 44, 290, narrow)
     return _Frame(860, 420 + strip, 58, 624, 44, 380, narrow)
 
 
@@ -184,6 +185,9 @@ def _draw_round_trips(
     x = Scale(1, WORDS_A_PAGE, frame.left, frame.right, logarithmic=True)
     y = Scale(low, high, frame.bottom, frame.top, logarithmic=True)
     content = [_vertical_axis(frame, y, microseconds, "a page's way out and back, time")]
+    if histogram:
+        content += _strip(frame, x, histogram)
+        content += _quantiles(frame, x, histogram)
     content += _fixup_axis(frame, x, histogram)
     content += [_way_line(one, x, y) for one in shown_ways]
     content += _device_line(frame, y)
@@ -206,23 +210,25 @@ def _vertical_axis(frame: _Frame, y: Scale, format_value: Callable[[float], str]
 
 
 def _fixup_axis(frame: _Frame, x: Scale, histogram: Histogram | None) -> list[str]:
-    """The axis that both parts share, and below it the pages that there are."""
-    powers = range(0, 10, 2 if frame.narrow else 1)
-    ticks = [2**power for power in powers]
-    if frame.narrow:
-        ticks = [1, 4, 16, 64, 512]
+    """The axis that both parts share."""
+    ticks = (1, 4, 16, 64, 512) if frame.narrow else [2**power for power in range(10)]
     parts = [line(frame.left, frame.bottom, frame.right, frame.bottom, "axis")]
     for value in ticks:
         parts.append(line(x(value), frame.bottom, x(value), frame.bottom + 5, "axis"))
         parts.append(label(value, x(value), frame.bottom + 19, "tick", anchor="middle"))
     name_at = frame.bottom + 36
     parts.append(label("fixups on the page", frame.right, name_at, "axis-name", anchor="end"))
-    if not histogram:
-        return parts
-    top, bottom = frame.bottom + 44, frame.bottom + 106
-    most = max(pages for _, _, pages in histogram.bins)
-    height = Scale(0, most, bottom, top)
-    total = histogram.pages
+    if histogram:
+        text = f"pages: {count(histogram.pages)}"
+        parts.append(label(text, frame.left, name_at, "axis-name"))
+    return parts
+
+
+def _strip(frame: _Frame, x: Scale, histogram: Histogram) -> list[str]:
+    """Below the axis: how many pages there are with so many fixups."""
+    top, bottom = frame.bottom + _STRIP_TOP, frame.bottom + _STRIP_BOTTOM
+    height = Scale(0, max(pages for _, _, pages in histogram.bins), bottom, top)
+    parts = []
     for low, high, pages in histogram.bins:
         start, end = x(max(low, 1)), x(high + 1)
         note = element("title", shown(f"{_range(low, high)} fixups: {count(pages)} pages"))
@@ -233,8 +239,6 @@ def _fixup_axis(frame: _Frame, x: Scale, histogram: Histogram | None) -> list[st
             )
         )  # fmt: skip
     parts.append(line(frame.left, bottom, frame.right, bottom, "axis"))
-    parts.append(label(f"pages here: {count(total)}", frame.left, name_at, "axis-name"))
-    parts += _quantiles(frame, x, histogram)
     return parts
 
 
@@ -245,7 +249,7 @@ def _quantiles(frame: _Frame, x: Scale, histogram: Histogram) -> list[str]:
     if median is not None and median >= 1:
         at = x(median)
         text = f"half ≤ {count(median)}"
-        parts.append(line(at, frame.top - 4, at, frame.bottom + 106, "quantile"))
+        parts.append(line(at, frame.top - 4, at, frame.bottom + _STRIP_BOTTOM, "quantile"))
         anchor = "end" if at - text_width(text) > frame.left or p95 is not None else "start"
         at = max(at - 5, frame.left + text_width(text)) if anchor == "end" else at + 5
         parts.append(label(text, at, frame.top - 8, "quantile-name", anchor=anchor))
@@ -259,7 +263,7 @@ def _quantiles(frame: _Frame, x: Scale, histogram: Histogram) -> list[str]:
         if place - text_width(text) <= taken + 8:
             place, anchor = at + 5, "start"
         if place + text_width(text) < frame.width or anchor == "end":
-            parts.append(line(at, frame.top - 4, at, frame.bottom + 106, "quantile"))
+            parts.append(line(at, frame.top - 4, at, frame.bottom + _STRIP_BOTTOM, "quantile"))
             parts.append(label(text, place, frame.top - 8, "quantile-name", anchor=anchor))
     return parts
 
@@ -368,8 +372,8 @@ def fixups_chart(histogram: Histogram) -> Chart:
         ),
     )
     frames = (
-        _Frame(860, 372, 66, 840, 34, 210, narrow=False),
-        _Frame(360, 340, 52, 352, 34, 180, narrow=True),
+        _Frame(860, 378, 66, 840, 40, 216, narrow=False),
+        _Frame(360, 346, 54, 352, 40, 186, narrow=True),
     )
     drawings = [_draw_fixups(histogram, frame, title, description) for frame in frames]
     return Chart("fixups", title, description, drawings[0], drawings[1], (), table)
@@ -457,7 +461,7 @@ def sweep_chart(sweep: Sweep, number: int) -> Chart | None:
     key = f"sweep{number}"
     frames = (
         _Frame(860, 330, 70, 730, 40, 286, narrow=False),
-        _Frame(360, 290, 64, 326, 40, 246, narrow=True),
+        _Frame(360, 290, 64, 322, 40, 246, narrow=True),
     )
     drawings = [_draw_sweep(series, counts, frame, key, title, description) for frame in frames]
     legend = tuple((name, name) for name, _ in series)

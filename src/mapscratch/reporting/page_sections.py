@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 from mapscratch.reporting.page_charts import (
     PAGE,
@@ -70,10 +71,15 @@ def missing(documents: Documents, name: str, what: str) -> str:
         lacks = f"could not be found out ({shown(reason.rstrip('.'))})"
     then = f"mapscratch report --{name} {name}.json"
     return paragraph(
-        f"{shown(what)} {lacks}. This gives it: {element('code', shown(COMMANDS[name]))}, then "
-        f"{element('code', shown(then))}.",
+        f"{shown(what)} {lacks}. This gives it: {command(COMMANDS[name])}, then {command(then)}.",
         class_="missing",
     )
+
+
+def command(line: str) -> str:
+    """A command amid text: no line breaks in the middle of an option."""
+    words = (element("span", shown(word)) for word in line.split(" "))
+    return element("code", " ".join(words), class_="command")
 
 
 def figure(chart: Chart, note: str = "", key: str = "") -> str:
@@ -274,7 +280,7 @@ def _device_form(documents: Documents, histogram: Histogram | None) -> str:
     return element(
         "div",
         element("label", "If swap were on another device: what one read takes", for_="device"),
-        '<input type="range" id="device" min="0" max="4.5" step="0.01" value="2">',
+        '<input type="range" id="device" min="0" max="4.5" step="any" value="2">',
         element("div", " ".join(presets), class_="presets"),
         element("output", for_="device"),
         class_="device-form",
@@ -431,12 +437,23 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
             )
         ),
         paragraph(
-            "The kernel's part of a device that isn't here is a swap-out and a page fault as they "
-            "were measured; a device's own time for writing is not waited for. “Any number” means "
-            f"more than the {WORDS_A_PAGE} pointers that fit in a page.",
+            f"{_kernel_part(kernel)} A device's own time for writing is not waited for. “Any "
+            f"number” means more than the {WORDS_A_PAGE} pointers that fit in a page.",
             class_="note",
         ),
         id="break-even",
+    )
+
+
+def _kernel_part(kernel_us: float) -> str:
+    if not kernel_us:
+        return (
+            "Of a device that isn't here only the latency is counted, for the kernel's own part "
+            "was not measured."
+        )
+    return (
+        f"Of a device that isn't here the kernel's part, {microseconds(kernel_us)}, is a swap-out "
+        "and a page fault as they were measured."
     )
 
 
@@ -567,7 +584,7 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
             paragraph(
                 "There was no swap in this comparison, so no page could go there. As root this "
                 "makes a temporary swapfile and removes it: "
-                f"{element('code', shown(COMMANDS['compare']))}.",
+                f"{command(COMMANDS['compare'])}.",
                 class_="missing",
             )
         )
@@ -748,28 +765,49 @@ def shown_lines(lines: Iterable[str]) -> str:
 
 
 def _origins(nodes: Sequence[Node]) -> str:
-    if not nodes:
-        return ""
-    rows = []
-    for node in nodes:
-        machine = node.child("machine")
-        processors, seconds = machine.number("processors"), node.number("seconds")
-        rows.append(
-            (
-                node.text("document"),
-                f"Linux {machine.text('kernel') or '(kernel not known)'}",
-                machine.text("architecture"),
-                _maybe(processors, count),
-                _maybe(machine.number("page_size"), count),
-                node.text("created")[:40],
-                _maybe(seconds, lambda value: f"{digits(value)} s"),
-                node.text("mapscratch"),
-            )
+    machines = dict.fromkeys(map(_machine, nodes))
+    rows = tuple(
+        (
+            node.text("document"),
+            _date(node.text("created")),
+            _maybe(node.number("seconds"), lambda value: f"{digits(value)} s"),
+            node.text("mapscratch"),
         )
-    head = (
-        "document", "kernel", "machine", "processors", "page size", "made at", "took", "mapscratch",
-    )  # fmt: skip
-    return table(Table(head, tuple(rows)))
+        for node in nodes
+    )
+    if not rows:
+        return ""
+    alarm = ""
+    if len(machines) > 1:
+        text = "These documents are from different machines: compare them with care."
+        alarm = paragraph(text, class_="missing alarm")
+    return (
+        "".join(paragraph(shown(machine)) for machine in machines)
+        + alarm
+        + table(Table(("document", "made at", "took", "mapscratch"), rows))
+    )
+
+
+def _machine(node: Node) -> str:
+    machine = node.child("machine")
+    processors, page_size = machine.number("processors"), machine.number("page_size")
+    parts = [
+        f"Linux {machine.text('kernel') or '(release not known)'}",
+        machine.text("architecture"),
+    ]
+    if processors is not None:
+        parts.append(f"{count(processors)} processor{'s' * (processors != 1)}")
+    if page_size is not None:
+        parts.append(f"pages of {count(page_size)} bytes")
+    return ", ".join(filter(None, parts)) + "."
+
+
+def _date(text: str) -> str:
+    """A date and time to be read; what is none is shown as it is."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return text[:40]
 
 
 def _left_out(documents: Documents) -> str:

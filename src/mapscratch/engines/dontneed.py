@@ -18,6 +18,7 @@ interpreter's lock.
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 from collections.abc import Iterator
@@ -78,6 +79,8 @@ class DontneedEngine(Engine):
             None,
             min(_lock_budget(), _whole_pages(request.length)),
         )
+        # After one store a core file would have all of it, and it can be made again.
+        mapping.madvise(mmap.MADV_DONTDUMP)
 
     def counts(self, mapping: _native.WordMap) -> PageCounts:
         """Page tables say what is there and whether it is a private copy."""

@@ -20,6 +20,7 @@ which every other kernel answers with EINVAL.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from mmap import PAGESIZE
 
@@ -93,6 +94,8 @@ class KernelEngine(Engine):
                 error.errno,
                 f"MAP_SCRATCH can't map {request.name!r}: {error.strerror}. Take another engine",
             ) from None
+        # After one store a core file would have all of it, and it can be made again.
+        mapping.madvise(mmap.MADV_DONTDUMP)
 
     def counts(self, mapping: _native.WordMap) -> PageCounts:
         """Page tables say what is there; what is droppable the kernel's lists, to who may ask.

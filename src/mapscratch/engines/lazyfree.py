@@ -45,6 +45,11 @@ _REMEDY = (
     "close_range in its seccomp profile."
 )
 
+_NO_THREAD = (
+    "lazyfree can't start its thread: this user or control group may have no more of them. Raise "
+    "RLIMIT_NPROC (`ulimit -u`), or the group's pids.max (TasksMax= of a systemd unit)"
+)
+
 # A caller of os.fork that counts threads right after it (Python 3.12 does, and warns) must not
 # find the pager: it is stopped before the fork, and restarted after the count.
 os.register_at_fork(before=_native.fork_expect, after_in_parent=_native.fork_finish)
@@ -115,6 +120,8 @@ class LazyfreeEngine(Engine):
             else:
                 _attach_copy(mapping, request)
         except OSError as error:
+            if error.errno == errno.EAGAIN:
+                raise OSError(error.errno, _NO_THREAD) from None
             if error.errno not in (errno.EPERM, errno.ENOSYS):
                 raise
             raise OSError(

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/operating.md, "Control groups and containers": droppable pages in the figures of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.operated import ARRAY, MIB, Operated, make_source, operated, temporary_group
+from support.swap import some_swap
+from support.waiting import eventually
+
+from mapscratch.kernelstats import (
+    TemporaryMemoryCgroup,
+    probe_temporary_memory_cgroup,
+    process_memory,
+    temporary_memory_cgroup,
+)
+
+SOURCE = 4 * MIB
+DECODED = 8 * SOURCE
+SLACK = 4 * MIB
+
+needs_groups = pytest.mark.skipif(
+    not probe_temporary_memory_cgroup(), reason=probe_temporary_memory_cgroup().reason
+)
+pytestmark = needs_groups
+
+
+@pytest.fixture
+def group() -> Iterator[TemporaryMemoryCgroup]:
+    with temporary_memory_cgroup() as group:
+        yield group
+
+
+@pytest.fixture
+def process(lazyfree: str, group: TemporaryMemoryCgroup, tmp_path: Path) -> Iterator[Operated]:
+    """In a group that has been charged for nothing of it yet."""
+    with operated(ARRAY, make_source(tmp_path / "bytes", SOURCE)) as process:
+        group.add(process.pid)
+        yield process
+
+
+def figure(group: TemporaryMemoryCgroup, name: str) -> int:
+    """A figure of memory.stat; v1 has one for the group and one ("total") with its children."""
+    return group.statistics()[f"total_{name}" if group.version == 1 else name]
+
+
+def working_set(group: TemporaryMemoryCgroup) -> int:
+    """As cAdvisor has it, and so the kubelet: container/libcontainer/handler.go, setMemoryStats."""
+    return max(group.usage() - figure(group, "inactive_file"), 0)
+
+
+def read_all(process: Operated) -> None:
+    process.ask("float(array.max())")
+
+
+def test_a_group_counts_droppable_pages_as_inactive_file(
+    process: Operated, group: TemporaryMemoryCgroup
+) -> None:
+    before = figure(group, "inactive_file")
+    read_all(process)
+    assert group.usage() > DECODED
+    assert figure(group, "inactive_file") - before > DECODED - SLACK
+    # They are anonymous memory all the same, and no page cache: v1 says so as rss and cache.
+    assert figure(group, "rss" if group.version == 1 else "anon") > DECODED - SLACK
+    assert figure(group, "inactive_anon") + figure(group, "active_anon") < SLACK
+
+
+def test_a_working_set_excludes_them(process: Operated, group: TemporaryMemoryCgroup) -> None:
+    read_all(process)
+    assert group.usage() > DECODED
+    assert working_set(group) < SLACK
+
+
+def test_a_working_set_counts_those_that_are_used_while_memory_is_short(
+    process: Operated, group: TemporaryMemoryCgroup
+) -> None:
+    read_all(process)
+
+    def moves_to_the_active_list() -> bool:
+        process.ask("[float(array.max()) for _ in range(3)]")
+        group.reclaim(SOURCE)
+        return figure(group, "active_file") > DECODED // 4
+
+    assert any(moves_to_the_active_list() for _ in range(20))
+    assert working_set(group) > DECODED // 4
+    # They go like the others, all the same.
+    assert eventually(lambda: group.reclaim(2 * DECODED) >= 0 and group.usage() < SLACK)
+    assert process.ask("array.scratch.counts().swapped") == 0
+
+
+def test_reclaim_of_the_group_gives_them_back(
+    process: Operated, group: TemporaryMemoryCgroup
+) -> None:
+    read_all(process)
+    assert process_memory(process.pid).lazy_free >= DECODED
+    group.reclaim(2 * DECODED)
+    assert eventually(lambda: group.reclaim(2 * DECODED) >= 0 and group.usage() < SLACK)
+    assert process.ask("array.scratch.counts().dropped") == DECODED // 4096
+
+
+def test_force_empty_gives_them_back(process: Operated, group: TemporaryMemoryCgroup) -> None:
+    file = group.directory / "memory.force_empty"
+    if not file.exists():
+        pytest.skip("control groups of version 2 have memory.reclaim in its place")
+    read_all(process)
+    file.write_text("0")
+    assert group.usage() < SLACK
+
+
+def test_under_a_limit_nobody_is_killed_and_nothing_swapped(
+    process: Operated, group: TemporaryMemoryCgroup
+) -> None:
+    with some_swap():
+        group.set_limit(DECODED // 2)
+        for _ in range(3):
+            read_all(process)
+        assert process.ask("array.scratch.counts().swapped") == 0
+        assert process.ask("array.scratch.counts().rebuilt") > 0
+        events = group.events()
+        assert events.limit_hits > 0
+        assert events.oom_kills == 0
+
+
+@pytest.mark.parametrize("swappiness", [0, 100])
+def test_swappiness_is_of_no_importance(
+    process: Operated, group: TemporaryMemoryCgroup, swappiness: int
+) -> None:
+    file = group.directory / "memory.swappiness"
+    if not file.exists():
+        pytest.skip("a control group of version 2 has no swappiness of its own")
+    with some_swap():
+        file.write_text(str(swappiness))
+        group.set_limit(DECODED // 2)
+        read_all(process)
+        assert process.ask("array.scratch.counts().swapped") == 0
+        assert process.ask("array.scratch.counts().resident") * 4096 <= DECODED // 2
+        assert group.events().oom_kills == 0
+
+
+_ORDINARY = """
+    import numpy as np
+    array = np.fromfile(sys.argv[1], "i1").astype("f8") * 0.37
+"""
+
+
+def stall_of(code: str, source: Path) -> tuple[int, int]:
+    """Microseconds that a process waits for memory in two scans; bytes of it in swap then."""
+    with (
+        temporary_memory_cgroup() as group,
+        temporary_group("") as watched,
+        operated(code, source) as process,
+    ):
+        file = watched / "memory.pressure"
+        if not file.exists():
+            pytest.skip("no pressure stall information")
+        group.add(process.pid)
+        (watched / "cgroup.procs").write_text(str(process.pid))
+        process.ask("globals().update(copy=array.copy()) or float(copy.max())")
+        scan = "float(array.max())" if code == ARRAY else "float(copy.max())"
+        if code == ARRAY:
+            process.ask("globals().pop('copy').size")
+        process.ask(scan)
+        group.set_limit(group.usage() - DECODED // 4)
+        before = stalled(file)
+        process.ask(scan)
+        process.ask(scan)
+        return stalled(file) - before, process.status("VmSwap")
+
+
+def stalled(pressure: Path) -> int:
+    some = pressure.read_text().splitlines()[0]
+    return int(some.rpartition("=")[2])
+
+
+def test_memory_pressure_is_lower_than_with_swap(lazyfree: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "bytes", SOURCE)
+    with some_swap():
+        swapping, swapped = stall_of(_ORDINARY, source)
+        ours, swapped_of_ours = stall_of(ARRAY, source)
+    assert swapped > DECODED // 8
+    assert swapped_of_ours < MIB  # of the interpreter's own
+    assert swapping > 10_000
+    assert ours < swapping / 2

@@ -13,7 +13,7 @@ enum {
     SLOT_BEYOND = -1, /* counted as such, and to be taken off again */
     BOARD_BYTES = SCRATCH_BOARD_SLOTS * (int)sizeof(struct scratch_slot),
 };
-static const char board_name[] = "mapscratch";
+static const char board_name[] = "mapscratch-board";
 
 struct scratch_board scratch_board;
 

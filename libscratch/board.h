@@ -2,10 +2,10 @@
 /*
  * The board: where a process keeps the figures of its scratch memory, so that others can read them.
  *
- * It is a memfd, mapped shared under the name /memfd:mapscratch, that is made with the first thing that
+ * It is a memfd, mapped shared under the name /memfd:mapscratch-board, that is made with the first thing that
  * has figures. Whoever may trace the process reads it through /proc/PID/mem, /proc/PID/map_files, or the
  * descriptor that the pager keeps in its own table; never in the application's. So reading takes nothing from
- * the process, and works when its pager can't run. `mapscratch ps` does (mapscratch/census/scratch.py has the
+ * the process, and works when its pager can't run. `mapscratch ps` does (mapscratch/census/board.py has the
  * same layout).
  *
  * It is for statistics only: where it can't be made (a sandbox, no memory) or is full, the figures are kept in

@@ -24,7 +24,7 @@ from mapscratch.kernelstats.procfs import no_such_process, open_process_file
 
 Kind = Literal["map", "array", "cache", "region"]
 
-_MAPPING_NAME = "/memfd:mapscratch (deleted)"
+_MAPPING_NAME = "/memfd:mapscratch-board (deleted)"
 
 _MAGIC = b"scratch\n"
 _VERSION = 1

@@ -40,6 +40,8 @@ from .board import (
 )
 
 _RUNTIME = "libmapscratch.so.1"
+_CONVERSIONS = "/mapscratch/code/"
+"""In the path of what is laid over the text of a library (mapscratch.programs.cache)."""
 _RUN_COUNTS = struct.Struct(f"={len(fields(ResolverCounts))}Q")
 _MOST_ENVIRONMENT = 1 << 20
 _MOST_PAGES_LOOKED_AT = 64 << 20
@@ -462,6 +464,7 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
         return
     start, end = text[0].start, text[-1].end
     has_reclaimer = _has_thread(pid, "mapscratch")
+    names = _names_of_text(maps)
     for area in range_memory(start, end - start, pid).areas:
         is_text = "x" in area.permissions and area.path.startswith("/")
         if not is_text or not (area.usage.anonymous or area.usage.swap):
@@ -469,7 +472,7 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
         copies = area.usage.anonymous
         yield ScratchMapping(
             kind="code",
-            name=area.path,
+            name=names.get(area.start, area.path),
             engine="dontneed" if has_reclaimer else None,
             bytes=area.end - area.start,
             resident_bytes=area.usage.rss,
@@ -477,6 +480,19 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
             dirty_bytes=0 if has_reclaimer else copies,
             swapped_bytes=area.usage.swap,
         )
+
+
+def _names_of_text(maps: Sequence[MappedFile]) -> dict[int, str]:
+    """By address: what converted text is laid over, which lies right before or behind it."""
+    names = {}
+    for before, laid, behind in zip(maps, maps[1:], maps[2:], strict=False):
+        if _CONVERSIONS not in laid.path:
+            continue
+        if before.inode and before.end == laid.start:
+            names[laid.start] = before.path
+        elif behind.inode and behind.start == laid.end:
+            names[laid.start] = behind.path
+    return names
 
 
 def _has_thread(pid: int, name: str) -> bool:

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch survey` as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+from elf_oracle import compile_library, needs_compiler
+
+from mapscratch import __version__, commands
+from mapscratch.census.take import Census, Wanted, take_census
+from mapscratch.commands import main
+from mapscratch.elf import default_libraries
+from mapscratch.elf.survey import KINDS
+from mapscratch.reporting.survey import ORDERS, answer, survey_document, totals
+
+LIBRARIES = [str(path) for path in default_libraries()[:3]]
+
+
+def run(capsys, *arguments: object) -> str:
+    assert main(["survey", *map(str, arguments)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def last_sentence(output: str) -> str:
+    return " ".join(output.rstrip().rpartition("\n\n")[2].split())
+
+
+def test_without_arguments_it_says_what_it_does_and_what_else_there_is(capsys):
+    output = run(capsys)
+    first = " ".join(output.partition("\n\n")[0].split())
+    assert first.startswith("Libraries of this machine that most programs load: libc.so.6")
+    assert "--installed" in first and "--pid all" in first
+    assert "saved" in output and "dirtied" in output
+    assert "For 100 processes: saved" in " ".join(output.split())
+    sentence = last_sentence(output)
+    assert re.search(r"has [\d,]+ fixups in the median", sentence)
+    assert "% of these pages" in sentence
+    assert re.search(r"\d+% of \d+ libraries are bound at load or have no PLT\.$", sentence)
+    assert all(len(line) <= 80 for line in output.splitlines())
+
+
+def test_saved_stands_beside_dirtied_wherever_it_is_told(capsys):
+    output = run(capsys, *LIBRARIES, "--pid", os.getpid())
+    for line in output.splitlines():
+        if re.search(r"\b(dirtied|relocated)$", line):
+            assert "saved" in line
+    assert "process  " in output
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sorted(capsys, order):
+    document = json.loads(run(capsys, *LIBRARIES, "--sort", order, "--json", "-"))
+    keys = {
+        "dirtied": lambda one: -one["dirtied_pages"],
+        "saved": lambda one: -one["saved_pages"],
+        "fixups": lambda one: -one["fixups"],
+        "name": lambda one: os.path.basename(one["path"]),
+    }
+    found = [keys[order](one) for one in document["libraries"]]
+    assert found == sorted(found)
+
+
+def test_top_lines(capsys):
+    output = run(capsys, *LIBRARIES, "--top", "1")
+    assert f"and {len(LIBRARIES) - 1} libraries more; --top 0 shows all" in output
+    assert "more" not in run(capsys, *LIBRARIES, "--top", "0")
+
+
+def test_the_document(tmp_path, capsys):
+    path = tmp_path / "survey.json"
+    output = run(
+        capsys, *LIBRARIES, "--pid", os.getpid(), "--json", path, "--processes", "7", "--top", "0"
+    )
+    document = json.loads(path.read_text())
+    assert (document["document"], document["version"]) == ("mapscratch.survey", 1)
+    assert document["mapscratch"] == __version__
+    assert datetime.fromisoformat(document["created"]).tzinfo
+    assert document["machine"]["page_size"] == os.sysconf("SC_PAGESIZE")
+    check_document(document)
+    whole = document["totals"]
+    assert whole["for_processes"] == {
+        "processes": 7,
+        "dirtied_pages": 7 * whole["dirtied_pages"],
+        "saved_pages": 7 * whole["saved_pages"],
+    }
+    assert "For 7 processes" in output
+    (process,) = document["processes"]
+    assert process["pid"] == os.getpid()
+
+
+def check_document(document: dict) -> None:
+    """Sums agree; every part is there."""
+    libraries, processes, whole = (document[n] for n in ("libraries", "processes", "totals"))
+    assert whole["libraries"] == len(libraries)
+    assert whole["processes"] == len(processes)
+    for name in ("fixups", "dirtied_pages", "saved_pages", "plt_pages"):
+        assert whole[name] == sum(one[name] for one in libraries)
+    for name in ("relocated_pages", "relocated_pss_bytes"):
+        assert whole[name] == sum(one[name] for one in processes)
+    assert whole["saved_pages_in_processes"] == sum(one["saved_pages"] for one in processes)
+    pages = sum(count for _, _, count in whole["fixups_per_page"]["histogram"])
+    assert pages == whole["dirtied_pages"]
+    for one in libraries:
+        assert set(one["kinds"]) == set(KINDS)
+        assert one["fixups"] == sum(one["kinds"].values())
+        assert one["saved_pages"] <= one["dirtied_pages"]
+        assert one["bind_mode"] in ("now", "lazy", "no PLT")
+        assert set(one["fixups_per_page"]) == {"median", "p95", "maximum", "mean", "histogram"}
+        assert (one["not_convertible_because"] is None) == one["convertible"]
+    for process in processes:
+        held = process["libraries"]
+        assert process["relocated_pages"] == sum(one["relocated_pages"] for one in held)
+        assert process["other_file_pages"] == sum(one["other_pages"] for one in held)
+        assert process["saved_pages"] == sum(one["saved_pages"] for one in held)
+        assert set(process["by_kind_pages"]) == set(KINDS)
+
+
+def test_csv(tmp_path, capsys):
+    path = tmp_path / "libraries.csv"
+    run(capsys, *LIBRARIES, "--csv", path)
+    rows = list(csv.DictReader(path.open()))
+    assert {row["path"] for row in rows} == {os.path.realpath(name) for name in LIBRARIES}
+    assert all(int(row["kinds.RELATIVE"]) >= 0 and row["dirtied_pages"] for row in rows)
+    printed = csv.DictReader(io.StringIO(run(capsys, "--pid", os.getpid(), "--csv", "-")))
+    (row,) = list(printed)
+    assert int(row["pid"]) == os.getpid()
+    assert int(row["saved_pages"]) <= int(row["relocated_pages"])
+
+
+@needs_compiler
+def test_names_that_terminals_and_csv_could_mistake(tmp_path, capsys):
+    odd = tmp_path / 'x[red],"\n'
+    odd.mkdir()
+    path = compile_library(odd, "[bold]b", "static int x; int *p = &x;")
+    assert "lib[bold]b.so" in run(capsys, odd)
+    (row,) = csv.DictReader(io.StringIO(run(capsys, odd, "--csv", "-")))
+    assert row["path"] == str(path.resolve())
+
+
+def test_skipped_files_are_told(tmp_path, capsys):
+    for number in range(7):
+        (tmp_path / f"bad{number}.so").write_bytes(b"\x7fELF" + bytes(number))
+    output = run(capsys, LIBRARIES[0], tmp_path)
+    assert "bad0.so: not an ELF file" in " ".join(output.split())
+    assert "and 2 more skipped; --json lists all" in output
+    document = json.loads(run(capsys, LIBRARIES[0], tmp_path, "--json", "-"))
+    assert len(document["skipped"]) == 7
+    assert all(one["reason"] for one in document["skipped"])
+
+
+@needs_compiler
+def test_a_library_without_relocations(tmp_path, capsys):
+    path = compile_library(
+        tmp_path, "plain", "int f(void) { return 1; }", "-Wl,--no-dynamic-linker"
+    )
+    assert last_sentence(run(capsys, path)) == "Relocation dirties no page of what was surveyed."
+    assert json.loads(run(capsys, path, "--json", "-"))["totals"]["dirtied_pages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nonexistent.so"], "/nonexistent.so: No such file or directory"),
+        ([__file__], "not an ELF file"),
+        (["--pid", str((1 << 22) - 1)], "there is no process 4194303"),
+        (["--json", "-", "--csv", "-"], "can't both be printed"),
+        (["--json", "/nonexistent/x.json"], "can't be written to"),
+        (["--csv", "/"], "/: Is a directory"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(["survey", *arguments]) == commands.EXIT_ERROR
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("mapscratch: ") and message in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--pid", "x"], ["--pid", "0"], ["--top", "-1"], ["--processes", "0"], ["--sort", "size"]],
+)
+def test_wrong_use_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["survey", *arguments])
+    assert raised.value.code == 2
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m mapscratch survey {LIBRARIES[0]} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_ascii_terminals_get_ascii():
+    done = subprocess.run(
+        [sys.executable, "-m", "mapscratch", "survey", LIBRARIES[0]],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"#" in done.stdout
+    assert done.stdout.isascii()
+
+
+def test_what_is_asked_of_it_by_others():
+    """A document and an answer without the command: what a report calls."""
+    census = take_census(Wanted(names=tuple(LIBRARIES)))
+    document = survey_document(census, datetime.now().astimezone())
+    check_document(document)
+    assert "fixups in the median" in answer(totals(census))
+    empty = Census(wanted=Wanted(), libraries=())
+    assert survey_document(empty, datetime.now().astimezone())["totals"]["libraries"] == 0

@@ -164,7 +164,7 @@ def test_the_slider_moves_a_line_and_fills_a_row(opened):
     opened.run("document.querySelector('.presets button').click()")
     nvme = state()
     assert "80 µs" in nvme[0]
-    assert "long look-ups: up to 184 a page, 71 % of the pages here" in nvme[0]
+    assert "long look-ups: up to 184 a page (71 % of pages)" in nvme[0]
     assert nvme[1].count("any number") == 3
     assert float(nvme[2]) < float(fast[2])
     assert opened.run(TEXTS_THAT_TOUCH) == []

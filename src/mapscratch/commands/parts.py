@@ -36,7 +36,7 @@ class Part:
     Attributes:
         name: of the document, without ``mapscratch.``.
         title: what is being found out.
-        words: the command's arguments; ``{file}`` is where it saves.
+        words: the command's arguments; ``{folder}/`` stands for where documents are.
         file: a name for that.
         limit: seconds after which it is interrupted.
     """
@@ -49,12 +49,12 @@ class Part:
 
     def arguments(self, folder: Path) -> list[str]:
         """The arguments, with the file in a folder."""
-        return [word.replace("{file}", str(folder / self.file)) for word in self.words]
+        return [word.replace("{folder}", str(folder)) for word in self.words]
 
     @property
     def command(self) -> str:
         """What a user would type."""
-        return f"mapscratch {' '.join(self.words)}".replace("{file}", self.file)
+        return f"mapscratch {' '.join(self.words)}".replace("{folder}/", "")
 
 
 @dataclass(frozen=True, slots=True)

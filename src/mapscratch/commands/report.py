@@ -11,7 +11,8 @@ Without --swap nothing on the machine is changed.
 Examples:
   mapscratch report                          everything, into report.html
   sudo mapscratch report --swap auto         the same, with a temporary swapfile if there is no swap
-  sudo mapscratch report --swap file --swap zram --keep figures      two swaps; keeps the JSON
+  sudo mapscratch report --swap all          with a swapfile, zram and zswap, one after the other
+  sudo mapscratch report --swap file --swap zram --keep figures      two of them; keeps the JSON
   mapscratch report --survey survey.json --cost cost.json --compare file.json --compare zram.json
 """
 
@@ -33,15 +34,19 @@ from mapscratch.commands import EXIT_WRONG
 from mapscratch.commands.parts import Outcome, Part, run_part
 from mapscratch.commands.terminal import Progress, check_output_files, progress_bar
 from mapscratch.experiment.results import SwapChoice
+from mapscratch.kernelstats import SwapKind, probe_temporary_swap
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents
 from mapscratch.reporting.page_reading import Node, as_document, read_document
 
 DEFAULT_SECONDS = 270.0
 DEFAULT_OUTPUT = Path("report.html")
-_SHARES = {"survey": 0.4, "cost": 0.4, "compare": 0.2}
-"""Of the time; what a part leaves goes to those after it."""
+_SURVEY_SHARE = 0.5
+"""Of the time, at most: a survey takes what it takes, on an idle machine a sixth of it."""
+_WEIGHTS = {"cost": 2.0, "compare": 1.0}
+"""How the time is divided that is left; what a part doesn't use goes to those after it."""
 _SECONDS_TO_START = 3.0
+_SURVEY = "survey.json"
 _FILES = ("survey", "cost", "compare", "ps")
 
 
@@ -82,10 +87,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--swap",
         action="append",
-        choices=get_args(SwapChoice),
+        choices=(*get_args(SwapChoice), "all"),
         default=[],
-        help="what pages are swapped to, as in `mapscratch compare`; several for several sweeps "
-        "(default: what is there)",
+        help="what pages are swapped to, as in `mapscratch compare` (default: what is there); may "
+        "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
     )
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="save the JSON of what it runs itself, too"
@@ -150,17 +155,18 @@ def _from_nothing(arguments: argparse.Namespace) -> Documents:
 
 def _run_all(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
     started = time.monotonic()
-    swaps = list(dict.fromkeys(arguments.swap)) or ["none"]
+    swaps = _swaps(arguments.swap)
     names = ["survey", "cost", *["compare"] * len(swaps)]
     outcomes: list[Outcome] = []
     with _progress(arguments.seconds) as say:
         for index, name in enumerate(names):
             left = max(arguments.seconds - (time.monotonic() - started), _SECONDS_TO_START)
-            ahead = names[index:]
-            share = _SHARES[name] / sum(_SHARES[other] for other in ahead)
-            seconds = max(left * share, _SECONDS_TO_START)
-            swap = swaps[index - 2] if name == "compare" else swaps[0]
-            part = _part(name, seconds, swap, len(swaps) > 1)
+            seconds = max(left * _share(name, names[index:]), _SECONDS_TO_START)
+            several = len(swaps) > 1
+            # One run of costs measures all of them in turns.
+            swap = swaps[index - 2] if name == "compare" else "all" if several else swaps[0]
+            with_survey = bool(outcomes and outcomes[0].document)
+            part = _part(name, seconds, swap, several=several, with_survey=with_survey)
             begun = time.monotonic() - started
             say(part.title, begun / arguments.seconds)
 
@@ -175,18 +181,35 @@ def _run_all(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
     return outcomes
 
 
-def _part(name: str, seconds: float, swap: str, several: bool) -> Part:
+def _share(name: str, ahead: Sequence[str]) -> float:
+    """Of the time that is left, what a part gets, and those ahead of it get the rest."""
+    if name == "survey":
+        return _SURVEY_SHARE
+    return _WEIGHTS[name] / sum(_WEIGHTS[other] for other in ahead)
+
+
+def _swaps(wanted: Sequence[str]) -> list[str]:
+    """One sweep for each; the most telling one first, for the time may be short for the last."""
+    if "all" not in wanted:
+        return list(dict.fromkeys(wanted)) or ["none"]
+    kinds: tuple[SwapKind, ...] = ("file", "zram", "zswap")
+    return [kind for kind in kinds if probe_temporary_swap(kind)] or ["none"]
+
+
+def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: bool) -> Part:
     """A command for one document, which keeps to its time; some beyond it, and we interrupt it."""
     whole = max(int(seconds - _SECONDS_TO_START), 1)
     if name == "survey":
-        words = ["survey", "--installed", "--pid", "all", "--json", "{file}"]
-        return Part(name, "survey: libraries and processes", tuple(words), "survey.json", seconds)
+        words = ["survey", "--installed", "--pid", "all", "--json", f"{{folder}}/{_SURVEY}"]
+        return Part(name, "survey: libraries and processes", tuple(words), _SURVEY, seconds)
     if name == "cost":
-        words = ["cost", "--measure", "--seconds", str(whole), "--json", "{file}"]
         title, file = "cost: fixups, faults, swap", "cost.json"
+        words = ["cost", "--measure", "--seconds", str(whole), "--json", f"{{folder}}/{file}"]
+        if with_survey:
+            words += ["--survey", f"{{folder}}/{_SURVEY}"]
     else:
-        words = ["compare", "--seconds", str(whole), "--json", "{file}"]
         title, file = "compare: N processes", f"compare{f'-{swap}' if several else ''}.json"
+        words = ["compare", "--seconds", str(whole), "--json", f"{{folder}}/{file}"]
     if swap != "none":
         words += ["--swap", swap]
         title += f", swap {swap}"

@@ -123,7 +123,7 @@ def table(content: Table, *, caption: str = "", words: bool = False) -> str:
             element("caption", shown(caption)) if caption else "",
             element("thead", head),
             element("tbody", *rows),
-            class_="words" if words else None,
+            class_="words" if words else "figures",
         )
     )
 
@@ -543,7 +543,7 @@ def _checks(cost: Node) -> str:
         for node in checks
     )
     head = ("what", "ours", "theirs", "ratio", "", "")
-    return table(Table(head, rows), caption="Checked against others")
+    return table(Table(head, rows), caption="Checked against others", words=True)
 
 
 def _maybe(value: float | None, form: Callable[[float], str]) -> str:
@@ -729,7 +729,7 @@ def ps_section(documents: Documents) -> str:
     if not rows:
         return section("ps", "Who uses scratch memory now", paragraph("No process did."))
     head = ("process", "what", "engine", "droppable", "pages dropped", "pages rebuilt")
-    return section("ps", "Who uses scratch memory now", table(Table(head, tuple(rows))))
+    return section("ps", "Who uses scratch memory now", table(Table(head, tuple(rows)), words=True))
 
 
 # --- method -------------------------------------------------------------------------------------
@@ -824,10 +824,11 @@ def _left_out(documents: Documents) -> str:
             (node.text("path"), node.text("reason")) for node in skipped[:_SKIPPED_SHOWN]
         )
         more = len(skipped) - len(shown_files)
+        files = f"{count(len(skipped))} file{'s' * (len(skipped) > 1)}"
         parts.append(
             element(
                 "details",
-                element("summary", shown(f"{count(len(skipped))} files that the survey skipped")),
+                element("summary", shown(f"{files} skipped by the survey")),
                 table(Table(("file", "why"), shown_files), words=True),
                 paragraph(shown(f"and {count(more)} more"), class_="note") if more else "",
             )

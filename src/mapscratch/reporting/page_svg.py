@@ -17,6 +17,8 @@ FONT_SIZE = 13.0
 """Of the text in charts, in their units."""
 TO = " \N{EN DASH} "
 """Between the ends of a range."""
+_UNIT = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit."""
 _CHARACTER = 0.56 * FONT_SIZE
 """So wide is a character of a sans-serif at most on average."""
 
@@ -28,7 +30,8 @@ def shown(text: object) -> str:
     the direction of text) is shown as an escape, because it would be invisible or mislead.
     """
     return html.escape(
-        "".join(one if one.isprintable() else _escape(one) for one in str(text)), quote=True
+        "".join(one if one.isprintable() or one == _UNIT else _escape(one) for one in str(text)),
+        quote=True,
     )
 
 
@@ -236,10 +239,10 @@ def digits(value: float) -> str:
 def microseconds(value: float) -> str:
     """A time in µs, told in the unit that suits it."""
     if value >= 1e6:
-        return f"{digits(value / 1e6)} s"
+        return f"{digits(value / 1e6)}{_UNIT}s"
     if value >= 1e3:
-        return f"{_two(value / 1e3)} ms"
-    return f"{_two(value)} µs" if value >= 1 else f"{_two(value * 1e3)} ns"
+        return f"{_two(value / 1e3)}{_UNIT}ms"
+    return f"{_two(value)}{_UNIT}µs" if value >= 1 else f"{_two(value * 1e3)}{_UNIT}ns"
 
 
 def nanoseconds(value: float) -> str:
@@ -254,20 +257,20 @@ def _two(value: float) -> str:
 def mebibytes(size: float) -> str:
     """An amount of memory."""
     if size >= 1 << 30:
-        return f"{digits(size / (1 << 30))} GiB"
+        return f"{digits(size / (1 << 30))}{_UNIT}GiB"
     if size >= 1 << 20:
-        return f"{digits(size / (1 << 20))} MiB"
-    return f"{size / 1024:.0f} KiB" if size else "0"
+        return f"{digits(size / (1 << 20))}{_UNIT}MiB"
+    return f"{size / 1024:.0f}{_UNIT}KiB" if size else "0"
 
 
 def percent(share: float) -> str:
     """A share of 0 to 1; 0 and 100 % mean none and all."""
     if 0 < share < 0.001:
-        return "under 0.1 %"
+        return f"under 0.1{_UNIT}%"
     if 0.999 < share < 1:
-        return "over 99.9 %"
+        return f"over 99.9{_UNIT}%"
     if 0 < share < 0.1:
-        return f"{100 * share:.1f} %"
+        return f"{100 * share:.1f}{_UNIT}%"
     if 0.99 < share < 1:
-        return f"{100 * share:.1f} %"
-    return f"{100 * share:.0f} %"
+        return f"{100 * share:.1f}{_UNIT}%"
+    return f"{100 * share:.0f}{_UNIT}%"

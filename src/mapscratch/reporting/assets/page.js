@@ -19,22 +19,26 @@
       (sum, [low, high, count]) => sum + count * Math.min(Math.max((limit - low + 1) / (high - low + 1), 0), 1), 0);
     const verdict = (way, trip) => {
       const gain = (trip - way.page) * 1e3;
-      if (gain <= 0) return "never";
+      if (gain <= 0) return ["never"];
       const limit = way.fixup > 0 ? gain / way.fixup : Infinity;
-      if (limit >= most) return "any number";
-      const part = pages ? `, ${(100 * share(limit) / pages).toFixed(0)} % of the pages here` : "";
-      return `up to ${limit.toFixed(0)} a page${part}`;
+      if (limit >= most) return ["any number"];
+      return [limit.toFixed(0), pages ? `${(100 * share(limit) / pages).toFixed(0)} % of pages` : ""];
     };
+    const said = ([limit, part]) => (part === undefined ? limit : `up to ${limit} a page${part && ` (${part})`}`);
     const show = () => {
       const latency = 10 ** Number(input.value), trip = base + latency;
       input.setAttribute("aria-valuetext", time(latency));
       const verdicts = ways.map((way) => verdict(way, trip));
       output.textContent = `A read takes ${time(latency)}, a page's way out and back ${time(trip)}. Dropping pays with ` +
-        ways.map((way, index) => `${way.name}: ${verdicts[index]}`).join("; ") + ".";
+        ways.map((way, index) => `${way.name}: ${said(verdicts[index])}`).join("; ") + ".";
       const row = document.querySelector("#break-even tr.slider");
       if (row) {
         row.querySelector("th small").textContent = `${time(latency)} a read, ${time(trip)} a page`;
-        row.querySelectorAll("td").forEach((cell, index) => { cell.textContent = verdicts[index]; });
+        row.querySelectorAll("td").forEach((cell, index) => {
+          const [limit, part] = verdicts[index], small = document.createElement("small");
+          small.textContent = part ?? "";
+          cell.replaceChildren(limit, small);
+        });
       }
       for (const svg of document.querySelectorAll("svg[data-low]")) {
         const { low, high, top, bottom } = svg.dataset;

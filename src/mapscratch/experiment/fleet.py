@@ -294,9 +294,9 @@ def _assumptions(
     )
     if costs.line("lazyfree"):
         yield (
-            f"lazyfree keeps known values in tables of {TABLE_ENTRY} bytes a fixup, ordinary memory "
-            "that counts as left, and that the kernel may swap; a fixup that works its value out "
-            "needs none. It holds the pages between in every process, too."
+            f"lazyfree keeps known values in tables of {TABLE_ENTRY} bytes a fixup: ordinary "
+            "memory, which counts as left, and which the kernel may swap. A fixup that works its "
+            "value out needs none. It holds the pages between in every process, too."
         )
     if any(costs.line(what) for what in _COMPRESSED):
         how = "as zlib -1 compresses relocated pages of a library here" if tried else "assumed"

@@ -31,6 +31,10 @@ _COLOURS |= {"swapfile": "#c0392b", "swap partition": "#c0392b", "zram": "#d6891
 _COLOURS |= {"zswap": "#117a8b"}
 
 
+_LONGEST_NAMES = 36
+"""Characters for the names of lines that end in one row."""
+
+
 class ChartError(UserError, ValueError):
     """A chart can't be drawn; the message says what to do."""
 
@@ -150,7 +154,7 @@ def text_chart(
     top = max((value for one in chart.series for _, value in one.points), default=0) or 1
     labels = _value_labels(top, height)
     gutter = max(map(len, labels.values()))
-    names = _names_by_row(chart, top, height)
+    names = _side_by_side(_names_by_row(chart, top, height), height)
     right = max(len(", ".join(found)) for found in names.values()) + 2
     columns = max(width, 40) - gutter - right - 3
     first, last = counts[0], counts[-1]
@@ -207,6 +211,23 @@ def _names_by_row(chart: Chart, top: float, height: int) -> dict[int, list[str]]
     for one in chart.series:
         rows.setdefault(_row(one.points[-1][1], top, height), []).append(one.name)
     return rows
+
+
+def _side_by_side(rows: dict[int, list[str]], height: int) -> dict[int, list[str]]:
+    """The same without rows that are too long: what doesn't fit goes to the nearest free one."""
+    fitting: dict[int, list[str]] = {}
+    left: list[tuple[int, str]] = []
+    for row, names in rows.items():
+        fitting[row] = names[:1]
+        for name in names[1:]:
+            if len(", ".join([*fitting[row], name])) <= _LONGEST_NAMES:
+                fitting[row].append(name)
+            else:
+                left.append((row, name))
+    for row, name in left:
+        free = [other for other in range(height) if other not in fitting]
+        fitting[min(free, key=lambda other: abs(other - row), default=row)] = [name]
+    return fitting
 
 
 def _draw(

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch cost` as a user meets it: every option, files, errors, interrupts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.costs import LINES, make_costs
+from support.interpreter import run_python
+
+from mapscratch import commands
+from mapscratch.commands import cost as command
+from mapscratch.commands import main
+from mapscratch.elf import default_libraries
+from mapscratch.experiment.baselines import Alternatives
+from mapscratch.experiment.cost_model import Layout, distribution_of_counts
+from mapscratch.kernelstats import Availability, active_swaps
+from mapscratch.reporting.cost import cost_document, cost_report, costs_from_document
+
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LIBRARY = str(default_libraries()[1])
+HISTOGRAM = [[1, 8, 50], [9, 64, 30], [65, 512, 20]]
+SURVEY = {
+    "document": "mapscratch.survey",
+    "version": 1,
+    "libraries": [{"kinds": {"RELATIVE": 60, "RELR": 15, "symbolic": 25}}],
+    "processes": [{"relocated_pages": 300}, {"relocated_pages": 0}, {"relocated_pages": 100}],
+    "totals": {"fixups_per_page": {"histogram": HISTOGRAM}},
+}
+
+
+def document_of(costs, **options) -> dict:
+    pages = distribution_of_counts(
+        "three pages", np.array([10, 100, 400]), layout=Layout(0.5, 0.01)
+    )
+    return cost_document(cost_report(costs, pages, **options), CREATED)
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> str:
+    """A file of an earlier run."""
+    path = tmp_path / "cost.json"
+    path.write_text(json.dumps(document_of(make_costs())))
+    return str(path)
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Path:
+    path = tmp_path / "survey.json"
+    path.write_text(json.dumps(SURVEY))
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[tuple]:
+    """Nothing is measured; gives what it was called with."""
+    calls = []
+
+    def measure(swaps, *, seconds, announce, progress):
+        calls.append((swaps, seconds))
+        progress("half of it", 0.5)
+        return make_costs()
+
+    tried = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.0, 0.2)
+    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr(command, "try_alternatives", lambda library, progress: tried)
+    return calls
+
+
+def run(capsys, *arguments: str) -> str:
+    """The output, its lines joined."""
+    assert main(["cost", *arguments]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+# --- figures of an earlier run ------------------------------------------------------------------
+
+
+def test_figures_of_an_earlier_run_are_told_and_nothing_is_measured(figures, capsys, monkeypatch):
+    monkeypatch.setattr(command, "measure", None)
+    output = run(capsys, "--from", figures)
+    assert output.startswith("Figures of 02 January 2026, 03:04")
+    for part in (
+        "nothing is measured",
+        "title of relocation.relative",
+        "Left out: line.kernel; this kernel has no MAP_SCRATCH.",
+        "theirs 2.20 (0.91 x): agrees",
+        "Note: A note.",
+        "lazyfree, long scope",
+        "three pages: 3 with fixups",
+        "pre-fork, zygote",
+        "-z now, -fno-plt",
+    ):
+        assert part in output
+    assert output.endswith("of pages).")
+    assert "How expensive are the fixups?" in output
+
+
+def test_the_same_document_comes_out_that_went_in(figures, tmp_path, capsys):
+    again = tmp_path / "again.json"
+    run(capsys, "--from", figures, "--json", str(again))
+    assert json.loads(again.read_text()) == json.loads(Path(figures).read_text())
+
+
+def test_json_on_standard_output_is_alone_there(figures, capsys):
+    assert main(["cost", "--from", figures, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert costs_from_document(json.loads(captured.out)) == make_costs()
+    assert "How expensive are the fixups?" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("latency", "title"),
+    [("nvme", "nvme at 80 µs"), ("disk", "disk at 10,000 µs"), ("12.5", "device at 12.5 µs")],
+)
+def test_another_device_is_reckoned_with(figures, latency, title, capsys):
+    output = run(capsys, "--from", figures, "--device-latency", latency)
+    assert f"{title}: assumed, not measured" in output
+    assert f"{title}, read-ahead" in output
+
+
+def test_without_swap_a_device_is_assumed_and_that_is_said(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    path.write_text(json.dumps(document_of(make_costs(lines=LINES[2:]))))
+    output = run(capsys, "--from", str(path))
+    assert "Swap was not measured; nvme at 80 µs is assumed" in output
+    assert "Against nvme at 80 µs" in output
+
+
+def test_libraries_say_whose_pages(figures, capsys):
+    output = run(capsys, "--from", figures, LIBRARY)
+    assert f"Pages: {Path(LIBRARY).name.split('.so')[0]}:" in output
+    assert "three pages" not in output
+
+
+def test_a_survey_says_whose_pages_and_which_processes(figures, survey, capsys):
+    output = run(capsys, "--from", figures, "--survey", str(survey), "--processes", "50")
+    assert "1 surveyed libraries: 100 with fixups" in output
+    assert "75% of them relative" in output
+    assert "2 surveyed processes" in output
+    assert "drawn from the 2 that were seen, with 200 pages" in output
+    assert "50 processes on each of 1 hosts" in output
+
+
+def test_a_fleet_is_told_with_its_assumptions(figures, tmp_path, capsys):
+    path = tmp_path / "fleet.json"
+    options = ("--processes", "1000", "--hosts", "1000")
+    output = run(capsys, "--from", figures, *options, "--json", str(path))
+    assert "1,000 processes on each of 1,000 hosts" in output
+    assert "private, swapfile" in output and "Every process has 3 pages" in output
+    fleet = json.loads(path.read_text())["fleet"]
+    assert fleet["pages"] == 3_000_000
+    assert {plan["written_pages"] for plan in fleet["plans"]} == {0, 3_000_000}
+
+
+def test_a_chart_is_saved(figures, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "chart.svg"
+    run(capsys, "--from", figures, "--chart", str(path))
+    assert path.read_text().startswith("<?xml")
+
+
+def test_it_fits_into_80_columns_without_colour_or_unicode(figures):
+    program = [sys.executable, "-m", "mapscratch", "cost", "--from", figures, "--processes", "9"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run(program, capture_output=True, env=environment, check=True)
+    lines = done.stdout.decode("ascii").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("\x1b" in line for line in lines)
+    assert done.stderr == b""
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(active_swaps()), reason="there is swap here")
+@pytest.mark.parametrize("options", [[], ["--measure"], ["--swap", "none"]])
+def test_alone_it_measures_what_changes_nothing_and_says_so(options, measured, capsys):
+    output = run(capsys, *options, LIBRARY)
+    assert measured == [((), command.DEFAULT_SECONDS)]
+    assert "Nothing on the machine is changed, and there is no swap" in output
+    assert "11 of the 100 dirty pages of libx.so" in output
+
+
+def test_time_and_swaps_are_passed_on(measured, monkeypatch, capsys):
+    possible = {"file": Availability(True, ""), "zram": Availability(False, "no zram: root")}
+    monkeypatch.setattr(
+        command, "probe_temporary_swap", lambda kind, size: possible.get(kind, possible["zram"])
+    )
+    monkeypatch.setattr(command, "active_swaps", list)
+    assert "zram is left out: no zram: root" in run(
+        capsys, "--swap", "all", "--seconds", "7", LIBRARY
+    )
+    run(capsys, "--swap", "file", LIBRARY)
+    run(capsys, "--swap", "auto", LIBRARY)
+    seconds = command.DEFAULT_SECONDS
+    assert measured == [(("file",), 7.0), (("file",), seconds), (("file",), seconds)]
+    possible["file"] = Availability(False, "not root")
+    assert "Swap: file is left out: not root" in run(capsys, "--swap", "auto", LIBRARY)
+    assert main(["cost", "--swap", "all"]) == commands.EXIT_ERROR
+    assert "--swap all: not root" in capsys.readouterr().err
+
+
+def test_swap_that_is_there_is_left_as_it_is(measured, monkeypatch, capsys):
+    monkeypatch.setattr(command, "active_swaps", lambda: ["one"])
+    assert "swap is what is there" in run(capsys, "--swap", "auto", LIBRARY)
+    assert measured[0][0] == ()
+
+
+def test_other_ways_are_tried_with_the_library_that_is_named(measured, monkeypatch, capsys):
+    tried = []
+    monkeypatch.setattr(command, "try_alternatives", lambda path, progress: tried.append(path))
+    run(capsys, LIBRARY)
+    assert tried == [Path(LIBRARY)]
+
+
+@pytest.mark.stress
+def test_a_real_run_is_what_it_saves(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    output = run(capsys, "--seconds", "5", "--json", str(path))
+    document = json.loads(path.read_text())
+    assert {one["name"] for one in document["measurements"]} >= {
+        "relocation.relative",
+        "relocation.symbolic.short",
+        "fault.copy_on_write",
+    }
+    assert " ".join(document["answer"].split()) in output
+    assert document["alternatives"]["pages"] > 0
+    assert run(capsys, "--from", str(path)).endswith(" ".join(document["answer"].split()))
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def test_what_does_not_go_together_is_said(figures, survey, capsys):
+    for arguments, message in (
+        (["--from", figures, "--measure"], "leave --measure away"),
+        (["--from", figures, "--swap", "all", "--seconds", "9"], "leave --swap, --seconds away"),
+        (["--from", figures, "--hosts", "3"], "--hosts needs --processes"),
+        (["--from", figures, "--survey", str(survey), LIBRARY], "name no libraries as well"),
+        (["--from", figures, "/nonexistent.so"], "/nonexistent.so: No such file or directory"),
+        (["--from", figures, __file__], "not an ELF file"),
+        (["--from", "/nonexistent.json"], "/nonexistent.json: No such file or directory"),
+        (["--from", __file__], "is no JSON"),
+        (["--from", str(survey)], "this is mapscratch.survey"),
+        (["--from", figures, "--survey", figures], "make one with `mapscratch survey --json"),
+        (["--from", figures, "--survey", "/nonexistent.json"], "No such file or directory"),
+        (["--from", figures, "--chart", "chart.pdf"], ".svg or .png"),
+        (["--from", figures, "--json", "/nonexistent/x.json"], "can't be written to"),
+        (["--from", figures, "--json", "/"], "Is a directory"),
+        (["--from", figures, "--processes", "9" * 11, "--hosts", "9" * 11], "a fleet has 1 to"),
+    ):
+        assert main(["cost", *arguments]) == commands.EXIT_ERROR, arguments
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith("mapscratch: ") and message in line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"processes": []}, "survey with --pid all"),
+        ({"totals": {}}, "this survey is damaged"),
+        ({"libraries": 3}, "this survey is damaged"),
+        ({"totals": {"fixups_per_page": {"histogram": []}}}, "survey other libraries"),
+        ({"totals": {"fixups_per_page": {"histogram": ["x"]}}}, "no histogram"),
+    ],
+)
+def test_a_survey_that_is_no_use_says_why(figures, tmp_path, change, message, capsys):
+    path = tmp_path / "survey.json"
+    path.write_text(json.dumps(SURVEY | change))
+    arguments = ["cost", "--from", figures, "--survey", str(path), "--processes", "5"]
+    assert main(arguments) == commands.EXIT_ERROR
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--swap", "tape"],
+        ["--seconds", "0"],
+        ["--seconds", "x"],
+        ["--device-latency", "tape"],
+        ["--device-latency", "nan"],
+        ["--device-latency", "-1"],
+        ["--processes", "0"],
+        ["--processes", "x"],
+        ["--hosts", "-2"],
+    ],
+)
+def test_wrong_use_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["cost", *arguments])
+    assert raised.value.code == 2
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_what_needs_root_says_so():
+    code = """
+        import sys
+        import rich.console, rich.progress
+        import mapscratch.commands.cost
+        from mapscratch.commands import main
+        from support.ordinary_user import become_ordinary_user
+        become_ordinary_user()
+        sys.exit(main(["cost", "--swap", "file", *sys.argv[1:]]))
+    """
+    done = run_python(code, LIBRARY, check=False)
+    assert done.returncode == commands.EXIT_ERROR
+    (line,) = done.stderr.splitlines()
+    assert "--swap file" in line and "root" in line
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["cost", "--help"])
+    output = capsys.readouterr().out
+    assert "mapscratch cost --from cost.json --device-latency nvme" in output
+    assert "nvme 80, ssd 150, disk 10,000" in " ".join(output.split())
+
+
+# --- interrupts ---------------------------------------------------------------------------------
+
+
+def processes_of_session(session: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_ctrl_c_leaves_nothing_behind():
+    program = [sys.executable, "-m", "mapscratch", "cost", "--seconds", "100"]
+    process = subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("At most 100 s")
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == commands.EXIT_INTERRUPTED
+    assert errors == "mapscratch: interrupted; everything that was made is removed\n"
+    for _ in range(250):
+        if not processes_of_session(process.pid):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"left behind: {processes_of_session(process.pid)}")

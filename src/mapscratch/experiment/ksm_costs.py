@@ -60,11 +60,16 @@ class KsmTimer(Timer):
         thread = _ksmd()
         content = real_words(_PAGES * _WORDS_PER_PAGE)
         with Guardian() as guardian:
-            try:
-                for name, value in _settings():
+            for name, value in _settings():
+                try:
                     guardian.act("change_setting", f"{_SETTINGS}/{name}", value)
-            except OSError as error:
-                raise CannotMeasure(f"KSM's settings can't be changed: {error.strerror}") from None
+                except OSError as error:
+                    raise CannotMeasure(
+                        f"KSM's settings can't be changed: {error.strerror}"
+                    ) from None
+                # The first one is locked now: who runs another measurement has to wait.
+                if name != "run" and _is_at_work():
+                    raise CannotMeasure("KSM is at work here already: it isn't disturbed")
             with Workers([_KsmSession(thread, content)]) as workers:
                 (answer,) = workers.all("measure")
         if isinstance(answer, str):
@@ -82,18 +87,20 @@ def _settings() -> list[tuple[str, str]]:
     return settings
 
 
+def _is_at_work() -> bool:
+    return Path(f"{_SETTINGS}/run").read_text(encoding="ascii").strip() == "1"
+
+
 def _ksmd() -> int:
     """The process id of the kernel's thread.
 
     Raises:
-        CannotMeasure: KSM isn't there, is closed to this process, or at work.
+        CannotMeasure: KSM isn't there, or is closed to this process.
     """
     if not os.path.isdir(_SETTINGS):
         raise CannotMeasure("this kernel has no KSM (CONFIG_KSM)")
     if not os.access(f"{_SETTINGS}/run", os.W_OK):
         raise CannotMeasure("turning KSM on needs root")
-    if Path(f"{_SETTINGS}/run").read_text(encoding="ascii").strip() == "1":
-        raise CannotMeasure("KSM is at work here already: it isn't disturbed")
     advisor = Path(f"{_SETTINGS}/advisor_mode")
     if advisor.exists() and "[none]" not in advisor.read_text(encoding="ascii"):
         raise CannotMeasure("KSM's advisor is on, which decides how much is scanned")

@@ -71,7 +71,7 @@ def working_folder() -> tempfile.TemporaryDirectory[str]:
         OSError: there is no place for it.
     """
     place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
-    return tempfile.TemporaryDirectory(prefix="mapscratch-cost-", dir=place)
+    return tempfile.TemporaryDirectory(prefix=f"mapscratch-cost-{os.getpid()}-", dir=place)
 
 
 def real_words(count: int) -> NDArray[np.uint64]:

@@ -10,10 +10,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from elf_oracle import compile_library, needs_compiler
+from support.waiting import eventually
 
 from mapscratch import __version__, commands
 from mapscratch.census.take import Census, Wanted, take_census
@@ -23,6 +26,16 @@ from mapscratch.elf.survey import KINDS
 from mapscratch.reporting.survey import ORDERS, answer, survey_document, totals
 
 LIBRARIES = [str(path) for path in default_libraries()[:3]]
+
+
+@pytest.fixture(scope="module")
+def pid() -> Iterator[int]:
+    """A small process."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        wait = Path(f"/proc/{process.pid}/maps")
+        assert eventually(lambda: "libc" in wait.read_text())
+        yield process.pid
+        process.kill()
 
 
 def run(capsys, *arguments: object) -> str:
@@ -50,8 +63,8 @@ def test_without_arguments_it_says_what_it_does_and_what_else_there_is(capsys):
     assert all(len(line) <= 80 for line in output.splitlines())
 
 
-def test_saved_stands_beside_dirtied_wherever_it_is_told(capsys):
-    output = run(capsys, *LIBRARIES, "--pid", os.getpid())
+def test_saved_stands_beside_dirtied_wherever_it_is_told(capsys, pid):
+    output = run(capsys, *LIBRARIES, "--pid", pid)
     for line in output.splitlines():
         if re.search(r"\b(dirtied|relocated)$", line):
             assert "saved" in line
@@ -77,11 +90,9 @@ def test_top_lines(capsys):
     assert "more" not in run(capsys, *LIBRARIES, "--top", "0")
 
 
-def test_the_document(tmp_path, capsys):
+def test_the_document(tmp_path, capsys, pid):
     path = tmp_path / "survey.json"
-    output = run(
-        capsys, *LIBRARIES, "--pid", os.getpid(), "--json", path, "--processes", "7", "--top", "0"
-    )
+    output = run(capsys, *LIBRARIES, "--pid", pid, "--json", path, "--processes", "7", "--top", "0")
     document = json.loads(path.read_text())
     assert (document["document"], document["version"]) == ("mapscratch.survey", 1)
     assert document["mapscratch"] == __version__
@@ -96,7 +107,7 @@ def test_the_document(tmp_path, capsys):
     }
     assert "For 7 processes" in output
     (process,) = document["processes"]
-    assert process["pid"] == os.getpid()
+    assert process["pid"] == pid
 
 
 def check_document(document: dict) -> None:
@@ -126,15 +137,15 @@ def check_document(document: dict) -> None:
         assert set(process["by_kind_pages"]) == set(KINDS)
 
 
-def test_csv(tmp_path, capsys):
+def test_csv(tmp_path, capsys, pid):
     path = tmp_path / "libraries.csv"
     run(capsys, *LIBRARIES, "--csv", path)
     rows = list(csv.DictReader(path.open()))
     assert {row["path"] for row in rows} == {os.path.realpath(name) for name in LIBRARIES}
     assert all(int(row["kinds.RELATIVE"]) >= 0 and row["dirtied_pages"] for row in rows)
-    printed = csv.DictReader(io.StringIO(run(capsys, "--pid", os.getpid(), "--csv", "-")))
+    printed = csv.DictReader(io.StringIO(run(capsys, "--pid", pid, "--csv", "-")))
     (row,) = list(printed)
-    assert int(row["pid"]) == os.getpid()
+    assert int(row["pid"]) == pid
     assert int(row["saved_pages"]) <= int(row["relocated_pages"])
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -232,7 +233,11 @@ def test_nothing_to_survey(tmp_path):
 
 def test_files_are_each_found_once_beside_processes():
     path = default_libraries()[0]
-    census = take_census(Wanted(names=(path,), pids=(os.getpid(),)))
+    with subprocess.Popen(["sleep", "600"]) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        assert eventually(lambda: path.name in maps.read_text())
+        census = take_census(Wanted(names=(path,), pids=(process.pid,)))
+        process.kill()
     assert [library.path for library in census.libraries].count(path) == 1
     assert len(census.libraries) > 1
     assert len(census.processes) == 1

@@ -308,7 +308,7 @@ AS_ORDINARY_USER = """
 
     data = Path(sys.argv[1]).read_bytes()
     root = os.getppid()
-    main(["survey", "--pid", str(os.getppid())])
+    main(["survey", "--pid", str(root)])
     become_ordinary_user()
     folder = tempfile.mkdtemp()
     copy = os.path.join(folder, "libcopy.so")

@@ -190,15 +190,23 @@ def survey(path: str | os.PathLike[str]) -> LibrarySurvey:
         OSError: the file can't be opened or read.
     """
     with open_source(path) as source:
-        headers = read_headers(source, allow_fixed=True)
-        dynamic = read_dynamic(source, headers)
+        library, dummy, reason = _convertible(source)
+        if library:
+            headers, dynamic, table = library.headers, library.dynamic, library.table
+        else:
+            headers = read_headers(source, allow_fixed=True)
+            dynamic = read_dynamic(source, headers)
+            table = read_relocations(source, headers, dynamic)
         soname = _soname(source, headers, dynamic)
-        table = read_relocations(source, headers, dynamic)
         groups = _groups(headers, table)
         touched = _Touched(source, headers, dynamic, table, groups)
         counts = np.bincount(groups, minlength=len(KINDS) + 1)[: len(KINDS)].tolist()
         kinds = dict(zip(KINDS, counts, strict=True))
-        saved, text_pages, reason = _conversion(source, touched)
+        saved = np.zeros(len(touched.numbers), dtype=np.bool_)
+        text_pages = 0
+        if library:
+            saved = _saved(library, dummy, touched)
+            text_pages = len(np.unique(library.plt.words[library.plt.words != 0] // PAGE))
         pages = TouchedPages(
             numbers=read_only(touched.numbers),
             fixups=read_only(touched.fixups),
@@ -328,26 +336,30 @@ def _sizes(
     return sizes
 
 
-def _conversion(source: ByteSource, touched: _Touched) -> tuple[NDArray[np.bool_], int, str | None]:
-    """What conversion saves: which of the pages, the pages of text it takes, and why not.
+def _convertible(source: ByteSource) -> tuple[ConvertibleLibrary | None, int, str | None]:
+    """The library as the converter sees it and the address of its dummy word; or why not.
 
     The steps are those of `mapscratch.elf.overlay`, so that what it declines is declined here.
     """
-    nothing = np.zeros(len(touched.numbers), dtype=np.bool_)
     try:
         library = ConvertibleLibrary(source, allow_fixed=True)
         library.text_pages()
         dummy = library.dummy_in_padding()
         library.check_address(library.free_address())
     except ElfError as problem:
-        return nothing, 0, str(problem).removeprefix(f"{source.path}: ")
+        return None, 0, str(problem).removeprefix(f"{source.path}: ")
+    return library, dummy, None
+
+
+def _saved(library: ConvertibleLibrary, dummy: int, touched: _Touched) -> NDArray[np.bool_]:
+    """Which pages relocation leaves alone after conversion."""
     is_slot = touched.kinds == np.uint16(1 << KINDS.index("JUMP_SLOT"))
-    stored = np.array([*_stored_by_loader(library, dummy)], dtype=np.int64) // PAGE
+    stored = np.array(_stored_by_loader(library, dummy), dtype=np.int64) // PAGE
     # A slot that has no entry of its own is bound as ever.
     kept = library.relocations["address"][library.plt.words == 0] >> _PAGE_SHIFT
     still = np.isin(touched.numbers, stored) | np.isin(touched.numbers, kept.astype(np.int64))
-    words = library.plt.words[library.plt.words != 0]
-    return is_slot & ~still, len(np.unique(words // PAGE)), None
+    result: NDArray[np.bool_] = is_slot & ~still
+    return result
 
 
 def _stored_by_loader(library: ConvertibleLibrary, dummy: int) -> list[int]:

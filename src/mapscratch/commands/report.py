@@ -45,6 +45,8 @@ _SURVEY_SHARE = 0.5
 """Of the time, at most: a survey takes what it takes, on an idle machine a sixth of it."""
 _WEIGHTS = {"cost": 2.0, "compare": 1.0}
 """How the time is divided that is left; what a part doesn't use goes to those after it."""
+_SHARE_MEASURED = 0.8
+"""Of a part's time, what it may measure for; it starts, makes swap and cleans up beside that."""
 _SECONDS_TO_START = 3.0
 _SURVEY = "survey.json"
 _FILES = ("survey", "cost", "compare", "ps")
@@ -198,7 +200,7 @@ def _swaps(wanted: Sequence[str]) -> list[str]:
 
 def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: bool) -> Part:
     """A command for one document, which keeps to its time; some beyond it, and we interrupt it."""
-    whole = max(int(seconds - _SECONDS_TO_START), 1)
+    whole = max(int(seconds * _SHARE_MEASURED - _SECONDS_TO_START), 1)
     if name == "survey":
         words = ["survey", "--installed", "--pid", "all", "--json", f"{{folder}}/{_SURVEY}"]
         return Part(name, "survey: libraries and processes", tuple(words), _SURVEY, seconds)
@@ -217,7 +219,7 @@ def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: b
 
 
 def _grace(seconds: float) -> float:
-    return max(5.0, 0.1 * seconds)
+    return max(5.0, 0.15 * seconds)
 
 
 def _told(outcome: Outcome) -> str:

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch report` as a command: files that it is given, what it runs itself, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.report_documents import make_compare, make_cost, make_survey, saved
+
+from mapscratch.commands import main, report
+from mapscratch.commands.parts import Part, run_part
+
+LIBRARY = next(
+    (
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "/libc.so" in line or "/libc-" in line
+    ),
+    sys.executable,
+)
+SURVEY = Part("survey", "", ("survey", LIBRARY, "--json", "{folder}/s.json"), "s.json", 60.0)
+
+
+def test_a_page_from_files(tmp_path, capsys):
+    output = tmp_path / "page.html"
+    arguments = ["report", "-o", str(output), "--survey", str(saved(make_survey(), tmp_path))]
+    assert main([*arguments, "--compare", str(saved(make_compare(), tmp_path))]) == 0
+    assert capsys.readouterr().out.startswith(str(output))
+    assert output.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert output.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "page.html", "survey.json", "compare.json",
+    }  # fmt: skip
+
+
+def _umask() -> int:
+    mask = os.umask(0o22)
+    os.umask(mask)
+    return mask
+
+
+def test_wrong_words_are_an_exit_status(tmp_path):
+    path = saved(make_compare(wrong_words=1), tmp_path)
+    assert main(["report", "-o", str(tmp_path / "x.html"), "--compare", str(path)]) == 1
+
+
+def test_to_standard_output(tmp_path):
+    command = [sys.executable, "-m", "mapscratch", "report", "-o", "-"]
+    path = saved(make_cost(), tmp_path)
+    done = subprocess.run([*command, "--cost", str(path)], capture_output=True, check=True)
+    assert done.stdout.startswith(b"<!DOCTYPE html>")
+    assert done.stdout.endswith(b"</html>\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (b'{"document": "mapscratch.survey", "version": NaN}', "NaN"),
+        (b"[]", "no document of mapscratch"),
+        (b'{"document": ["mapscratch.survey"]}', "no document of mapscratch"),
+        (b'{"document": "mapscratch.cost", "version": 1}', "--survey takes a mapscratch.survey"),
+        (b'{"document": "<x>\\u0000\\n", "version": 1}', "--survey takes a mapscratch.survey"),
+        (b'{"document": "mapscratch.survey", "version": 2}', "make it again"),
+        (b'{"document": "mapscratch.survey", "version": true}', "make it again"),
+        (b'{"document": "mapscratch.survey"}', "make it again"),
+    ],
+)
+def test_a_file_that_is_no_document_is_one_line(content, message, tmp_path, capsys):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    output = tmp_path / "page.html"
+    assert main(["report", "-o", str(output), "--survey", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+    assert message in error
+    assert not output.exists()
+
+
+BAD = [
+    ("libraries", {}),
+    ("libraries", [7]),
+    ("libraries", [{"path": 7}]),
+    ("libraries", [{"dirtied_pages": -1}]),
+    ("libraries", [{"dirtied_pages": "many"}]),
+    ("libraries", [{"kinds": {"RELATIVE": 1e300}}]),
+    ("totals", []),
+    ("totals", {"libraries": True}),
+    ("totals", {"fixups": 10**400}),
+    ("totals", {"fixups_per_page": {"histogram": [[1, 2]]}}),
+    ("totals", {"fixups_per_page": {"histogram": [[1, 2, None]]}}),
+    ("processes", [{"pid": "1"}]),
+    ("machine", "Linux"),
+    ("skipped", [{"path": None, "reason": []}]),
+    ("created", {}),
+    ("left_out", {"x": 1}),
+    ("notes", [1]),
+    ("seconds", "long"),
+]
+
+
+@pytest.mark.parametrize(("member", "value"), BAD)
+def test_a_member_of_another_kind_is_one_line(member, value, tmp_path, capsys):
+    path = saved(make_survey(**{member: value}), tmp_path)
+    assert main(["report", "-o", str(tmp_path / "page.html"), "--survey", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert member in error
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_was_there_stays_if_a_new_one_can_not_be_made(tmp_path, capsys):
+    output = tmp_path / "page.html"
+    output.write_text("old")
+    path = saved(make_survey(totals=3), tmp_path)
+    assert main(["report", "-o", str(output), "--survey", str(path)]) == 2
+    assert output.read_text() == "old"
+    assert main(["report", "-o", str(tmp_path), "--survey", str(path)]) == 2
+    assert "directory" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_files_that_are_not_there(tmp_path, capsys):
+    assert main(["report", "--cost", str(tmp_path / "none.json")]) == 2
+    assert "none.json: No such file" in capsys.readouterr().err
+
+
+# --- what it runs itself -------------------------------------------------------------------------
+
+
+def test_a_part_is_a_command_of_its_own(tmp_path):
+    outcome = run_part(SURVEY, tmp_path)
+    assert outcome.reason == ""
+    assert not outcome.wrong
+    assert outcome.document["document"] == "mapscratch.survey"
+    assert SURVEY.command == f"mapscratch survey {LIBRARY} --json s.json"
+
+
+def test_a_part_that_fails_says_why(tmp_path):
+    part = Part("survey", "", ("survey", str(tmp_path / "none.so")), "s.json", 60.0)
+    outcome = run_part(part, tmp_path)
+    assert outcome.document is None
+    assert "none.so" in outcome.reason
+    assert "Traceback" not in outcome.reason
+
+
+def test_a_part_that_takes_too_long_is_interrupted_and_cleans_up(tmp_path):
+    part = Part("compare", "", ("compare", "--json", "{folder}/c.json"), "c.json", 2.0)
+    ticks: list[float] = []
+    outcome = run_part(part, tmp_path, ticks.append)
+    assert outcome.reason == "it was interrupted after 2 s"
+    assert ticks == sorted(ticks)
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_modules_of_the_folder_that_one_is_in_are_not_ours(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert run_part(SURVEY, tmp_path).reason == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_what_runs_and_leaves_nothing(number, tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "mapscratch", "report", "-o", str(tmp_path / "x.html")]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    children: list[int] = []
+    until = time.monotonic() + 30
+    while not children and time.monotonic() < until:
+        time.sleep(0.1)
+        children = _children(process.pid)
+    assert children
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1].endswith("interrupted; everything that was made is removed")
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def test_from_nothing_every_part_that_fails_is_told(tmp_path, monkeypatch, capsys):
+    """The real commands, on one library; one of them can't do what it is asked for."""
+
+    def part(name, seconds, swap, **_):
+        words = {
+            "survey": SURVEY.words,
+            "cost": ("cost", "--from", str(tmp_path / "none.json"), "--json", "{folder}/s.json"),
+            "compare": (
+                "compare", LIBRARY, "-n", "1", "--rounds", "1", "--pages", "1",
+                "--strategy", "private", "--json", "{folder}/compare.json",
+            ),
+        }[name]  # fmt: skip
+        file = "compare.json" if name == "compare" else f"{name}.json"
+        return Part(name, name, words, "s.json" if name == "survey" else file, 60.0)
+
+    monkeypatch.setattr(report, "_part", part)
+    output, kept = tmp_path / "page.html", tmp_path / "kept"
+    assert main(["report", "-o", str(output), "--keep", str(kept)]) == 0
+    told = capsys.readouterr().err
+    assert "survey: done" in told
+    assert "cost: not done" in told
+    assert "compare: done" in told
+    assert "none.json" in output.read_text(encoding="utf-8")
+    assert {path.name for path in kept.iterdir()} == {"s.json", "compare.json"}
+    assert json.loads((kept / "compare.json").read_text())["document"] == "mapscratch.compare"
+
+
+def test_the_parts_keep_to_the_time_in_all():
+    names = ["survey", "cost", "compare", "compare"]
+    left = 270.0
+    for index, name in enumerate(names):
+        left -= left * report._share(name, names[index:])
+    assert left == pytest.approx(0)
+
+
+def test_time_that_is_too_short_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["report", "--seconds", "3"])
+    assert "20 to 86400" in capsys.readouterr().err

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page of `mapscratch report` says: the answer, what is missing, and texts escaped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from support.report_documents import (
+    CREATED,
+    make_compare,
+    make_cost,
+    make_ps,
+    make_survey,
+)
+
+from mapscratch.experiment import cost_model
+from mapscratch.reporting import page_facts
+from mapscratch.reporting.page import page
+from mapscratch.reporting.page_facts import Documents, histogram_of, ways_of
+from mapscratch.reporting.page_reading import as_document
+from mapscratch.reporting.page_svg import Scale, apart, microseconds, percent, shown
+
+HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
+VOID = {"meta", "input"}
+
+
+def documents(survey=None, cost=None, compares=(), ps=None, **fields):
+    given = {"survey": survey, "cost": cost, "ps": ps}
+    nodes = {
+        name: as_document(value, name, f"mapscratch.{name}") if value else None
+        for name, value in given.items()
+    }
+    found = tuple(as_document(value, "compare", "mapscratch.compare") for value in compares)
+    return Documents(**nodes, compares=found, **fields)
+
+
+def text_of(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+class Structure(HTMLParser):
+    """Every element is closed where it has to be, ids are unique, references lead somewhere."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(html)
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+        assert set(self.references) <= set(self.ids)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            self.attributes.append((name, value or ""))
+            if name == "id":
+                self.ids.append(value)
+            elif name in ("for", "data-copies"):
+                self.references.append(value)
+            elif name == "aria-labelledby":
+                self.references += value.split()
+            elif name == "href":
+                assert value.startswith("#")
+                self.references.append(value[1:])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+FULL = documents(
+    make_survey(), make_cost(), (make_compare(), make_compare("zram")), make_ps()
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full() -> str:
+    return page(FULL, CREATED)
+
+
+def test_it_is_whole_and_asks_for_nothing(full):
+    structure = Structure(full)
+    assert structure.tags.count("svg") == 2 * structure.tags.count("figure") == 14
+    assert not {"link", "img", "iframe", "object", "a href"} & set(structure.tags)
+    assert not [name for name, _ in structure.attributes if name in ("src", "style")]
+    assert not [name for name, _ in structure.attributes if name.startswith("on")]
+    assert "default-src 'none'" in full.replace("&#x27;", "'")
+    assert len(full) < 200_000
+
+
+def test_each_chart_is_told_and_has_its_figures(full):
+    for figure in re.findall(r"<figure.*?</figure>", full, re.S):
+        assert "<details" in figure
+        assert "<table" in figure
+        for drawing in re.findall(r"<svg.*?</svg>", figure, re.S):
+            root = ElementTree.fromstring(drawing)
+            title, description = root[0], root[1]
+            assert (title.tag, description.tag) == ("title", "desc")
+            assert title.text
+            assert description.text
+            assert root.get("role") == "img"
+
+
+def test_the_answer_is_one_sentence_with_the_figures():
+    answer = text_of(re.search(r'id="answer">(.*?)</p>', page(FULL, CREATED), re.S).group(1))
+    assert answer.count(". ") == 0
+    assert answer.endswith(".")
+    # 84 fixups of 2.2 ns, or of 412 ns; (20.1 - 7.6) µs / (412 - 0.2) ns is 30.
+    for figure in (
+        "84 fixups",
+        "185 ns",
+        "35 µs",
+        "20 µs (swapfile)",
+        "7.6 µs",
+        "up to 30 look-ups",
+    ):
+        assert figure in answer
+    assert "beats a swapfile with any number of known values" in answer
+    assert "zram never" in answer
+
+
+def test_a_break_even_of_the_document_goes_before_that_of_the_medians():
+    row = {
+        "swap": "file", "engine": "lazyfree", "fixup": "symbolic", "scope": "long", "pays": "up to",
+        "fixups": 33.0, "more_than_fit": False,
+    }  # fmt: skip
+    html = page(documents(make_survey(), make_cost(break_even=[row])), CREATED)
+    assert "up to 33 look-ups" in text_of(html)
+    always = row | {"fixups": 700.0, "pays": "always", "more_than_fit": True}
+    html = page(documents(make_survey(), make_cost(break_even=[always])), CREATED)
+    assert "any number of look-ups" in text_of(html)
+
+
+def test_from_a_comparison_alone_its_own_sentence_is_the_answer():
+    html = page(documents(compares=[make_compare()]), CREATED)
+    Structure(html)
+    assert text_of(html).count("With MAP_PRIVATE 8 processes sent all 800") == 2
+    assert 'id="chart-trip"' in html
+    assert 'id="chart-fixups"' not in html
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking", "there"),
+    [
+        ({}, ("cost", "survey", "compare"), ()),
+        ({"survey": make_survey()}, ("cost", "compare"), ("fixups", "processes")),
+        ({"cost": make_cost()}, ("survey", "compare"), ("trip",)),
+        ({"compares": [make_compare()]}, ("survey", "cost"), ("trip", "sweep1")),
+    ],
+)
+def test_what_is_missing_is_said_with_the_command_that_gives_it(given, lacking, there):
+    html = page(documents(**given), CREATED)
+    Structure(html)
+    text = text_of(html)
+    for name in ("survey", "cost", "compare"):
+        assert (f"then mapscratch report --{name} {name}.json" in text) == (name in lacking)
+    charts = set(re.findall(r'id="chart-(\w+)"', html))
+    assert charts >= set(there)
+    assert ("trip" in charts) == ("cost" not in lacking or "compare" not in lacking)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"survey": make_survey(libraries=[], processes=[], totals={}, skipped=[])},
+        {"cost": make_cost(lines=[], measurements=[], baselines=[], checks=[])},
+        {"compares": [make_compare(results=[], swap={"kind": "none"}, verdict={})]},
+        {"survey": {"document": "mapscratch.survey", "version": 1}},
+        {"cost": {"document": "mapscratch.cost", "version": 1}},
+        {"compares": [{"document": "mapscratch.compare", "version": 1}]},
+        {"ps": {"document": "mapscratch.ps", "version": 1}},
+    ],
+)
+def test_nothing_measured_is_no_empty_chart(given):
+    html = page(documents(**given), CREATED)
+    Structure(html)
+    assert "<svg" not in html
+    assert 'class="missing"' in html
+
+
+def test_why_a_part_is_missing_is_told():
+    html = page(documents(missing=(("cost", "no room on <disk>"),)), CREATED)
+    assert "could not be found out (no room on &lt;disk&gt;)" in html
+
+
+def test_wrong_words_are_an_alarm():
+    html = page(documents(compares=[make_compare(wrong_words=3)]), CREATED)
+    assert "3 words were wrong" in html
+    assert "alarm" in html
+
+
+def with_hostile_texts(value):
+    """Each text of a document replaced, but for those that choose between cases."""
+    kept = ("document", "kind", "what", "fixup", "engine", "swap", "strategy", "pays", "scope")
+    if isinstance(value, dict):
+        return {
+            key: one if key in kept and isinstance(one, str) else with_hostile_texts(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [with_hostile_texts(one) for one in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_every_text_of_a_document_is_escaped():
+    hostile = json.loads(
+        json.dumps(with_hostile_texts([make_survey(), make_cost(), make_compare(), make_ps()]))
+    )
+    survey, cost, compare, ps = hostile
+    survey["libraries"][0]["kinds"][HOSTILE] = 7
+    cost["left_out"][HOSTILE] = HOSTILE
+    cost["baselines"][0]["figures"][HOSTILE] = HOSTILE
+    compare["results"][0]["strategy"] = HOSTILE
+    html = page(documents(survey, cost, (compare,), ps, missing=((HOSTILE, HOSTILE),)), CREATED)
+    html.encode()  # No half of a pair, no lone byte.
+    structure = Structure(html)
+    assert structure.tags.count("script") == 1
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&quot;&#x27;") > 30
+    assert "\\u202e\\xff\\x00\\n" in html
+    assert not set(html) & {"\u202e", "\udcff", "\x00"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a<b>&\"'", "a&lt;b&gt;&amp;&quot;&#x27;"),
+        ("caf\udcc3\udca9", "caf\\xc3\\xa9"),
+        ("\ud800 \x1b[1m \u2066 é µ", "\\ud800 \\x1b[1m \\u2066 é µ"),
+        (7, "7"),
+    ],
+)
+def test_shown(text, expected):
+    assert shown(text) == expected
+
+
+def test_commands_that_made_it_are_there_to_be_copied():
+    html = page(documents(commands=("mapscratch survey --json a'b.json",)), CREATED)
+    assert "mapscratch survey --json a&#x27;b.json" in html
+    assert "mapscratch survey --installed" in page(FULL, CREATED)
+
+
+def test_documents_of_different_machines_are_pointed_out():
+    other = make_cost(machine={"kernel": "5.10", "architecture": "aarch64"})
+    assert "different machines" in page(documents(make_survey(), other), CREATED)
+    assert "different machines" not in page(FULL, CREATED)
+
+
+# --- what is worked out --------------------------------------------------------------------------
+
+
+def test_a_page_of_the_cost_document_stands_in_for_a_survey():
+    cost = make_cost(pages={"title": "libc", "fixups": [1, 3, 5, 512], "pages": [4, 4, 3, 1]})
+    found = histogram_of(documents(cost=cost))
+    assert found.bins[:3] == ((1, 1, 4), (2, 3, 4), (4, 7, 3))
+    assert found.bins[-1] == (512, 512, 1)
+    assert (found.median, found.p95, found.pages) == (3, 512, 12)
+    assert "in libc" in text_of(page(documents(cost=cost), CREATED))
+
+
+def test_shares_of_pages():
+    found = histogram_of(FULL)
+    assert found.share_up_to(0) == 0
+    assert found.share_up_to(512) == 1
+    assert found.share_up_to(1) == pytest.approx(1210 / found.pages)
+    assert found.share_up_to(23) == pytest.approx(
+        (1210 + 880 + 1130 + 1500 + 1720 / 2) / found.pages
+    )
+
+
+def test_the_last_class_ends_with_what_a_page_has():
+    spread = {"maximum": 512, "histogram": [[256, 511, 2], [512, 1023, 1]]}
+    survey = make_survey(totals={"fixups_per_page": spread})
+    assert histogram_of(documents(survey)).bins[-1] == (512, 512, 1)
+
+
+def test_pages_without_fixups_between_them_count_as_in_the_libraries():
+    cost = make_cost(pages={"clean_pages": 2.0})
+    for line in cost["lines"]:
+        line |= {"clean_page_us": 0.5, "clean_pages": [0.0, 0.0, 4.0, 0.0]}
+    ways = ways_of(documents(cost=cost))
+    swap = next(one for one in ways.swaps if one.key == "file")
+    assert swap.page_us == pytest.approx(20.1 + 1.0)
+    assert swap.points[0][1] == pytest.approx(20.1 + 0.2e-3 + 1.0)
+    assert swap.points[2][1] == pytest.approx(20.1 + 0.2 * 0.256 - 1.0)
+
+
+def test_devices_are_those_of_the_model():
+    assert tuple(latency for _, latency in page_facts.DEVICES) == tuple(cost_model.DEVICES.values())
+    assert page_facts.kernel_part_us(FULL.cost) == pytest.approx(2.9 + 0.64)
+
+
+@pytest.mark.parametrize("wanted", [[5, 5, 5], [0, 100, 101, 99], [-50, 400, 12, 13], [7], []])
+def test_labels_are_moved_apart(wanted):
+    places = apart(wanted, 17, 0, 200)
+    ordered = sorted(places)
+    assert all(b - a >= 17 - 1e-9 for a, b in itertools.pairwise(ordered))
+    assert all(0 <= place <= 200 for place in places)
+    assert sorted(range(len(wanted)), key=lambda i: (wanted[i], i)) == sorted(
+        range(len(wanted)), key=lambda i: (places[i], i)
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "logarithmic"), [(0, 7, False), (0, 1e7, False), (0.4, 900, True), (3, 4, True)]
+)
+def test_ticks_lie_on_the_axis(low, high, logarithmic):
+    scale = Scale(low, high, 100, 0, logarithmic=logarithmic)
+    ticks = scale.ticks(6)
+    assert len(ticks) <= 6
+    assert all(low <= tick <= high * (1 + 1e-9) for tick in ticks)
+    assert scale(low) == 100
+    assert scale(high) == 0
+    assert scale(1e99) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0022, "2.2 ns"), (0.185, "185 ns"), (7.61, "7.6 µs"), (20.4, "20 µs"), (1e4, "10 ms")],
+)
+def test_times_are_told_in_their_unit(value, expected):
+    assert microseconds(value).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0, "0 %"), (1, "100 %"), (0.9999, "over 99.9 %"), (0.0001, "under 0.1 %")],
+)
+def test_a_share_is_none_or_all_only_if_it_is(share, expected):
+    assert percent(share).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+def test_assets_are_installed():
+    assert (Path(page_facts.__file__).parent / "assets" / "page.css").is_file()

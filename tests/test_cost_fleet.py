@@ -9,7 +9,7 @@ from mmap import PAGESIZE
 import numpy as np
 import pytest
 from elf_oracle import needs_readelf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.costs import make_costs
 
@@ -33,6 +33,7 @@ def population(*pages: int) -> Population:
 # --- sums ---------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 5_000))
 def test_equal_processes_are_a_multiplication(processes, hosts, pages):
     fleet = plan_fleet(COSTS, population(pages), processes, hosts)
@@ -48,6 +49,7 @@ def test_equal_processes_are_a_multiplication(processes, hosts, pages):
         assert plan.seconds.minimum <= plan.seconds.median <= plan.seconds.maximum
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3_000), min_size=1, max_size=20), st.integers(1, 500))
 def test_processes_of_a_fleet_are_drawn_from_those_that_were_seen(pages, hosts):
     fleet = plan_fleet(COSTS, population(*pages), 200, hosts)

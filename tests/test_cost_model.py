@@ -10,7 +10,7 @@ from mmap import PAGESIZE
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.costs import LINES, make_costs, make_line
 
@@ -66,6 +66,7 @@ def line_of(lines, what, fixup=None):
 # --- lines and where they meet ------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(times, times, slopes)
 def test_lines_meet_at_break_even(swap_us, scratch_us, fixup_ns):
     costs = make_costs(
@@ -83,6 +84,7 @@ def test_lines_meet_at_break_even(swap_us, scratch_us, fixup_ns):
     assert fixups * fixup_ns / 1000 == pytest.approx(swap_us - scratch_us, rel=1e-6, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(times, slopes), min_size=1, max_size=6), st.data())
 def test_a_round_trip_grows_with_fixups_and_its_bounds_hold_every_round(fits, data):
     costs = make_costs(lines=[make_line("lazyfree", *fits)])
@@ -99,6 +101,7 @@ def test_a_round_trip_grows_with_fixups_and_its_bounds_hold_every_round(fits, da
         assert np.all(known.at(fixups)[2] >= every - 1e-9)
 
 
+@settings(deadline=None)
 @given(times, times, slopes, slopes)
 def test_dearer_fixups_break_even_earlier_and_dearer_swap_later(swap_us, more_us, low, more):
     def limit(swap, fixup):
@@ -167,6 +170,7 @@ def test_lines_of_different_rounds_are_compared_by_their_bounds():
 # --- other devices ------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_a_slower_device_is_dearer_and_keeps_the_kernels_part(one, other):
     costs = make_costs()
@@ -196,6 +200,7 @@ def test_devices_by_name_and_by_number():
 # --- fixups a page ------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 512), min_size=1, max_size=200))
 def test_a_distribution_is_numpys(counts):
     array = np.array(counts)
@@ -314,6 +319,7 @@ def test_another_document_is_refused(document, message):
             read(document)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_document_is_an_error_that_says_so(data):
     document = json.loads(json.dumps(cost_document(report_of(), CREATED)))
@@ -334,8 +340,10 @@ def test_the_answer_names_prices_limits_and_shares():
     text = answer(report_of())
     assert "A relative one costs ld.so 2.0 ns" in text
     assert "150 ns to 400 ns" in text
-    assert "Against swapfile (61 µs) and zram (14 µs)" in text or "Against swapfile (60 µs)" in text
+    assert "known and relative ones however many fit in a page" not in text  # zram: known 240
     assert "relative ones however many fit in a page" in text
+    # 170 in the mean, three quarters relative: 0.75 * 2 + 0.25 * 150 (or 400) ns each.
+    assert "as ld.so does it 6.6 µs in a short scope and 17 µs in a long scope" in text
     assert "% of pages)" in text
     assert text.endswith(".")
 

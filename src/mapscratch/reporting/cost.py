@@ -27,6 +27,7 @@ from mapscratch.experiment.cost_model import (
     BreakEven,
     Device,
     Distribution,
+    FixupCost,
     Layout,
     RoundTrip,
     break_evens,
@@ -140,10 +141,34 @@ def answer(report: CostReport) -> str:
     engine = report.engine
     swaps = _list(f"{one.title} ({microseconds(float(one.at(0)[0, 0]))})" for one in report.swaps)
     return (
-        f"{first} The page in the middle has {report.pages.median:.0f} ({report.pages.title}). "
-        f"Against {swaps}, dropping a page with {engine} and making its fixups again takes less "
-        f"time with {_limits(report, weighed)}."
+        f"{first} {_whole_page(report)} Against {swaps}, dropping a page with {engine} and making "
+        f"its fixups again takes less time with {_limits(report, weighed)}."
     )
+
+
+def _whole_page(report: CostReport) -> str:
+    """What all fixups of a page take, as many and of such kinds as pages have in the mean."""
+    pages, costs = report.pages, report.costs
+    known = next((one for one in report.scratches if one.what == report.engine), None)
+    relative = costs.measurement("relocation.relative")
+    parts = []
+    if known and known.fixup:
+        parts.append(f"{microseconds(known.fixup.ns.median * pages.mean / 1e3)} from known values")
+    if relative and pages.relative_share is not None:
+        dear = []
+        for scope in ("short", "long"):
+            symbolic = costs.measurement(f"relocation.symbolic.{scope}")
+            if symbolic:
+                rest = 1 - pages.relative_share
+                each = pages.relative_share * relative.median + rest * symbolic.median
+                dear.append(f"{microseconds(each * pages.mean / 1e3)} in a {scope} scope")
+        if dear:
+            parts.append(f"as ld.so does it {_list(dear)}")
+    share = (
+        f", {pages.relative_share:.0%} of them relative" if pages.relative_share is not None else ""
+    )
+    takes = f": all of them again take {', and '.join(parts)}" if parts else ""
+    return f"A page of {pages.title} has {pages.mean:.0f} in the mean{share}{takes}."
 
 
 def _prices(report: CostReport) -> str:
@@ -168,17 +193,19 @@ def _prices(report: CostReport) -> str:
 
 def _limits(report: CostReport, weighed: Iterable[BreakEven]) -> str:
     """Up to how many fixups of each kind, one number for each swap."""
-    by_kind: dict[str, list[BreakEven]] = {}
+    by_kind: dict[FixupCost, list[BreakEven]] = {}
     for one in weighed:
-        if (
-            one.fixup.scope != "long"
-            or report.costs.measurement("relocation.symbolic.short") is None
-        ):
-            by_kind.setdefault(one.fixup.fixup.removesuffix(" value"), []).append(one)
-    kinds: dict[str, list[str]] = {}
-    for kind, limits in by_kind.items():
-        kinds.setdefault(_limits_of_kind(report, limits), []).append(kind)
-    return _list(f"{_list(names)} ones {limit}" for limit, names in kinds.items())
+        by_kind.setdefault(one.fixup, []).append(one)
+    kinds: dict[str, list[FixupCost]] = {}
+    for fixup, limits in by_kind.items():
+        kinds.setdefault(_limits_of_kind(report, limits), []).append(fixup)
+    return _list(f"{_ones(fixups)} {limit}" for limit, fixups in kinds.items())
+
+
+def _ones(fixups: Iterable[FixupCost]) -> str:
+    plain = [one.fixup.removesuffix(" value") for one in fixups if one.scope != "long"]
+    long = [f"{one.fixup} ones in a long scope" for one in fixups if one.scope == "long"]
+    return _list([*([f"{_list(plain)} ones"] if plain else []), *long])
 
 
 def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
@@ -196,7 +223,7 @@ def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
                 one.pays, f"{max(1, round(one.fixups.median)):,}"
             )
         )
-    return f"up to {_list(numbers)} a page (that is {_list(shares)} of pages)"
+    return f"up to {_list(numbers)} a page ({_list(shares)} of pages)"
 
 
 def _list(parts: Iterable[str]) -> str:

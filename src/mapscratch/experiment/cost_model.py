@@ -11,6 +11,10 @@ takes for a page without any, and *f* for each of its *k* fixups::
 (`mapscratch.experiment.costs.Line`), a straight line for each round; the *f* of a fixup that is
 worked out again as ld.so does it is what ld.so takes, measured in the same run. Break-even is
 worked out round by round, as what was measured in turns is compared everywhere here.
+
+Two slopes are known better than a line through noisy points says. A swapfile doesn't look at what
+is on a page: its *s* is 0, and its *S* what it took in the mean. And a stored value can't cost less
+than storing it alone, which is measured too: a smaller *f* is raised to that.
 """
 
 from __future__ import annotations
@@ -39,6 +43,9 @@ WORDS_A_PAGE = PAGESIZE // 8
 ENGINES = ("kernel", "lazyfree", "dontneed")
 """Those that bring pages back by fixups, the preferred one first."""
 SWAPS = ("swap.file", "swap.partition", "swap.zram", "swap.zswap")
+_CONTENT_DOES_NOT_MATTER = ("swap.file", "swap.partition")
+_STORING, _HEALING = {"lazyfree": "fixup.at_page_in"}, "fixup.word"
+"""What storing a known value alone takes, by engine; where pages heal word by word."""
 DEVICE, DEVICE_AHEAD = "swap.device", "swap.device.ahead"
 
 DEVICES = {"nvme": 80.0, "ssd": 150.0, "disk": 10_000.0}
@@ -196,11 +203,11 @@ def swap_lines(
         other: the device.
         layout: what is mapped beside the pages.
     """
-    found = [
-        _round_trip(line, swap_title(line.what), None, layout)
-        for line in map(costs.line, SWAPS)
-        if line
-    ]
+    found = []
+    for line in map(costs.line, SWAPS):
+        if line:
+            trip = _round_trip(line, swap_title(line.what), None, layout)
+            found.append(_level(trip, line) if line.what in _CONTENT_DOES_NOT_MATTER else trip)
     if other:
         found += device_lines(costs, other)
     return found
@@ -217,8 +224,7 @@ def scratch_lines(costs: Costs, layout: Layout = ALONE) -> list[RoundTrip]:
     for line in map(costs.line, ENGINES):
         if line is None:
             continue
-        known = FixupCost("known value", None, line.fixup_ns)
-        with_known = _round_trip(line, line.what, known, layout)
+        with_known = _known(_round_trip(line, line.what, None, layout), costs)
         found.append(with_known)
         found += [_with_fixups(with_known, fixup) for fixup in measured_fixups(costs)]
     return found
@@ -287,6 +293,25 @@ def _round_trip(line: Line, title: str, fixup: FixupCost | None, layout: Layout)
     )
     fixup_ns = np.array([fit.fixup_ns for fit in line.fits])
     return RoundTrip(line.what, title, fixup, _thrice(page_us), _thrice(fixup_ns))
+
+
+def _level(trip: RoundTrip, line: Line) -> RoundTrip:
+    """The same for any number of fixups: what it is for the mean number that was measured."""
+    fixups = float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
+    page_us = trip.page_us + trip.fixup_ns * fixups / 1e3
+    return RoundTrip(trip.what, trip.title, None, page_us, np.zeros_like(page_us))
+
+
+def _known(trip: RoundTrip, costs: Costs) -> RoundTrip:
+    """An engine that stores known values."""
+    stored = costs.measurement(_STORING.get(trip.what, _HEALING))
+    least = stored.spread.minimum if stored else -np.inf
+    fixup_ns = np.maximum(trip.fixup_ns, least)
+    spread = Spread(
+        float(np.median(fixup_ns[0])), float(fixup_ns[1].min()), float(fixup_ns[2].max())
+    )
+    known = FixupCost("known value", None, spread)
+    return RoundTrip(trip.what, trip.title, known, trip.page_us, fixup_ns)
 
 
 def _with_fixups(known: RoundTrip, fixup: FixupCost) -> RoundTrip:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from code_programs import build_library
 from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler, needs_readelf, supports
 from test_elf_hostile import HOSTILE, handmade
@@ -26,7 +25,6 @@ from mapscratch.census.libraries import survey_files
 from mapscratch.elf import (
     ElfError,
     LibrarySurvey,
-    convert,
     default_libraries,
     fixups_per_page,
     overlay,
@@ -223,45 +221,6 @@ def test_relocations_of_text(tmp_path):
     assert not library.convertible
 
 
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory) -> Path:
-    """A folder with libcallee.so, and libcaller.so that calls it a thousand times over."""
-    folder = tmp_path_factory.mktemp("calls")
-    build_library(folder / "libcallee.so", "callee.c", "-O0")
-    for flag in ("lazy", "now"):
-        link_calls(folder, flag)
-    return folder
-
-
-def link_calls(folder: Path, flag: str) -> None:
-    options = (f"-L{folder}", "-Wl,-rpath,$ORIGIN", "-lcallee", f"-Wl,-z,{flag}", "-Wl,-z,norelro")
-    build_library(folder / f"lib{flag}.so", "caller.c", "-O0", *options)
-
-
-@needs_compiler
-@pytest.mark.parametrize("mode", ["lazy", "now"])
-def test_saved_pages_of_a_library_of_calls(calls, mode):
-    library = survey(calls / f"lib{mode}.so")
-    assert library.bind_mode == mode
-    assert library.convertible
-    assert library.plt_entries > 1024
-    # 1,027 slots of 8 bytes are on three pages; the first two are PLT0's, others' are on the last.
-    slots = library.pages.numbers[library.pages.of_kind("JUMP_SLOT")]
-    saved = library.pages.numbers[library.pages.saved]
-    assert library.plt_pages == len(slots) == 3
-    assert 1 <= library.saved_pages <= 2
-    assert set(saved.tolist()) < set(slots.tolist())
-    assert library.text_pages >= 1024 * 16 // PAGE
-
-
-@needs_compiler
-def test_a_library_that_is_converted_already(calls, tmp_path):
-    convert(calls / "liblazy.so", tmp_path / "converted.so")
-    library = survey(tmp_path / "converted.so")
-    assert library.not_convertible_because == "is converted already"
-    assert library.dirtied_pages < survey(calls / "liblazy.so").dirtied_pages
-
-
 @needs_compiler
 def test_an_executable_at_a_fixed_address(tmp_path):
     source = tmp_path / "main.c"
@@ -330,8 +289,8 @@ def survives(path: Path, data: bytes) -> bool:
 def test_hundreds_of_mutations(sample, tmp_path):
     randomness = random.Random(2004)
     path = tmp_path / "mutated.so"
-    accepted = sum(survives(path, mutate(randomness, sample)) for _ in range(300))
-    assert 15 < accepted < 285
+    accepted = sum(survives(path, mutate(randomness, sample)) for _ in range(200))
+    assert 10 < accepted < 190
 
 
 @needs_compiler

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes hold, by survey and by pagemap; what conversion saves, in a converted process."""
+"""What processes hold, by survey and by pagemap."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from code_programs import build_library, converted
 from elf_oracle import compile_library, needs_compiler
 from numpy.typing import NDArray
+from support.held import one, python, running
 from support.interpreter import run_python
 from support.swap import some_swap
 
 from mapscratch.census import processes as census_processes
-from mapscratch.census.processes import HeldFile, ProcessSurvey, survey_processes
-from mapscratch.elf import LibrarySurvey, survey
+from mapscratch.census.processes import survey_processes
+from mapscratch.elf import survey
 from mapscratch.kernelstats import count_pages, page_entries, range_memory
 
 pytestmark = needs_compiler
@@ -64,52 +62,10 @@ print(*children, flush=True)
 sys.stdin.read()
 """
 
-CALL_ALL = """
-#include "callee.h"
-#include <stdio.h>
-#include <unistd.h>
-int main(void) {
-    unsigned long sum = 0;
-    char byte;
-    for (int i = 0; i < FUNCTIONS; i++)
-        sum += callers[i](i) - expected_result(i, i);
-    printf("%lu\\n", sum);
-    fflush(stdout);
-    return (int)read(0, &byte, 1);
-}
-"""
-
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
     return compile_library(tmp_path_factory.mktemp("held"), "held", LIBRARY)
-
-
-@contextmanager
-def running(
-    command: Sequence[str | Path], variables: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, str]]:
-    """A process that has said one line and waits; its number and the line."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
-    ) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        assert line, f"status {process.wait()}"
-        yield process.pid, line
-        process.kill()
-
-
-def python(code: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-c", code, *map(str, arguments)]
-
-
-def one(pid: int, path: Path) -> tuple[ProcessSurvey, HeldFile]:
-    census = survey_processes([pid])
-    assert not [skipped for skipped in census.skipped if skipped.path == path]
-    (process,) = census.processes
-    (held,) = [held for held in process.files if held.path == path]
-    return process, held
 
 
 def private_pages(pid: int, path: Path) -> int:
@@ -347,75 +303,3 @@ def test_an_ordinary_user(library):
     assert rest.split() == ["True", "True", "STATUS", "2"]
     (line,) = done.stderr.splitlines()
     assert "run as its user or as root" in line
-
-
-# --- what conversion saves -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Path:
-    """A folder with programs that call a thousand functions, of a lazy and of a bound library."""
-    folder = tmp_path_factory.mktemp("programs")
-    build_library(folder / "libcallee.so", "callee.c", "-O0")
-    source = folder / "main.c"
-    source.write_text(CALL_ALL)
-    near = (f"-L{folder}", "-Wl,-rpath,$ORIGIN")
-    headers = f"-I{Path(__file__).with_name('runtime')}"
-    for mode in ("lazy", "now"):
-        options = (*near, "-lcallee", f"-Wl,-z,{mode}", "-Wl,-z,norelro")
-        build_library(folder / f"lib{mode}.so", "caller.c", "-O0", *options)
-        command = ["cc", headers, source, "-o", folder / mode, *near, f"-l{mode}", "-lcallee"]
-        subprocess.run(command, check=True)
-    return folder
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="only x86-64 code is converted")
-@pytest.mark.parametrize("mode", ["lazy", "now"])
-def test_saved_pages_are_saved_in_a_converted_process(programs, tmp_path, mode):
-    path = programs / f"lib{mode}.so"
-    known = survey(path)
-    assert known.saved_pages >= 1
-    with running([programs / mode]) as (pid, line):
-        assert line == "0\n"
-        _, held = one(pid, path)
-        check_held(held, known, saved=0)
-    with (
-        converted(tmp_path, path) as (variables, made, _),
-        running([programs / mode], variables) as (pid, line),
-    ):
-        assert line == "0\n"
-        _, held = one(pid, path)
-        check_held(held, known, saved=known.saved_pages)
-        assert made.counts().overlaid >= 1
-
-
-def check_held(held: HeldFile, known: LibrarySurvey, saved: int) -> None:
-    """Relocation has dirtied exactly what the survey says, less what is saved."""
-    assert held.relocated_pages == known.dirtied_pages - saved
-    assert held.saved_pages == known.saved_pages - saved
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="only x86-64 code is converted")
-def test_saved_pages_of_real_libraries(tmp_path):
-    """All that a Python with ssl loads: each page that is to be saved is, and no other one."""
-    command = python("import ssl, hashlib, zlib; print(1, flush=True); input()")
-    with running(command) as (pid, _):
-        census = survey_processes([pid])
-    known = {
-        library.path: library
-        for library in census.libraries
-        if library.convertible and library.saved_pages
-    }
-    stock = {held.path: held for held in census.processes[0].files}
-    assert known, "no library here has pages to save"
-    with (
-        converted(tmp_path, *known) as (variables, _, _),
-        running(command, variables) as (pid, _),
-    ):
-        (process,) = survey_processes([pid]).processes
-    after = {held.path: held for held in process.files}
-    for path, library in known.items():
-        assert stock[path].saved_pages == library.saved_pages, path
-        assert after[path].saved_pages == 0, path
-        saved = stock[path].relocated_pages - after[path].relocated_pages
-        assert saved == library.saved_pages, path

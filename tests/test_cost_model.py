@@ -377,6 +377,12 @@ def test_the_picture_has_every_line_and_steep_ones_leave_it():
     assert "out of the picture" in chart.note
 
 
+def test_a_device_far_above_the_others_is_named_and_not_drawn():
+    chart = cost_chart(report_of(device=device("disk")))
+    assert [one.name for one in chart.series][:3] == ["swapfile", "zram", "lazyfree"]
+    assert "disk at 10,000 µs takes 10005 µs: far above it." in chart.note
+
+
 def test_all_pairs_are_weighed():
     costs = make_costs()
     found = break_evens(swap_lines(costs, device("disk")), scratch_lines(costs))

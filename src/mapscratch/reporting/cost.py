@@ -8,7 +8,7 @@ lines and break-even, the other ways, and a fleet. `docs/cost.md` explains it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -53,6 +53,8 @@ _CHART_POINTS = tuple(range(0, WORDS_A_PAGE + 1, 128))
 _CHART_ROWS = 14
 _ROOM_ABOVE_SWAP = 1.5
 """The chart is so many times as high as the dearest swap; steeper lines leave it."""
+_FAR = 10.0
+"""A swap so many times as dear as the cheapest is not drawn."""
 _NOT_MEASURED = "n/a"
 
 
@@ -243,10 +245,11 @@ def _ns(value: float) -> str:
 def cost_chart(report: CostReport) -> Chart:
     """A page's round trip against its fixups: each swap, and one engine with each kind of fixup."""
     lines = [one for one in report.scratches if one.what == report.engine]
-    swap_us = [float(one.at(_CHART_POINTS)[0].max()) for one in report.swaps]
-    known_us = [float(line.at(_CHART_POINTS)[0].max()) for line in lines[:1]]
+    swaps, far = _within_reach(report.swaps)
+    swap_us = [_highest(one) for one in swaps]
+    known_us = [_highest(line) for line in lines[:1]]
     top = max([_ROOM_ABOVE_SWAP * value for value in swap_us] + known_us, default=0.0)
-    series = [_series(one.title, one, math.inf) for one in report.swaps]
+    series = [_series(one.title, one, math.inf) for one in swaps]
     leaves_at = top
     for line in lines:
         one = _series(_series_name(line), line, leaves_at)
@@ -255,10 +258,23 @@ def cost_chart(report: CostReport) -> Chart:
             leaves_at -= top / _CHART_ROWS  # So that names stand below each other.
     series = [one for one in series if one.points]
     leaving = any(one.points[-1][0] < WORDS_A_PAGE for one in series)
-    note = "Lines that end early go on upwards, out of the picture." if leaving else ""
+    notes = ["Lines that end early go on upwards, out of the picture."] if leaving else []
+    notes += [f"{one.title} takes {microseconds(_highest(one))}: far above it." for one in far]
     title = "µs for a page to leave memory and come back, by its number of fixups"
     unit = ("fixup a page", "fixups a page")
-    return Chart(title, tuple(series), note, unit, _CHART_POINTS)
+    return Chart(title, tuple(series), " ".join(notes), unit, _CHART_POINTS)
+
+
+def _highest(line: RoundTrip) -> float:
+    return float(line.at(_CHART_POINTS)[0].max())
+
+
+def _within_reach(swaps: Sequence[RoundTrip]) -> tuple[list[RoundTrip], list[RoundTrip]]:
+    """Those to be drawn, and those that are so dear that nothing else could be seen beside them."""
+    ordered = sorted(swaps, key=_highest)
+    reach = _FAR * _highest(ordered[0]) if ordered else 0.0
+    drawn = [one for one in swaps if _highest(one) <= reach]
+    return drawn, [one for one in ordered if _highest(one) > reach]
 
 
 def _series_name(line: RoundTrip) -> str:

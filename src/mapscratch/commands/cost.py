@@ -7,9 +7,10 @@ many fixups a page dropping it takes more time than swapping it, for fixups whos
 relative ones, and ones that look a symbol up; what other ways cost (pre-fork, KSM, prelink, ...);
 and what a fleet of hosts would write, hold and compute.
 
-Without --swap nothing on the machine is changed, and swap is measured only if there is some. With
---swap all (root) a swapfile, zram and zswap are made in turn and removed again. The figures that
---json saves can be reckoned with again by --from, for other devices, libraries and fleets.
+Without --swap no swap is made, and it is measured only if there is some. With --swap all (root) a
+swapfile, zram and zswap are made in turn and removed again. As root, KSM runs for a moment. The
+figures that --json saves can be reckoned with again by --from, for other devices, libraries and
+fleets.
 
 LIB, or --survey, says whose pages are reckoned with; else some libraries of this machine.
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
 SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
 
 _ASSUMED_DEVICE = "nvme"
+_KSM = "/sys/kernel/mm/ksm/run"
 _LEAST_SWAP = 256 << 20
 _MOST = 10**12
 
@@ -234,19 +237,25 @@ def _measure(arguments: argparse.Namespace, console: Console) -> tuple[Costs, Al
     seconds = arguments.seconds or DEFAULT_SECONDS
     console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
     if not swaps:
-        console.print(_what_swap_is_there())
+        console.print(_what_is_changed())
     with progress_bar() as progress:
         costs = measure(swaps, seconds=seconds, announce=console.print, progress=progress)
         return costs, _alternatives(arguments.libraries, console, progress)
 
 
-def _what_swap_is_there() -> str:
-    areas = active_swaps()
-    if areas:
-        return "Nothing on the machine is changed; swap is what is there."
+def _what_is_changed() -> str:
+    # Merging pages can be measured by whoever may start it.
+    but = (
+        ", but for KSM, which runs for a moment (its settings are put back)"
+        if os.access(_KSM, os.W_OK)
+        else ""
+    )
+    changed = f"Nothing on the machine is changed{but}"
+    if active_swaps():
+        return f"{changed}; swap is what is there."
     return (
-        "Nothing on the machine is changed, and there is no swap, so it is not measured: as root, "
-        "--swap all makes some for the run; --device-latency reckons with an assumed device."
+        f"{changed}. There is no swap, so it is not measured: as root, --swap all makes some for "
+        "the run; --device-latency reckons with an assumed device."
     )
 
 

@@ -9,7 +9,10 @@ Examples:
   mapscratch doctor               what an ordinary mapping gets here, and which engines run
   mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
   mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
-  mapscratch compare --help       what else it can do
+  mapscratch survey --installed   fixups a page, of all libraries of this machine
+  mapscratch cost                 what a fixup costs here, and from how many on swap is cheaper
+  mapscratch report               all of that as one HTML page
+  mapscratch ps                   which processes use scratch memory, and how much of it was dropped
   mapscratch convert LIB -o OUT   a library whose PLT entries bind themselves again
   mapscratch run -- COMMAND       a program with such entries in all of its libraries
 """
@@ -34,7 +37,7 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; everything is cleaned up."""
 
-_COMMANDS = ("demo", "compare", "convert", "doctor", "run")
+_COMMANDS = ("demo", "compare", "survey", "cost", "report", "ps", "convert", "run", "doctor")
 """Modules of this package; imported when they are asked for, because some take long to import."""
 
 

@@ -160,7 +160,7 @@ def test_a_cache_keeps_what_was_used_last_dirty(lazyfree: str) -> None:
 
 
 def test_the_oom_score_counts_them(lazyfree: str, tmp_path: Path) -> None:
-    source = 48 * MIB
+    source = 24 * MIB
 
     def score(process: Operated) -> int:
         return int(Path(f"/proc/{process.pid}/oom_score").read_text())
@@ -195,7 +195,7 @@ def test_available_memory_counts_them_as_available(lazyfree: str, tmp_path: Path
             return taken > 7 * source and before.available - after.available < taken / 2
 
         # Others on this machine take and give back memory, too.
-        assert any(is_so() for _ in range(10))
+        assert any(is_so() for _ in range(40))
 
 
 def test_dask_pauses_a_worker_for_droppable_pages(lazyfree: str, tmp_path: Path) -> None:

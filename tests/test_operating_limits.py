@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import seccomp
+from support.engines import STATUS, why_not
 from support.interpreter import run_python
 from support.operated import ARRAY, MIB, make_source, operated, temporary_group
 
@@ -16,9 +19,14 @@ SOURCE = MIB
 DECODED = 8 * SOURCE
 
 
-@pytest.fixture
-def source(lazyfree: str, tmp_path: Path) -> Path:
-    return make_source(tmp_path / "bytes", SOURCE)
+@pytest.fixture(scope="module")
+def source() -> Iterator[Path]:
+    """Where every user may read it; pytest's own directory is closed to others."""
+    if not STATUS["lazyfree"].available:
+        pytest.skip(why_not("lazyfree"))
+    with tempfile.TemporaryDirectory(prefix="mapscratch-") as directory:
+        os.chmod(directory, 0o755)
+        yield make_source(Path(directory) / "bytes", SOURCE)
 
 
 PRELUDE = """
@@ -88,7 +96,6 @@ def test_the_limit_of_locked_memory_is_for_pins_and_dontneed(source: Path) -> No
         """
 import mmap
 from support.ordinary_user import become_ordinary_user
-os.chmod(os.path.dirname(sys.argv[1]), 0o755)
 ours, m = array(), ScratchMap(sys.argv[1], engine="lazyfree")
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
 become_ordinary_user()
@@ -198,9 +205,6 @@ def test_a_sandbox_without_userfaultfd_is_told_what_to_allow(source: Path) -> No
         """
 from support.ordinary_user import become_ordinary_user
 from support.seccomp import forbid
-os.chmod(os.path.dirname(sys.argv[1]), 0o755)
-os.chmod(os.path.dirname(os.path.dirname(sys.argv[1])), 0o755)
-os.chmod(os.path.dirname(os.path.dirname(os.path.dirname(sys.argv[1]))), 0o755)
 become_ordinary_user()  # root has /dev/userfaultfd as well
 forbid("userfaultfd")
 try:
@@ -244,7 +248,6 @@ def test_an_ordinary_user_gets_page_faults_but_not_those_of_system_calls(source:
     run(
         """
 from support.ordinary_user import become_ordinary_user
-os.chmod(os.path.dirname(sys.argv[1]), 0o755)
 del first
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
 import gc, warnings

@@ -149,7 +149,7 @@ def test_a_stopped_process_goes_on_where_it_was(process: Operated) -> None:
     process.begin("sum(float(array[512 * page]) for page in range(1, 1000))")
     os.kill(process.pid, signal.SIGSTOP)
     assert eventually(lambda: process.state() == "T")
-    assert process.state(process.thread("mapscratch")) == "T"
+    assert eventually(lambda: process.state(process.thread("mapscratch")) == "T")
     os.kill(process.pid, signal.SIGCONT)
     total = process.answer()
     assert total == process.ask("float(sum(array[512:512000:512].tolist()))")

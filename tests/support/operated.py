@@ -93,7 +93,8 @@ class Operated:
 def operated(code: str, *arguments: object) -> Iterator[Operated]:
     """Runs code in a process, then what it is asked for; it is killed in the end."""
     text = "import os, sys, threading\n" + textwrap.dedent(code) + _ANSWER
-    with start_python(text, *arguments) as process:
+    # Threads of a library for linear algebra would add memory of their own to every figure.
+    with start_python(text, *arguments, environment={"OPENBLAS_NUM_THREADS": "1"}) as process:
         try:
             one = Operated(process)
             assert one.ask("0") == 0

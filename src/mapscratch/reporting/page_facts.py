@@ -268,11 +268,13 @@ def clean_pages(cost: Node | None) -> float:
 def _points(
     line: Node, clean: float, neighbour_us: float
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """What was measured, less what neighbours without fixups cost beyond those of the libraries."""
+    """What was measured, with what neighbours without fixups cost in the libraries."""
     own = line.number_list("clean_pages")
     found = []
     for index, (fixups, *times) in enumerate(line.rows("points", 4)):
-        moved_us = (clean - own[index]) * neighbour_us if index < len(own) else 0.0
+        if index < len(own) and own[index]:
+            continue  # It was measured for what neighbours cost, and says little by itself.
+        moved_us = clean * neighbour_us
         middle, low, high = (max(time + moved_us, 0.001) for time in times)
         found.append((fixups, middle, low, high))
     return tuple(found)

@@ -374,6 +374,7 @@ def costs_section(documents: Documents) -> str:
         parts.append(paragraph("No engine that drops pages was measured.", class_="missing"))
     if ways.others and ways.swaps:
         parts.append(_other_engines(ways))
+    parts += [paragraph(shown(note), class_="note") for note in documents.cost.texts("notes")]
     parts.append(_measurements(documents.cost))
     parts.append(_checks(documents.cost))
     return section("costs", title, *parts)
@@ -493,11 +494,9 @@ def _measurements(cost: Node) -> str:
         median, low, high = (node.number(name) for name in ("median", "minimum", "maximum"))
         if median is None:
             continue
-        spread = (
-            f"{nanoseconds(low)}{TO}{nanoseconds(high)}"
-            if low is not None and high is not None
-            else "not known"
-        )
+        spread = "one round" if node.number("rounds") == 1 else "not known"
+        if low is not None and high is not None and low < high:
+            spread = f"{nanoseconds(low)}{TO}{nanoseconds(high)}"
         rows.append(
             element(
                 "tr",
@@ -515,16 +514,18 @@ def _measurements(cost: Node) -> str:
     if not rows:
         return paragraph("No single cost was measured.", class_="missing")
     heads = ("what", "median", f"least{TO}most", "for each")
-    return _scrolling(
+    figures = _scrolling(
         element(
             "table",
-            element("caption", "What each step costs here; medians over interleaved rounds"),
+            element("caption", "Medians over rounds in which all of them take turns"),
             element(
                 "thead", element("tr", *(element("th", shown(text), scope="col") for text in heads))
             ),
             element("tbody", *rows),
         )
     )
+    summary = element("summary", shown(f"What each step costs here: {count(len(rows))} figures"))
+    return element("details", summary, figures, open=True)
 
 
 def _checks(cost: Node) -> str:
@@ -600,7 +601,7 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
         (
             name,
             microseconds(median),
-            f"{microseconds(low)}{TO}{microseconds(high)}",
+            f"{microseconds(low)}{TO}{microseconds(high)}" if low < high else "one round",
             f"{back[name]:.2f}" if name in back else "not known",
         )
         for name, median, low, high in sweep.trips
@@ -612,6 +613,7 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
     sentence = compare.child("verdict").text("sentence")
     if sentence:
         parts.append(paragraph(shown(sentence)))
+    parts += [paragraph(shown(note), class_="note") for note in compare.texts("notes")]
     return "".join(parts)
 
 
@@ -814,7 +816,6 @@ def _left_out(documents: Documents) -> str:
     rows = [(name, reason) for name, reason in documents.missing]
     for node in documents.all():
         rows += [(name, reason) for name, reason in node.reasons("left_out").items()]
-        rows += [("note", note) for note in node.texts("notes")]
     skipped = documents.survey.children("skipped") if documents.survey else []
     parts = []
     if rows:

@@ -99,12 +99,15 @@ class Line:
             pages come back with them.
         fits: one a round.
         points: what the fits go through.
+        cpu_us: µs of processor time of the processes for each page, the mean of all points, over
+            the rounds; the kernel's own threads are not in it. None if it is not known.
     """
 
     what: str
     fixups: str
     fits: tuple[Fit, ...]
     points: tuple[Point, ...]
+    cpu_us: Spread | None = None
 
     @property
     def page_us(self) -> Spread:

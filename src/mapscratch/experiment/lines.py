@@ -51,7 +51,7 @@ class _Shape:
     """
 
     fixups: int
-    pages: int = 128
+    pages: int = 64
     clean_run: int = 0
 
     @property
@@ -65,7 +65,7 @@ _SHAPES = (
     _Shape(256),
     _Shape(512),
     _Shape(256, clean_run=8),
-    _Shape(256, pages=16),
+    _Shape(256, pages=8),
 )
 _OF_FIGURES = _Shape(256)
 """What a fixup takes is told for this one."""
@@ -159,11 +159,7 @@ class LineTimer(Timer):
         """What was found; asked in the end."""
         lines = []
         for what, rounds in sorted(self._rounds.items()):
-            complete = [
-                {shape: one.round_trip_us for shape, one in of_round.items() if one.round_trip_us}
-                for of_round in rounds
-            ]
-            complete = [trips for trips in complete if len(trips) == len(_SHAPES)]
+            complete = [trips for trips in map(_trips, rounds) if len(trips) == len(_SHAPES)]
             if not complete:
                 self.left_out[f"line.{what}"] = "pages didn't leave memory"
                 continue
@@ -173,6 +169,7 @@ class LineTimer(Timer):
                     fixups="none" if what.startswith("swap.") else "known values",
                     fits=tuple(self._fit(trips) for trips in complete),
                     points=tuple(self._point(shape, complete) for shape in _SHAPES),
+                    cpu_us=Spread.of(map(_cpu_us, rounds)),
                 )
             )
         return lines
@@ -235,6 +232,15 @@ class LineTimer(Timer):
             yield Surroundings(describe_swap(temporary=True), None)
 
 
+def _trips(of_round: dict[_Shape, Round]) -> dict[_Shape, float]:
+    return {shape: one.round_trip_us for shape, one in of_round.items() if one.round_trip_us}
+
+
+def _cpu_us(of_round: dict[_Shape, Round]) -> float | None:
+    known = [one.cpu_us for one in of_round.values() if one.cpu_us is not None]
+    return statistics.mean(known) if known else None
+
+
 def regressors(workload: Workload) -> tuple[float, float, float]:
     """What a `Line` predicts a workload's round trip from.
 
@@ -294,7 +300,7 @@ def _figures(found: dict[str, dict[_Shape, Round]]) -> Figures:
     for what, rounds in found.items():
         if what.startswith("swap."):
             dense = [
-                rounds[shape] for shape in _SHAPES if shape.pages == 128 and not shape.clean_run
+                rounds[shape] for shape in _SHAPES if shape.pages == 64 and not shape.clean_run
             ]
             for name, values in (
                 (f"{what}.out", [one.reclaim_us for one in dense]),

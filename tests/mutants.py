@@ -135,6 +135,42 @@ MUTANTS = (
         "tests/test_arrays_conversions.py",
     ),
     Mutant(
+        "raw clone: the parent's board is left alone",
+        "libscratch/board.c",
+        "    if (madvise(page, scratch_page_size(), MADV_WIPEONFORK)) {\n",
+        "    if (0) {\n",
+        "tests/test_ps_census.py",
+    ),
+    Mutant(
+        "fork: the child has a board of its own",
+        "libscratch/board.c",
+        "    int file = replace_board(copy_for_child, copy_bytes);\n",
+        "    int file = -1;\n    atomic_store(scratch_board.is_ours, 1);\n",
+        "tests/test_ps_census.py",
+    ),
+    Mutant(
+        "closed descriptors: a way to the board without the right to attach",
+        "libscratch/pager.c",
+        "    scratch_board_open(); "
+        "/* its descriptor stays in our table, for whoever looks there */\n",
+        "",
+        "tests/test_ps_census.py",
+    ),
+    Mutant(
+        "board: nobody else can cut it off",
+        "libscratch/board.c",
+        "F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE))\n",
+        "F_SEAL_SEAL))\n",
+        "tests/test_ps_census.py",
+    ),
+    Mutant(
+        "board: locked memory isn't filled with it",
+        "libscratch/board.c",
+        "PROT_NONE, MAP_SHARED, file,",
+        "PROT_READ | PROT_WRITE, MAP_SHARED, file,",
+        "tests/test_ps_census.py",
+    ),
+    Mutant(
         "arrays: locked memory isn't filled with zeros",
         "libscratch/range.c",
         "mmap(range->address, range->length, PROT_NONE,\n",

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from mmap import PAGESIZE
@@ -23,6 +24,7 @@ from support.observed import observed
 
 from mapscratch.census import board, scratch
 from mapscratch.census.scratch import CacheFigures, ScratchMapping, ScratchProcess, take_census
+from mapscratch.kernelstats import range_memory
 from mapscratch.reporting.ps import prometheus_lines, ps_document, ps_lines
 
 PAGES = 40
@@ -330,6 +332,66 @@ def test_no_way_in_is_said_and_not_an_error(
         (found,) = take_census([process.pid]).processes
         assert found.problem
         assert "run as root" in found.problem
+
+
+def test_in_a_container_it_has_another_number(pattern: PatternFile) -> None:
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("needs root, for a namespace of process numbers")
+    code = """
+        from support.prelude import *
+        m.store(0, 1)
+        tell(os.getpid())
+        wait()
+    """
+    options = ("--pid", "--fork", "--kill-child", sys.executable)
+    with observed(
+        code, pattern.path, "dontneed", interpreter="unshare", options=options
+    ) as unshare:
+        assert unshare.hear() == 1
+        children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text()
+        assert the_mapping(int(children)).dirty_bytes == PAGESIZE
+
+
+def test_nobody_can_cut_off_or_change_what_is_read(pattern: PatternFile) -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to open the file of a mapping")
+    code = """
+        from support.prelude import *
+        tell()
+        wait()
+    """
+    with observed(code, pattern.path, "dontneed") as process:
+        process.hear()
+        (found,) = (each for each in board.mapped_files(process.pid) if board.is_board(each))
+        name = f"/proc/{process.pid}/map_files/{found.start:x}-{found.end:x}"
+        descriptor = os.open(name, os.O_RDWR)
+        try:
+            with pytest.raises(PermissionError):
+                os.truncate(descriptor, 0)
+            with pytest.raises(PermissionError):
+                os.pwrite(descriptor, b"x", 0)
+        finally:
+            os.close(descriptor)
+        the_mapping(process.pid)
+
+
+def test_locked_memory_holds_no_more_of_it_than_is_used(pattern: PatternFile) -> None:
+    code = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert not libc.mlockall(3)  # MCL_CURRENT | MCL_FUTURE
+        from support.prelude import *
+        in_child(lambda: None)  # the board moves
+        tell()
+        wait()
+    """
+    if os.geteuid():
+        pytest.skip("needs root, to lock all memory")
+    with observed(code, pattern.path, "dontneed") as process:
+        process.hear()
+        (found,) = (each for each in board.mapped_files(process.pid) if board.is_board(each))
+        usage = range_memory(found.start, found.end - found.start, process.pid).usage
+        assert usage.rss <= 4 * PAGESIZE
 
 
 def test_a_thousand_mappings(lazyfree: str, pattern: PatternFile) -> None:

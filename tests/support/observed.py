@@ -28,13 +28,14 @@ def wait():
 
 def fork(use):
     '''A child that does something, tells its number and what came of it, and waits to be killed.'''
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
     try:
         tell([os.getpid(), use()])
-        while True:
-            time.sleep(60)
+        while os.getppid() == parent:
+            time.sleep(0.1)
     finally:
         os._exit(1)
 """
@@ -64,9 +65,12 @@ class Observed:
 
 
 @contextmanager
-def observed(code: str, *arguments: object) -> Iterator[Observed]:
-    """A process that runs indented code, which may call `tell`, `wait` and `fork`."""
-    process = start_python(_PRELUDE + textwrap.dedent(code), *arguments)
+def observed(code: str, *arguments: object, **how: Any) -> Iterator[Observed]:
+    """A process that runs indented code, which may call `tell`, `wait` and `fork`.
+
+    `how` is as for `start_python`.
+    """
+    process = start_python(_PRELUDE + textwrap.dedent(code), *arguments, **how)
     with process:
         try:
             yield Observed(process)

@@ -455,9 +455,9 @@ def _is_runtime(mapped: MappedFile) -> bool:
 
 
 def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
-    """Text that isn't as its file has it: what converted entries were bound in.
+    """Converted text that is laid over a library's, and text that isn't as its file has it.
 
-    Breakpoints of a debugger look the same.
+    In the latter converted entries were bound; breakpoints of a debugger look the same.
     """
     text = [each for each in maps if "x" in each.permissions and each.inode]
     if not text:
@@ -467,7 +467,8 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
     names = _names_of_text(maps)
     for area in range_memory(start, end - start, pid).areas:
         is_text = "x" in area.permissions and area.path.startswith("/")
-        if not is_text or not (area.usage.anonymous or area.usage.swap):
+        is_converted = area.start in names
+        if not is_text or not (is_converted or area.usage.anonymous or area.usage.swap):
             continue
         copies = area.usage.anonymous
         yield ScratchMapping(

@@ -142,9 +142,9 @@ def ps_lines(census: ScratchCensus, *, each: bool = False) -> Iterator[str]:
             yield f"{who}: {process.unlisted} more, for which there is no place or no sense"
     for run in census.runs:
         yield (
-            f"mapscratch run of {_counted(len(run.pids), 'process')}: {run.counts.overlaid} "
-            f"libraries converted, {run.counts.resolved} entries bound by ld.so, "
-            f"{run.counts.remembered} from memory, {run.counts.dropped} pages dropped"
+            f"mapscratch run of {_counted(len(run.pids), 'process')}: {run.counts.overlaid:,} "
+            f"libraries converted, {run.counts.resolved:,} entries bound by ld.so, "
+            f"{run.counts.remembered:,} from memory, {run.counts.dropped:,} pages dropped"
         )
     if census.unreadable:
         was = "was" if census.unreadable == 1 else "were"

@@ -115,7 +115,7 @@ def check_document(document: dict) -> None:
     libraries, processes, whole = (document[n] for n in ("libraries", "processes", "totals"))
     assert whole["libraries"] == len(libraries)
     assert whole["processes"] == len(processes)
-    for name in ("fixups", "dirtied_pages", "saved_pages", "plt_pages"):
+    for name in ("fixups", "dirtied_pages", "saved_pages", "plt_pages", "text_pages"):
         assert whole[name] == sum(one[name] for one in libraries)
     for name in ("relocated_pages", "relocated_pss_bytes"):
         assert whole[name] == sum(one[name] for one in processes)

@@ -52,7 +52,9 @@ class Totals:
         fixups: of all of them.
         dirtied_pages: pages that relocation dirties in a process that loads all of them.
         saved_pages: of these, what `mapscratch run` saves.
-        plt_pages: of these, what holds slots of PLT entries, with other fixups or without.
+        plt_pages: of the dirtied ones, what holds slots of PLT entries, with others or alone.
+        text_pages: what conversion takes: pages of text that its entries dirty, and that the kernel
+            may drop.
         bind_now_or_no_plt_share: the share of libraries that are bound at load or have no PLT.
         fixups_per_page: over all pages of all libraries.
         processes: how many.
@@ -66,6 +68,7 @@ class Totals:
     dirtied_pages: int
     saved_pages: int
     plt_pages: int
+    text_pages: int
     bind_now_or_no_plt_share: float
     fixups_per_page: FixupsPerPage
     processes: int
@@ -85,6 +88,7 @@ def totals(census: Census) -> Totals:
         dirtied_pages=sum(library.dirtied_pages for library in libraries),
         saved_pages=sum(library.saved_pages for library in libraries),
         plt_pages=sum(library.plt_pages for library in libraries),
+        text_pages=sum(library.text_pages for library in libraries),
         bind_now_or_no_plt_share=bound / len(libraries) if libraries else 0.0,
         fixups_per_page=fixups_per_page(np.concatenate(pages or [np.empty(0, dtype=np.int64)])),
         processes=len(processes),
@@ -303,7 +307,8 @@ def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]
         yield (
             f"{_count(whole.libraries, 'library', 'libraries')}: {whole.fixups:,} fixups; saved "
             f"{_pages(whole.saved_pages)} of {_pages(whole.dirtied_pages)} dirtied, for each "
-            "process that loads all of it."
+            "process that loads all of it. Its entries take up to "
+            f"{_pages(whole.text_pages)} of text instead, which may be dropped."
         )
     if census.wanted.has_files:
         yield (
@@ -312,12 +317,12 @@ def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]
             f"{_size(whole.dirtied_pages * processes * PAGE)} dirtied."
         )
     if whole.processes:
-        each = [process.relocated_pages for process in census.processes]
+        each = statistics.median(process.relocated_pages for process in census.processes)
         yield (
             f"{_count(whole.processes, 'process holds', 'processes hold')} private copies: saved "
             f"{_pages(whole.saved_pages_in_processes)} of {_pages(whole.relocated_pages)} "
-            f"relocated, {statistics.median(each):,.0f} in the median process. What they share "
-            f"counted once: {_size(whole.relocated_pss_bytes)} relocated."
+            f"relocated, {each:,.0f} in the median process. By Pss, where what forked processes "
+            f"share counts once: {_size(whole.relocated_pss_bytes)} relocated."
         )
     yield f"{census.seconds:.1f} s."
 

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support import seccomp
 from support.engines import STATUS, why_not
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, make_source, operated, temporary_group
+from support.operated import ARRAY, MIB, Operated, make_source, operated, temporary_group
 
 SOURCE = MIB
 DECODED = 8 * SOURCE
@@ -170,33 +172,60 @@ assert count() - before < 10  # together again
     )
 
 
+@contextmanager
+def limited_to_its_threads(process: Operated) -> Iterator[Path]:
+    """A process that may start no further thread; it is killed in the end."""
+    with temporary_group("pids") as group:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        try:
+            (group / "pids.max").write_text((group / "pids.current").read_text())
+            yield group
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def test_the_limit_of_threads_counts_the_pager(source: Path) -> None:
     with (
         operated(
             """
-        import mapscratch, numpy as np
-        def make():
-            try:
-                return float(mapscratch.array(sys.argv[1], "f8", source="i1")[0])
-            except OSError as error:
-                return str(error)
-        """,
+            import mapscratch, numpy as np
+            def make():
+                try:
+                    return float(mapscratch.array(sys.argv[1], "f8", source="i1")[0])
+                except OSError as error:
+                    return str(error)
+            """,
             source,
         ) as process,
-        temporary_group("pids") as group,
+        limited_to_its_threads(process) as group,
     ):
-        (group / "cgroup.procs").write_text(str(process.pid))
-        pids = int((group / "pids.current").read_text())
-        (group / "pids.max").write_text(str(pids))
-        try:
-            message = process.ask("make()")
-            assert "TasksMax" in message
-            assert "RLIMIT_NPROC" in message
-            (group / "pids.max").write_text(str(pids + 1))
-            assert isinstance(process.ask("make()"), float)
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        message = process.ask("make()")
+        assert "TasksMax" in message
+        assert "RLIMIT_NPROC" in message
+        (group / "pids.max").write_text("max")
+        assert isinstance(process.ask("make()"), float)
+
+
+def test_dontneed_without_a_thread_says_that_nothing_wakes_it(source: Path) -> None:
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] < 64 << 10:
+        pytest.skip("RLIMIT_MEMLOCK is very low")
+    with (
+        operated(
+            """
+            import resource, mapscratch
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10,) * 2)
+            def make():
+                m = mapscratch.ScratchMap(sys.argv[1], engine="dontneed")
+                return m.guarantees.no_swap_detail
+            """,
+            source,
+        ) as process,
+        limited_to_its_threads(process) as group,
+    ):
+        assert "woken by: nothing" in process.ask("make()")
+        (group / "pids.max").write_text("max")
+        assert "woken by: nothing" not in process.ask("make()")
 
 
 @pytest.mark.skipif(not seccomp.is_supported(), reason="system call numbers are not known here")

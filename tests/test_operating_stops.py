@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -275,3 +276,14 @@ def test_a_fixup_process_that_is_stopped_holds_up_its_readers(
         assert eventually(lambda: process.ask("len(found)") == 1)
         expected = "np.fromfile(sys.argv[1], 'i1')[512 * 40 : 512 * 42].astype('f8') ** 2"
         assert process.ask(f"found[0] == zlib.crc32({expected})")
+
+
+def test_the_pager_has_the_priority_of_who_made_the_first_mapping(
+    lazyfree: str, tmp_path: Path
+) -> None:
+    source = make_source(tmp_path / "bytes", SOURCE)
+    with operated("os.nice(5)\n" + textwrap.dedent(ARRAY), source) as process:
+        pager = process.thread("mapscratch")
+        assert os.getpriority(os.PRIO_PROCESS, pager) == 5
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # renice -p
+        assert os.getpriority(os.PRIO_PROCESS, pager) == 5

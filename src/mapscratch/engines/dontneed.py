@@ -59,11 +59,13 @@ class DontneedEngine(Engine):
 
     def guarantees(self, request: Request) -> Guarantees:
         """Firm if all of the mapping can be locked on fault."""
-        return _guarantees(min(_lock_budget(), _whole_pages(request.length)), request.length)
+        locked = min(_lock_budget(), _whole_pages(request.length))
+        return _guarantees(locked, request.length, _who_would_wake_us())
 
     def guarantees_of(self, mapping: _native.WordMap) -> Guarantees:
         """Firm if all of the mapping is locked on fault."""
-        return _guarantees(mapping._range_counts()["locked_bytes"], len(mapping))
+        locked = mapping._range_counts()["locked_bytes"]
+        return _guarantees(locked, len(mapping), _who_wakes_us())
 
     def attach(self, mapping: _native.WordMap, request: Request) -> None:
         """Locks on fault what fits and starts to watch memory pressure."""
@@ -133,7 +135,7 @@ def _locked_bytes() -> int:
     return 0
 
 
-def _guarantees(locked: int, length: int) -> Guarantees:
+def _guarantees(locked: int, length: int, woken_by: str) -> Guarantees:
     is_firm = locked >= length
     return Guarantees(
         no_swap="firm" if is_firm else "best effort",
@@ -141,7 +143,7 @@ def _guarantees(locked: int, length: int) -> Guarantees:
         if is_firm
         else f"{locked} of {length} bytes are locked on fault, which is what RLIMIT_MEMLOCK "
         "leaves; of the rest pages are swapped if the kernel is faster than our drop policy, "
-        f"woken by: {_woken_by or _who_would_wake_us()}",
+        f"woken by: {woken_by}",
         window_seconds=0.0,
         system_calls=True,
         page_in_fixups=False,
@@ -166,6 +168,16 @@ def _who_would_wake_us() -> str:
     for source in _sources():
         return source.name
     return "nothing (no cgroup event control and no /proc/pressure/memory): only m.drop() drops"
+
+
+def _who_wakes_us() -> str:
+    """The same for a mapping that exists: what could be watched and isn't, doesn't wake us."""
+    if _woken_by or next(_sources(), None) is None:
+        return _who_would_wake_us()
+    return (
+        "nothing (the thread that would watch can't start: see RLIMIT_NPROC and the group's "
+        "pids.max): only m.drop() drops"
+    )
 
 
 _SETTING_NAMES = {

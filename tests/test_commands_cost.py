@@ -33,7 +33,12 @@ SURVEY = {
     "document": "mapscratch.survey",
     "version": 1,
     "libraries": [{"kinds": {"RELATIVE": 60, "RELR": 15, "symbolic": 25}}],
-    "processes": [{"relocated_pages": 300}, {"relocated_pages": 0}, {"relocated_pages": 100}],
+    "processes": [
+        # Half of it shared by a fork; nothing; all in swap.
+        {"relocated_pages": 600, "relocated_pss_bytes": 300 << 12, "swap_bytes": 0},
+        {"relocated_pages": 0, "relocated_pss_bytes": 0, "swap_bytes": 0},
+        {"relocated_pages": 100, "relocated_pss_bytes": 0, "swap_bytes": 100 << 12},
+    ],
     "totals": {"fixups_per_page": {"histogram": HISTOGRAM}},
 }
 
@@ -270,6 +275,7 @@ def test_what_does_not_go_together_is_said(figures, survey, capsys):
     ("change", "message"),
     [
         ({"processes": []}, "survey with --pid all"),
+        ({"processes": [{}]}, "this survey is damaged"),
         ({"totals": {}}, "this survey is damaged"),
         ({"libraries": 3}, "this survey is damaged"),
         ({"totals": {"fixups_per_page": {"histogram": []}}}, "survey other libraries"),

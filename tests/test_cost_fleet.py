@@ -11,7 +11,7 @@ import pytest
 from elf_oracle import needs_readelf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.costs import make_costs
+from support.costs import make_costs, make_line
 
 from mapscratch.elf import default_libraries
 from mapscratch.experiment.cost_model import Layout, device
@@ -82,6 +82,20 @@ def test_the_sums_by_hand():
     assert fleet.plan("kernel") is None
 
 
+def test_processor_time_is_what_was_measured_where_it_was():
+    lines = [
+        make_line("swap.file", (60.0, 0.0), cpu_us=Spread(12.0, 10.0, 15.0)),
+        # Twice the processor time of the clock's, with 256.5 fixups a page as with 100.
+        make_line("lazyfree", (7.0, 30.0), cpu_us=Spread(29.39, 29.39, 29.39)),
+    ]
+    fleet = plan_fleet(make_costs(lines=lines), population(1000), 10, 3)
+    swapfile, lazyfree = fleet.plan("private", "swap.file"), fleet.plan("lazyfree")
+    assert swapfile and lazyfree
+    assert swapfile.cpu_seconds == Spread(*(pytest.approx(0.03 * us) for us in (12.0, 10.0, 15.0)))
+    assert lazyfree.cpu_seconds.median == pytest.approx(2 * lazyfree.seconds.median)
+    assert any("as measured" in one for one in fleet.assumptions)
+
+
 def test_another_device_is_one_more_swap_and_its_assumption_is_told():
     fleet = plan_fleet(COSTS, population(1000), 10, 3, other=device("disk"))
     once, ahead = fleet.plan("private", "swap.device"), fleet.plan("private", "swap.device.ahead")
@@ -125,6 +139,7 @@ RUNNABLE = tuple(
 )
 SECONDS = 30.0
 PROCESSES = 8
+ATTEMPTS = 4
 # Both measure on a machine that has other things to do: times are the same within this factor of
 # their spreads. Pages are counted, and have none.
 TIMES = 4.0
@@ -158,6 +173,20 @@ def costs_of(found: Comparison) -> Costs:
     return Costs(measured, tuple(lines), (), {}, (), 2, 0.0)
 
 
+def squeezed(workload) -> Comparison:
+    """A run in which the kernel took what it was asked for.
+
+    Now and then it gives up early, where others make and remove swap meanwhile; the plan is for
+    pages that do leave memory.
+    """
+    for _ in range(ATTEMPTS):
+        found = run(workload, "cgroup", PROCESSES, 1)
+        given = [one.given_back_per_mib or 0.0 for one in found.rounds]
+        if min(given) > 0.85:
+            break
+    return found
+
+
 @needs_readelf
 def test_a_real_comparison_of_eight_does_what_was_planned():
     for probe in (probe_temporary_swap("file", 256 << 20), probe_temporary_memory_cgroup()):
@@ -172,7 +201,7 @@ def test_a_real_comparison_of_eight_does_what_was_planned():
         workload.fixups / workload.pages,
     )
     fleet = plan_fleet(costs, of_this, PROCESSES, 1)
-    real = run(workload, "cgroup", PROCESSES, 1)
+    real = squeezed(workload)
     assert real.wrong_words == 0
     for name in RUNNABLE:
         plan = fleet.plan(name, "swap.file" if name == "private" else None)

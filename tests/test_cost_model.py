@@ -33,6 +33,7 @@ from mapscratch.experiment.cost_model import (
     scratch_lines,
     swap_lines,
 )
+from mapscratch.experiment.results import Spread
 from mapscratch.reporting.cost import (
     CostDocumentError,
     alternatives_from_document,
@@ -284,7 +285,9 @@ def report_of(costs=None, **options):
 
 
 def test_a_document_gives_back_what_went_in():
-    report = report_of(device=device("nvme"), alternatives=ALTERNATIVES)
+    measured = make_line("lazyfree", (7.0, 30.0), cpu_us=Spread(9.0, 8.0, 10.0))
+    costs = make_costs(lines=[*LINES[:2], measured])
+    report = report_of(costs, device=device("nvme"), alternatives=ALTERNATIVES)
     document = json.loads(json.dumps(cost_document(report, CREATED), allow_nan=False))
     assert costs_from_document(document) == report.costs
     assert alternatives_from_document(document) == ALTERNATIVES

@@ -33,7 +33,7 @@ def make_measurement(name: str, median: float) -> Measurement:
     return Measurement(name, f"title of {name}", "fixup", make_spread(median), 3, "a note")
 
 
-def make_line(what: str, *fits: tuple[float, ...]) -> Line:
+def make_line(what: str, *fits: tuple[float, ...], cpu_us: Spread | None = None) -> Line:
     """Fits are `Fit`'s attributes, as many as are wanted; the others are 0."""
     made = tuple(Fit(*fit, *[0.0] * (4 - len(fit))) for fit in fits)
     points = tuple(
@@ -41,7 +41,7 @@ def make_line(what: str, *fits: tuple[float, ...]) -> Line:
         for count in (1, 512)
     )
     fixups = "none" if what.startswith("swap.") else "known values"
-    return Line(what, fixups, made, points)
+    return Line(what, fixups, made, points, cpu_us)
 
 
 LINES = (

@@ -32,6 +32,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -376,8 +377,10 @@ def _population(pages: Distribution, survey: dict[str, Any] | None) -> Populatio
     """The surveyed processes; else processes that have loaded the libraries."""
     seen: list[int] = []
     if survey is not None:
-        processes = survey.get("processes") or []
-        seen = [one["relocated_pages"] for one in processes if one.get("relocated_pages")]
+        try:
+            seen = [_own_pages(one) for one in survey["processes"] if one["relocated_pages"]]
+        except (KeyError, TypeError) as error:
+            raise CostError(f"this survey is damaged ({error}): survey again") from None
         if not seen:
             raise CostError(
                 "this survey has no processes, and a fleet is made of them: survey with --pid all, "
@@ -392,6 +395,13 @@ def _population(pages: Distribution, survey: dict[str, Any] | None) -> Populatio
         layout=pages.layout or ALONE,
         fixups=pages.mean,
     )
+
+
+def _own_pages(process: dict[str, Any]) -> int:
+    """Of a surveyed process; what forked processes share counts in part, unless it is in swap."""
+    if process["swap_bytes"]:
+        return int(process["relocated_pages"])
+    return max(1, round(int(process["relocated_pss_bytes"]) / PAGESIZE))
 
 
 def _subtitle(costs: Costs) -> str:

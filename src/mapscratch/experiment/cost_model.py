@@ -536,5 +536,5 @@ def distribution_of_histogram(
             raise
         raise ModelError(f"{title}: this is no histogram of fixups a page") from None
     rows = rows[np.argsort(rows[:, 0])]
-    middles = (rows[:, 0] + rows[:, 1]) / 2
+    middles = np.minimum(rows[:, :2], WORDS_A_PAGE).mean(axis=1)
     return Distribution(title, middles, rows[:, 2].astype(np.int64), relative_share, None)

@@ -232,10 +232,19 @@ def _plan(
     )
 
 
-def _processor_us(line: RoundTrip, costs: Costs, fixups: float) -> Spread:
-    """µs of processor time a page: all of the round trip but what a device takes."""
-    whole = line.spread_at(fixups)
-    if line.what not in _ON_A_DEVICE:
+def _processor_us(trip: RoundTrip, costs: Costs, fixups: float) -> Spread:
+    """µs of processor time a page: as it was measured, or the round trip but what a device takes.
+
+    It was measured for pages with other numbers of fixups, too; the share of the round trip counts.
+    """
+    whole = trip.spread_at(fixups)
+    line = costs.line(trip.what)
+    if line and line.cpu_us and line.points:
+        measured = float(np.mean([point.fixups for point in line.points]))
+        ratio = whole.median / trip.spread_at(measured).median
+        cpu = line.cpu_us
+        return Spread(cpu.median * ratio, cpu.minimum * ratio, cpu.maximum * ratio)
+    if trip.what not in _ON_A_DEVICE:
         return whole
     out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
     known = [one.spread for one in (out, fault) if one]
@@ -269,9 +278,11 @@ def _assumptions(
             f"Each host's processes are drawn from the {kinds:,} that were seen, with "
             f"{population.pages.mean():,.0f} pages with fixups in the mean."
         )
-    yield (
-        f"A page has {population.fixups:.0f} fixups, and {population.layout.clean_pages:.2g} pages "
-        "without any lie beside it."
+    clean_pages = population.layout.clean_pages
+    yield f"A page has {population.fixups:.0f} fixups, " + (
+        f"and {clean_pages:.2g} pages without any lie beside it."
+        if clean_pages
+        else "and nothing else is mapped beside it."
     )
     yield (
         "Each host takes all of these pages away once, and all of them come back once; multiply by "
@@ -285,18 +296,12 @@ def _assumptions(
         "Engines make fixups from known values; the files' pages stay in the page cache, once a "
         "host. If they were read again too, each would cost a read from the file's device."
     )
-    yield (
-        "Processor time is what a page's round trip takes without a device: for a swapfile, the "
-        "call that reclaims and a page fault that gets a page."
-        if any(costs.measurement(name) for name in ("swap.file.out", "fault.copy_on_write"))
-        else "Processor time is what a page's round trip takes where no device is waited for; of "
-        "a swapfile it is not known."
-    )
+    yield _processor_assumption(costs, other)
     if costs.line("lazyfree"):
         yield (
             f"lazyfree keeps known values in tables of {TABLE_ENTRY} bytes a fixup: ordinary "
             "memory, which counts as left, and which the kernel may swap. A fixup that works its "
-            "value out needs none. It holds the pages between in every process, too."
+            "value out would need none. It holds the pages between in every process, too."
         )
     if any(costs.line(what) for what in _COMPRESSED):
         how = "as zlib -1 compresses relocated pages of a library here" if tried else "assumed"
@@ -311,3 +316,17 @@ def _assumptions(
             f"{other.title} is assumed, not measured: the latency once for a page that comes back "
             "alone, a part of it with read-ahead as it was here; writing is not waited for."
         )
+
+
+def _processor_assumption(costs: Costs, other: Device | None) -> str:
+    reckoned = (
+        "the round trip without what a device takes (for a device, the call that reclaims and a "
+        "page fault that gets a page)"
+    )
+    if not any(line.cpu_us for line in costs.lines):
+        return f"Processor time is {reckoned}."
+    beside = f"; for {other.title}, {reckoned}" if other else ""
+    return (
+        "Processor time is that of the processes, as measured; the kernel's own threads are not in "
+        f"it{beside}."
+    )

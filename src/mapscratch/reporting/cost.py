@@ -218,7 +218,7 @@ def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
         return "never, however few"
     numbers, shares = [], []
     for one in limits:
-        share = report.pages.share_below(one.fixups.median)
+        share = 1.0 if one.pays == "always" else report.pages.share_below(one.fixups.median)
         shares.append(f"{share:.0%}")
         numbers.append(
             {"always": f"{WORDS_A_PAGE}", "never": "none"}.get(
@@ -373,6 +373,7 @@ def _line(line: Line) -> Document:
         "fits": [asdict(fit) for fit in line.fits],
         "points": [[one.fixups, *_three(one.round_trip_us)] for one in line.points],
         "layouts": [[one.clean_pages, one.mappings] for one in line.points],
+        "cpu_us": asdict(line.cpu_us) if line.cpu_us else None,
     }
 
 
@@ -524,6 +525,7 @@ def _read_line(one: Mapping[str, Any]) -> Line:
                 one["points"], one["layouts"], strict=True
             )
         ),
+        cpu_us=_read_spread(one["cpu_us"]) if one.get("cpu_us") else None,
     )
 
 

@@ -52,7 +52,7 @@ def last_sentence(output: str) -> str:
 def test_without_arguments_it_says_what_it_does_and_what_else_there_is(capsys):
     output = run(capsys)
     first = " ".join(output.partition("\n\n")[0].split())
-    assert first.startswith("Libraries of this machine that most programs load: libc.so.6")
+    assert first.startswith("Libraries of this machine that many programs load: libc.so.6")
     assert "--installed" in first and "--pid all" in first
     assert "saved" in output and "dirtied" in output
     assert "For 100 processes: saved" in " ".join(output.split())

@@ -3,13 +3,13 @@
 
 For each library: what relocation stores to it, on how many pages, how many fixups a page; and of
 the pages that relocation dirties, how many `mapscratch run` saves. With --pid: the private copies
-of such pages that a process has in memory and in swap, and what else it has. Nothing is run and
-nothing is changed. docs/survey.md says what the columns mean and how exact they are.
+of such pages that a process has in memory and in swap, and what else it has. Nothing of a file is
+run, and nothing is changed. docs/survey.md says what the columns mean and how exact they are.
 
-Without arguments some libraries of this machine that most programs load are looked at.
+Without arguments some libraries of this machine that many programs load are looked at.
 
 Examples:
-  mapscratch survey                             some libraries that most programs load
+  mapscratch survey                             some libraries that many programs load
   mapscratch survey --installed                 all that the loader and this Python find
   mapscratch survey /usr/lib/x86_64-linux-gnu   all ELF files below a folder
   mapscratch survey --pid all                   what running processes hold (as root, all users')
@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _default_line(paths: Iterable[str | os.PathLike[str]]) -> str:
     return (
-        f"Libraries of this machine that most programs load: {names_of(list(paths))}. Others: "
+        f"Libraries of this machine that many programs load: {names_of(list(paths))}. Others: "
         "mapscratch survey FILE or FOLDER, --installed, --pid all."
     )
 

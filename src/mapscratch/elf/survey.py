@@ -309,12 +309,14 @@ def _groups(headers: Headers, table: RelocationTable) -> NDArray[np.intp]:
     for kind, name in _GROUP_OF_KIND.items():
         group[kind] = KINDS.index(name)
     result: NDArray[np.intp] = group[table.kinds]
-    for segment in headers.segments:
-        if not segment.writable:
-            distance = table.addresses - np.uint64(segment.virtual_address)
-            # Below the segment the unsigned distance is huge.
-            inside = distance < np.uint64(segment.memory_size)
-            result[inside & (result < len(KINDS))] = _TEXT
+    fixed = [segment for segment in headers.segments if not segment.writable]
+    if fixed:
+        starts = np.array([segment.virtual_address for segment in fixed], dtype=np.uint64)
+        sizes = np.array([segment.memory_size for segment in fixed], dtype=np.uint64)
+        index = np.searchsorted(starts, table.addresses, side="right") - 1
+        inside = np.maximum(index, 0)
+        in_text = (index >= 0) & (table.addresses - starts[inside] < sizes[inside])
+        result[in_text & (result < len(KINDS))] = _TEXT
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +24,7 @@ from mapscratch.experiment import cost_model
 from mapscratch.reporting import page_facts
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents, histogram_of, ways_of
-from mapscratch.reporting.page_reading import as_document
+from mapscratch.reporting.page_reading import ReportError, as_document
 from mapscratch.reporting.page_svg import Scale, apart, microseconds, percent, shown
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
@@ -342,3 +343,47 @@ def test_a_share_is_none_or_all_only_if_it_is(share, expected):
 
 def test_assets_are_installed():
     assert (Path(page_facts.__file__).parent / "assets" / "page.css").is_file()
+
+
+JUNK = (
+    None, True, -1, 0, 1, 7.5, -1e17, 1e17, 1e-300, "", "file", "lazyfree", "x" * 500, [], {},
+    [[]], [{}], [[0, 0, 0, 0]], [[1, 2, 3, 4], [5, 6]], {"median": 0, "minimum": 5, "maximum": -5},
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """The way to every member of a document and every item of its lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in items:
+        yield (*path, key)
+        if isinstance(one, dict | list):
+            yield from places(one, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["survey", "cost", "compare", "ps"])
+def test_documents_changed_at_random_give_a_page_or_an_error_in_one_line(name):
+    make = {
+        "survey": make_survey, "cost": make_cost, "compare": make_compare, "ps": make_ps
+    }[name]  # fmt: skip
+    draw = random.Random(20040203)
+    original = json.dumps(make())
+    ways = [way for way in places(json.loads(original)) if way[0] not in ("document", "version")]
+    refused = 0
+    for _ in range(20):
+        document = json.loads(original)
+        for _ in range(draw.randint(1, 3)):
+            *way, last = draw.choice(ways)
+            inner = document
+            try:
+                for key in way:
+                    inner = inner[key]
+                inner[last] = draw.choice(JUNK)
+            except (KeyError, IndexError, TypeError):
+                pass  # What was there has been replaced before.
+        given = {"compares": [document]} if name == "compare" else {name: document}
+        try:
+            Structure(page(documents(**given), CREATED))
+        except ReportError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 0 < refused < 20

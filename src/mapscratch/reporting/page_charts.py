@@ -180,7 +180,7 @@ def _draw_round_trips(
     shown_ways = _from_the_top(ways)
     values = [one.microseconds(fixups) for one in shown_ways for fixups in (1, WORDS_A_PAGE)]
     values += [value for one in shown_ways for point in one.points for value in point[1:]]
-    values = [value for value in values if value > 0]
+    values = [value for value in values if value > 0] or [1.0]
     low, high = min(values) / 1.6, max(values) * 1.6
     x = Scale(1, WORDS_A_PAGE, frame.left, frame.right, logarithmic=True)
     y = Scale(low, high, frame.bottom, frame.top, logarithmic=True)
@@ -347,7 +347,7 @@ def _way_labels(shown_ways: Sequence[Way], frame: _Frame, y: Scale) -> list[str]
 def _way_label(way: Way) -> str:
     if not way.engine:
         return f"{way_name(way)}, {microseconds(way.microseconds(WORDS_A_PAGE))}"
-    return f"{way_name(way)}, {nanoseconds(way.fixup_ns)}"
+    return f"{way_name(way)}, {nanoseconds(max(way.fixup_ns, 0.0))}"
 
 
 # --- fixups a page --------------------------------------------------------------------------------

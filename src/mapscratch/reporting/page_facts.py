@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mapscratch.reporting.page_reading import Node
+from mapscratch.reporting.page_reading import Node, ReportError
 from mapscratch.reporting.verdict import WORDS_A_PAGE
 
 SWAP_NAMES = {
@@ -35,6 +35,7 @@ DEVICES = (("NVMe", 80.0), ("SATA SSD", 150.0), ("hard disk", 10_000.0))
 """Assumed latencies of reading one page alone, in µs; see `mapscratch.experiment.cost_model`."""
 _PREFERRED = ("kernel", "lazyfree", "dontneed")
 _BIGGEST = 12
+_MOST_CLASSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,13 @@ def histogram_of(documents: Documents) -> Histogram | None:
 def _surveyed(survey: Node) -> Histogram | None:
     node = survey.child("totals").child("fixups_per_page")
     most = node.number("maximum")
+    rows = node.rows("histogram", 3)
+    if len(rows) > _MOST_CLASSES:
+        raise ReportError(f"{node.where}: {len(rows):,} classes are more than can be drawn")
     bins = tuple(
         # The last class may reach beyond what fits in a page.
         (low, high if most is None else max(low, min(high, most)), pages)
-        for low, high, pages in sorted(node.rows("histogram", 3))
+        for low, high, pages in sorted(rows)
         if high >= low >= 0 and pages >= 0
     )
     if not sum(pages for _, _, pages in bins):
@@ -251,6 +255,9 @@ def _ways_of_cost(cost: Node) -> Ways | None:
             key = what.removeprefix("swap.")
             swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points))
             continue
+        if slope <= 0:
+            # Where noise hides what a few bytes cost; this was timed by itself.
+            slope = measured_ns(cost, "fixup.at_page_in") or 0.0
         scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, what))
         scratch += [
             Way(key, FIXUP_NAMES[key], page_us, ns, (), what)

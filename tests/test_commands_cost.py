@@ -112,8 +112,11 @@ def test_figures_of_an_earlier_run_are_told_and_nothing_is_measured(figures, cap
 
 def test_the_same_document_comes_out_that_went_in(figures, tmp_path, capsys):
     again = tmp_path / "again.json"
+    document = json.loads(Path(figures).read_text())
+    document["machine"]["kernel"] = "of another machine"
+    Path(figures).write_text(json.dumps(document))
     run(capsys, "--from", figures, "--json", str(again))
-    assert json.loads(again.read_text()) == json.loads(Path(figures).read_text())
+    assert json.loads(again.read_text()) == document
 
 
 def test_json_on_standard_output_is_alone_there(figures, capsys):
@@ -245,6 +248,20 @@ def test_a_real_run_is_what_it_saves(tmp_path, capsys):
 
 
 # --- errors -------------------------------------------------------------------------------------
+
+
+def test_what_is_no_use_is_found_before_anything_is_measured(measured, tmp_path, capsys):
+    survey = tmp_path / "survey.json"
+    survey.write_text(json.dumps(SURVEY | {"processes": []}))
+    for arguments in (
+        ["--survey", str(survey), "--processes", "5"],
+        ["--processes", "5", "--hosts", "9" * 12],
+        ["--json", "/"],
+        ["--chart", "x.pdf"],
+    ):
+        assert main(["cost", *arguments]) == commands.EXIT_ERROR
+    assert measured == []
+    capsys.readouterr()
 
 
 def test_what_does_not_go_together_is_said(figures, survey, capsys):

@@ -323,8 +323,9 @@ def test_a_document_has_what_it_promises():
     [
         (None, "mapscratch.cost is wanted"),
         ({"document": "mapscratch.survey", "version": 1}, "this is mapscratch.survey"),
-        ({"document": "mapscratch.cost", "version": 2}, "measure again"),
-        ({"document": "mapscratch.cost", "version": 1}, "damaged"),
+        ({"document": "mapscratch.cost", "version": 2, "machine": {}}, "measure again"),
+        ({"document": "mapscratch.cost", "version": 1, "machine": {}}, "damaged"),
+        ({"document": "mapscratch.cost", "version": 1, "machine": "x"}, "damaged"),
     ],
 )
 def test_another_document_is_refused(document, message):

@@ -60,7 +60,7 @@ from mapscratch.experiment.cost_model import (
     swap_lines,
 )
 from mapscratch.experiment.costs import Costs
-from mapscratch.experiment.fleet import Fleet, Population, plan_fleet
+from mapscratch.experiment.fleet import Fleet, Population, check_fleet, plan_fleet
 from mapscratch.experiment.measure import DEFAULT_SECONDS, measure
 from mapscratch.kernelstats import SwapError, SwapKind, active_swaps, probe_temporary_swap
 from mapscratch.reporting.charts import check_chart_file, save_chart
@@ -74,6 +74,7 @@ from mapscratch.reporting.cost import (
     pages_from_document,
     print_costs,
 )
+from mapscratch.reporting.documents import machine_document
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = _read(arguments.source) if arguments.source else None
     survey = _survey(arguments.survey) if arguments.survey else None
     pages = _pages(arguments.libraries, survey, source)
+    population = _population(pages, survey) if arguments.processes else None
     if source is None:
         costs, alternatives = _measure(arguments, console)
         created = datetime.now().astimezone()
@@ -181,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         created = created_from_document(source)
         console.print(
             f"Figures of {created:%d %B %Y, %H:%M}, {arguments.source}, Linux "
-            f"{source.get('machine', {}).get('kernel', '?')}; nothing is measured."
+            f"{source['machine'].get('kernel', '?')}; nothing is measured."
         )
     other = arguments.device_latency
     if other is None and not swap_lines(costs):
@@ -192,11 +194,12 @@ def run(arguments: argparse.Namespace) -> int:
         pages,
         device=other,
         alternatives=alternatives,
-        fleet=_fleet(arguments, costs, pages, survey, alternatives, other),
+        fleet=_fleet(arguments, costs, population, alternatives, other),
     )
     print_costs(console, report)
     if arguments.json:
-        document = cost_document(report, created)
+        machine = source["machine"] if source else machine_document()
+        document = cost_document(report, created, machine)
         write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
     if arguments.chart:
         save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
@@ -219,6 +222,8 @@ def _check(arguments: argparse.Namespace) -> None:
             )
     if arguments.hosts and not arguments.processes:
         raise CostError("--hosts needs --processes: how many processes each host has")
+    if arguments.processes:
+        check_fleet(arguments.processes, arguments.hosts or 1)
     if arguments.survey and arguments.libraries:
         raise CostError("--survey says whose pages are reckoned with: name no libraries as well")
     if arguments.chart:
@@ -356,16 +361,15 @@ def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
 def _fleet(
     arguments: argparse.Namespace,
     costs: Costs,
-    pages: Distribution,
-    survey: dict[str, Any] | None,
+    population: Population | None,
     alternatives: Alternatives | None,
     other: Device | None,
 ) -> Fleet | None:
-    if not arguments.processes:
+    if population is None:
         return None
     return plan_fleet(
         costs,
-        _population(pages, survey),
+        population,
         arguments.processes,
         arguments.hosts or 1,
         other=other,

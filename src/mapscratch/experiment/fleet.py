@@ -36,7 +36,8 @@ TABLE_ENTRY = 16
 """Bytes in which `lazyfree` keeps a known value (`mapscratch.fixups.Words`)."""
 ASSUMED_COMPRESSION = 1 / 3
 """Of a page in zram or zswap, where it was not tried what pages compress to."""
-MOST_PROCESSES = 10**15
+MOST_PROCESSES = 10**13
+MOST_HOSTS = 10**6
 _SEED = 2004
 _HOSTS_AT_A_TIME = 4096
 _COMPRESSED = ("swap.zram", "swap.zswap")
@@ -153,12 +154,9 @@ def plan_fleet(
             known.
 
     Raises:
-        FleetError: there is no process, or more than `MOST_PROCESSES`.
+        FleetError: see `check_fleet`.
     """
-    if processes < 1 or hosts < 1 or processes * hosts > MOST_PROCESSES:
-        raise FleetError(
-            f"a fleet has 1 to {MOST_PROCESSES:.0e} processes, not {processes:,} on {hosts:,} hosts"
-        )
+    check_fleet(processes, hosts)
     by_host = np.concatenate(list(_pages_by_host(population, processes, hosts)))
     share = ASSUMED_COMPRESSION if compression is None else compression
     lines: list[RoundTrip] = list(swap_lines(costs, other, population.layout))
@@ -176,6 +174,19 @@ def plan_fleet(
         plans=tuple(_plan(line, costs, population, by_host, share) for line in lines),
         assumptions=tuple(_assumptions(costs, population, share, compression is not None, other)),
     )
+
+
+def check_fleet(processes: int, hosts: int) -> None:
+    """Whether a fleet of so many processes on each of so many hosts can be planned.
+
+    Raises:
+        FleetError: there is no process, or more than `MOST_PROCESSES`.
+    """
+    if processes < 1 or hosts < 1 or processes * hosts > MOST_PROCESSES or hosts > MOST_HOSTS:
+        raise FleetError(
+            f"a fleet has 1 to {MOST_PROCESSES:.0e} processes on at most {MOST_HOSTS:.0e} hosts, "
+            f"not {processes:,} on each of {hosts:,}"
+        )
 
 
 def _pages_by_host(population: Population, processes: int, hosts: int) -> Iterator[Pages]:

@@ -304,12 +304,15 @@ def _series(name: str, line: RoundTrip, top: float) -> Series:
 # --- the document -------------------------------------------------------------------------------
 
 
-def cost_document(report: CostReport, created: datetime) -> Document:
+def cost_document(
+    report: CostReport, created: datetime, machine: Document | None = None
+) -> Document:
     """The document of a report: nothing but what JSON has.
 
     Args:
         report: what is said.
         created: when it was measured, with a time zone.
+        machine: where (`machine_document`); None for here.
     """
     costs = report.costs
     return {
@@ -317,7 +320,7 @@ def cost_document(report: CostReport, created: datetime) -> Document:
         "version": VERSION,
         "mapscratch": __version__,
         "created": created.isoformat(timespec="seconds"),
-        "machine": machine_document(),
+        "machine": machine or machine_document(),
         "seconds": costs.seconds,
         "rounds": costs.rounds,
         "measurements": [_measurement(one) for one in costs.measurements],
@@ -473,6 +476,8 @@ def _checked(document: object) -> Mapping[str, Any]:
             f"this is {what or 'no document of mapscratch'}, and {NAME} is wanted: make one with "
             "`mapscratch cost --json FILE`"
         )
+    if not isinstance(document.get("machine"), dict):
+        raise CostDocumentError(f"this document of {NAME} is damaged (machine): measure again")
     if document.get("version") != VERSION:
         raise CostDocumentError(
             f"this document has version {document.get('version')}, and {VERSION} is understood: "

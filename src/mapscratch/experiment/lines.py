@@ -272,13 +272,13 @@ def _workload(folder: Path, shape: _Shape, filler: NDArray[np.uint64]) -> Worklo
 def _least_squares(rows: NDArray[np.float64], values: NDArray[np.float64]) -> list[float]:
     """The coefficients of a page, a fixup, a clean page and a mapping.
 
-    Relative errors count, for what takes long varies more. More pages and mappings take no less
-    time: where noise says so, they count for nothing.
+    Errors count by their size, not relative to what was measured: that would have what was
+    disturbed count less than what was not, and predict too little. More pages and mappings take no
+    less time: where noise says so, they count for nothing.
     """
     columns = [0, 1, 2, 3]
     while True:
-        chosen = rows[:, columns] / values[:, np.newaxis]
-        found = np.linalg.lstsq(chosen, np.ones(len(values)), rcond=None)[0]
+        found = np.linalg.lstsq(rows[:, columns], values, rcond=None)[0]
         negative = [at for at in (2, 3) if at in columns and found[columns.index(at)] < 0]
         if not negative:
             break

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.files import make_file
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, make_source, operated
+from support.operated import ARRAY, MIB, Operated, make_source, operated, require_lazyfree
 
 import mapscratch
 from mapscratch import ScratchMap
@@ -46,17 +46,24 @@ CRASHING = (
 )
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return make_source(tmp_path / "bytes", SOURCE)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("debuggers") / "bytes", SOURCE)
 
 
-@pytest.fixture
-def process(lazyfree: str, source: Path) -> Iterator[Operated]:
-    """An array of which only the first page has been made."""
+@pytest.fixture(scope="module")
+def debugged(source: Path) -> Iterator[Operated]:
+    require_lazyfree()
     with operated(ARRAY.replace("0.37", "0.37, block=4096"), source) as process:
-        process.ask("float(array[0])")
         yield process
+
+
+@pytest.fixture
+def process(debugged: Operated) -> Operated:
+    """An array of which only the first page is in memory."""
+    debugged.ask("array.scratch.drop()")
+    debugged.ask("float(array[0])")
+    return debugged
 
 
 def check_core(core: Path, source: Path) -> None:
@@ -151,7 +158,7 @@ def test_gdb_reads_pages_in_memory_and_no_missing_ones(process: Operated) -> Non
     assert f"{address:#x}:\t0x" in output
     assert f"Cannot access memory at address {missing:#x}" in output
     # A read from outside makes no page, and nothing is lost by it.
-    assert process.ask("array.scratch.counts().filled") == 1
+    assert process.ask("array.scratch.counts().resident") == 1
     assert process.ask("np.array_equal(array, np.fromfile(sys.argv[1], 'i1').astype('f8') * 0.37)")
 
 
@@ -161,7 +168,7 @@ def test_a_function_that_gdb_calls_may_touch_missing_pages(process: Operated) ->
         process, "sharedlibrary libc", f"print ((int (*)(const char *)) atoi)({missing})", "detach"
     )
     assert "$1 = " in output, output
-    assert process.ask("array.scratch.counts().filled") >= 2
+    assert process.ask("array.scratch.counts().resident") >= 2
 
 
 def test_proc_mem_gives_eio_for_a_missing_page(process: Operated) -> None:
@@ -177,23 +184,26 @@ def test_proc_mem_gives_eio_for_a_missing_page(process: Operated) -> None:
         os.close(memory)
 
 
-def test_a_checkpoint_would_meet_a_userfaultfd_of_one_thread(process: Operated) -> None:
-    tasks = Path(f"/proc/{process.pid}/task")
+def test_a_checkpoint_would_meet_a_userfaultfd_of_one_thread(lazyfree: str, source: Path) -> None:
+    with operated(ARRAY, source) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
 
-    def descriptors(thread: Path) -> list[str]:
-        return [os.readlink(entry) for entry in (thread / "fd").iterdir()]
+        def descriptors(thread: Path) -> list[str]:
+            return [os.readlink(entry) for entry in (thread / "fd").iterdir()]
 
-    holders = [
-        (thread / "comm").read_text().strip()
-        for thread in tasks.iterdir()
-        if "anon_inode:[userfaultfd]" in descriptors(thread)
-    ]
-    assert holders == ["mapscratch"]
-    address = process.ask("array.__array_interface__['data'][0]")
-    flags = range_memory(address, DECODED, process.pid).vm_flags
-    assert {"um", "uw"} <= flags  # registered: missing pages, write-protection
-    process.ask("globals().pop('array').size")
-    assert "mapscratch" not in [(thread / "comm").read_text().strip() for thread in tasks.iterdir()]
+        holders = [
+            (thread / "comm").read_text().strip()
+            for thread in tasks.iterdir()
+            if "anon_inode:[userfaultfd]" in descriptors(thread)
+        ]
+        assert holders == ["mapscratch"]
+        address = process.ask("array.__array_interface__['data'][0]")
+        flags = range_memory(address, DECODED, process.pid).vm_flags
+        assert {"um", "uw"} <= flags  # registered: missing pages, write-protection
+        process.ask("globals().pop('array').size")
+        assert "mapscratch" not in [
+            (thread / "comm").read_text().strip() for thread in tasks.iterdir()
+        ]
 
 
 def test_a_cache_and_dontneed_have_no_userfaultfd(undisturbed: None, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.files import make_file
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, make_source, operated
+from support.operated import ARRAY, MIB, Operated, make_source, operated, require_lazyfree
 from support.waiting import eventually
 
 import mapscratch
@@ -30,11 +30,23 @@ SLACK = 4 * MIB
 """What an interpreter may allocate of its own meanwhile."""
 
 
-@pytest.fixture
-def process(lazyfree: str, tmp_path: Path) -> Iterator[Operated]:
-    """With an array that nobody has read yet."""
-    with operated(ARRAY, make_source(tmp_path / "bytes", SOURCE)) as process:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("figures") / "bytes", SOURCE)
+
+
+@pytest.fixture(scope="module")
+def reader(source: Path) -> Iterator[Operated]:
+    require_lazyfree()
+    with operated(ARRAY, source) as process:
         yield process
+
+
+@pytest.fixture
+def process(reader: Operated) -> Operated:
+    """With an array of which no page is in memory."""
+    reader.ask("array.scratch.drop()")
+    return reader
 
 
 def address_of(process: Operated) -> int:
@@ -56,20 +68,23 @@ def close_to(size: int, expected: int) -> bool:
     return abs(size - expected) <= SLACK
 
 
-def test_rss_and_pss_count_droppable_pages_until_they_are_taken(process: Operated) -> None:
-    before = process_memory(process.pid)
-    rss_before = process.status("RssAnon")
-    read_all(process)
-    full = process_memory(process.pid)
-    assert close_to(full.anonymous - before.anonymous, DECODED)
-    assert close_to(process.status("RssAnon") - rss_before, DECODED)
-    # The source's pages, which the pager has mapped, are resident too.
-    assert close_to(full.rss - before.rss, DECODED + SOURCE)
-    assert close_to(full.pss - before.pss, DECODED + SOURCE)
-    process.ask("array.scratch.reclaim()")
-    taken = process_memory(process.pid)
-    assert close_to(taken.anonymous, before.anonymous)
-    assert close_to(full.pss - taken.pss, DECODED)
+def test_rss_and_pss_count_droppable_pages_until_they_are_taken(
+    lazyfree: str, source: Path
+) -> None:
+    with operated(ARRAY, source) as process:
+        before = process_memory(process.pid)
+        rss_before = process.status("RssAnon")
+        read_all(process)
+        full = process_memory(process.pid)
+        assert close_to(full.anonymous - before.anonymous, DECODED)
+        assert close_to(process.status("RssAnon") - rss_before, DECODED)
+        # The source's pages, which the pager has mapped, are resident too.
+        assert close_to(full.rss - before.rss, DECODED + SOURCE)
+        assert close_to(full.pss - before.pss, DECODED + SOURCE)
+        process.ask("array.scratch.reclaim()")
+        taken = process_memory(process.pid)
+        assert close_to(taken.anonymous, before.anonymous)
+        assert close_to(full.pss - taken.pss, DECODED)
 
 
 def test_smaps_shows_them_as_lazyfree_and_private_clean(process: Operated) -> None:
@@ -101,8 +116,8 @@ def test_ps_and_top_show_them_as_resident(process: Operated) -> None:
     assert max(resident()) < DECODED
 
 
-def test_two_readers_share_no_decoded_page(process: Operated, tmp_path: Path) -> None:
-    with operated(ARRAY, tmp_path / "bytes") as other:
+def test_two_readers_share_no_decoded_page(process: Operated, source: Path) -> None:
+    with operated(ARRAY, source) as other:
         for reader in (process, other):
             read_all(reader)
         assert area_of(process).pss == area_of(other).pss == DECODED
@@ -198,7 +213,9 @@ def test_available_memory_counts_them_as_available(lazyfree: str, tmp_path: Path
         assert any(is_so() for _ in range(40))
 
 
-def test_dask_pauses_a_worker_for_droppable_pages(lazyfree: str, tmp_path: Path) -> None:
+def test_dask_pauses_a_worker_for_droppable_pages(
+    lazyfree: str, source: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("distributed")
     run_python(
         """
@@ -247,7 +264,7 @@ def test_dask_pauses_a_worker_for_droppable_pages(lazyfree: str, tmp_path: Path)
         assert not ours.periodic_callbacks  # nobody looks at all
         assert "memory_monitor" in ordinary.periodic_callbacks
         """,
-        make_source(tmp_path / "bytes", SOURCE),
+        source,
         tmp_path,
     )
 

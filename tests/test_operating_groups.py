@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from support.engines import STATUS, why_not
-from support.operated import ARRAY, MIB, Operated, make_source, operated, temporary_group
+from support.operated import (
+    ARRAY,
+    MIB,
+    Operated,
+    make_source,
+    operated,
+    require_lazyfree,
+    temporary_group,
+)
 from support.swap import some_swap
 from support.waiting import eventually
 
@@ -34,8 +41,7 @@ pytestmark = needs_groups
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """A process in a group that has been charged for nothing of its start."""
-    if not STATUS["lazyfree"].available:
-        pytest.skip(why_not("lazyfree"))
+    require_lazyfree()
     source = make_source(tmp_path_factory.mktemp("groups") / "bytes", SOURCE)
     with temporary_memory_cgroup() as group, operated(ARRAY, source) as process:
         group.add(process.pid)

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 from support import seccomp
-from support.engines import STATUS, why_not
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, make_source, operated, temporary_group
+from support.operated import (
+    ARRAY,
+    MIB,
+    Operated,
+    make_source,
+    operated,
+    require_lazyfree,
+    temporary_group,
+)
 
 SOURCE = MIB
 DECODED = 8 * SOURCE
@@ -24,8 +31,7 @@ DECODED = 8 * SOURCE
 @pytest.fixture(scope="module")
 def source() -> Iterator[Path]:
     """Where every user may read it; pytest's own directory is closed to others."""
-    if not STATUS["lazyfree"].available:
-        pytest.skip(why_not("lazyfree"))
+    require_lazyfree()
     with tempfile.TemporaryDirectory(prefix="mapscratch-") as directory:
         os.chmod(directory, 0o755)
         yield make_source(Path(directory) / "bytes", SOURCE)

@@ -14,7 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.operated import ARRAY, MIB, Operated, make_source, operated, temporary_group
+from support.operated import (
+    ARRAY,
+    MIB,
+    Operated,
+    make_source,
+    operated,
+    require_lazyfree,
+    temporary_group,
+)
 from support.waiting import eventually
 
 SOURCE = MIB // 2
@@ -53,12 +61,32 @@ SLOW_READER = (
 )
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("stops") / "bytes", SOURCE)
+
+
 @pytest.fixture
-def process(lazyfree: str, tmp_path: Path) -> Iterator[Operated]:
+def process(lazyfree: str, source: Path) -> Iterator[Operated]:
     """Each page of the array is made by itself."""
-    with operated(READER, make_source(tmp_path / "bytes", SOURCE)) as process:
+    with operated(READER, source) as process:
         process.ask("float(array[0])")
         yield process
+
+
+@pytest.fixture(scope="module")
+def survivor(source: Path) -> Iterator[Operated]:
+    require_lazyfree()
+    with operated(READER, source) as process:
+        yield process
+
+
+@pytest.fixture
+def lasting(survivor: Operated) -> Operated:
+    """The same, for tests that leave it alive: it serves them all, without pages at first."""
+    survivor.ask("array.scratch.drop() or found.clear()")
+    survivor.ask("float(array[0])")
+    return survivor
 
 
 @contextmanager
@@ -97,26 +125,26 @@ def address_of(process: Operated, page: int) -> int:
     return int(process.ask("array.__array_interface__['data'][0]")) + page * 4096
 
 
-def test_who_touches_a_missing_page_waits_and_nobody_else(process: Operated) -> None:
-    pager = process.thread("mapscratch")
+def test_who_touches_a_missing_page_waits_and_nobody_else(lasting: Operated) -> None:
+    pager = lasting.thread("mapscratch")
     with stopped_thread(pager):
-        reader = process.ask("start(read, 100)")
-        assert eventually(lambda: process.waits_in(reader) == "handle_userfault")
-        assert process.state(reader) in "SD"
-        stack = Path(f"/proc/{process.pid}/task/{reader}/stack")
+        reader = lasting.ask("start(read, 100)")
+        assert eventually(lambda: lasting.waits_in(reader) == "handle_userfault")
+        assert lasting.state(reader) in "SD"
+        stack = Path(f"/proc/{lasting.pid}/task/{reader}/stack")
         if not os.geteuid():  # CAP_SYS_ADMIN is needed for that
             assert "handle_userfault" in stack.read_text()
-        assert process.state(pager) == "t"
-        assert process.ask("found") == []
-    assert eventually(lambda: process.ask("len(found)") == 1)
-    assert process.ask("found[0] == zlib.crc32(view[409600 : 409600 + 8192])")
+        assert lasting.state(pager) == "t"
+        assert lasting.ask("found") == []
+    assert eventually(lambda: lasting.ask("len(found)") == 1)
+    assert lasting.ask("found[0] == zlib.crc32(view[409600 : 409600 + 8192])")
 
 
 def test_who_waits_with_the_lock_of_the_interpreter_stops_it(
     process: Operated, tmp_path: Path
 ) -> None:
     ticks = tmp_path / "ticks"
-    process.ask("start(tick, sys.argv[1].replace('bytes', 'ticks'))")
+    process.ask(f"start(tick, {str(ticks)!r})")
     assert eventually(lambda: ticks.exists() and ticks.stat().st_size > 0)
     with stopped_thread(process.thread("mapscratch")):
         process.begin("float(array[512 * 100])")
@@ -129,10 +157,10 @@ def test_who_waits_with_the_lock_of_the_interpreter_stops_it(
     process.answer()
 
 
-def test_pages_in_memory_need_no_pager(process: Operated) -> None:
-    process.ask("float(array.max())")
-    with stopped_thread(process.thread("mapscratch")):
-        assert process.ask("float(array[512 * 100])") is not None
+def test_pages_in_memory_need_no_pager(lasting: Operated) -> None:
+    lasting.ask("float(array.max())")
+    with stopped_thread(lasting.thread("mapscratch")):
+        assert lasting.ask("float(array[512 * 100])") is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -146,33 +174,33 @@ def test_a_signal_that_ends_the_process_ends_it(process: Operated, number: signa
     assert process.wait() == -number
 
 
-def test_a_stopped_process_goes_on_where_it_was(process: Operated) -> None:
-    process.begin("sum(float(array[512 * page]) for page in range(1, 1000))")
-    os.kill(process.pid, signal.SIGSTOP)
-    assert eventually(lambda: process.state() == "T")
-    assert eventually(lambda: process.state(process.thread("mapscratch")) == "T")
-    os.kill(process.pid, signal.SIGCONT)
-    total = process.answer()
-    assert total == process.ask("float(sum(array[512:512000:512].tolist()))")
+def test_a_stopped_process_goes_on_where_it_was(lasting: Operated) -> None:
+    lasting.begin("sum(float(array[512 * page]) for page in range(1, 1000))")
+    os.kill(lasting.pid, signal.SIGSTOP)
+    assert eventually(lambda: lasting.state() == "T")
+    assert eventually(lambda: lasting.state(lasting.thread("mapscratch")) == "T")
+    os.kill(lasting.pid, signal.SIGCONT)
+    total = lasting.answer()
+    assert total == lasting.ask("float(sum(array[512:512000:512].tolist()))")
 
 
-def test_who_reads_a_stopped_process_from_outside_waits_too(process: Operated) -> None:
+def test_who_reads_a_stopped_process_from_outside_waits_too(lasting: Operated) -> None:
     if not served_in_system_calls():
         pytest.skip("without privilege such a read fails at once (EFAULT)")
-    expected = process.ask("float(np.float64(np.fromfile(sys.argv[1], 'i1')[512 * 100]) * 0.37)")
-    address = address_of(process, 100)
+    expected = lasting.ask("float(np.float64(np.fromfile(sys.argv[1], 'i1')[512 * 100]) * 0.37)")
+    address = address_of(lasting, 100)
     found: list[float | None] = []
-    pager = process.thread("mapscratch")
-    os.kill(process.pid, signal.SIGSTOP)
-    assert eventually(lambda: process.state(pager) == "T")
-    reader = threading.Thread(target=lambda: found.append(read_from_outside(process.pid, address)))
+    pager = lasting.thread("mapscratch")
+    os.kill(lasting.pid, signal.SIGSTOP)
+    assert eventually(lambda: lasting.state(pager) == "T")
+    reader = threading.Thread(target=lambda: found.append(read_from_outside(lasting.pid, address)))
     try:
         reader.start()
         wchan = Path(f"/proc/self/task/{reader.native_id}/wchan")
         assert eventually(lambda: wchan.read_text() == "handle_userfault")
         assert not found
     finally:
-        os.kill(process.pid, signal.SIGCONT)
+        os.kill(lasting.pid, signal.SIGCONT)
         reader.join()
     assert found == [expected]
 

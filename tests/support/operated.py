@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.engines import STATUS, why_not
 from support.interpreter import start_python
 from support.waiting import eventually
 
@@ -101,6 +102,12 @@ def operated(code: str, *arguments: object) -> Iterator[Operated]:
             yield one
         finally:
             process.kill()
+
+
+def require_lazyfree() -> None:
+    """Skips the test where there is no such engine; for fixtures of a whole module."""
+    if not STATUS["lazyfree"].available:
+        pytest.skip(why_not("lazyfree"))
 
 
 def make_source(path: Path, size: int) -> Path:

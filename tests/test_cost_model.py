@@ -172,6 +172,30 @@ def test_lines_that_do_not_meet():
     assert (never.pays, never.fixups.median) == ("never", -math.inf)
 
 
+def test_rounds_that_contradict_each_other_are_for_swap():
+    lines = [make_line("swap.zram", (60, 40), (5, 40)), make_line("lazyfree", (6, 30), (6, 30))]
+    costs = make_costs(lines=lines, nanoseconds={})
+    found = break_even(swap_lines(costs)[0], scratch_lines(costs)[0])
+    assert found.pays == "never"
+    assert (found.fixups.minimum, found.fixups.maximum) == (-math.inf, math.inf)
+    assert "known ones never, however few" in answer(cost_report(costs, PAGES))
+
+
+noisy = st.tuples(st.floats(-50, 200), st.floats(-300, 600), st.floats(-5, 5), st.floats(-50, 50))
+
+
+@settings(deadline=None)
+@given(st.lists(noisy, min_size=1, max_size=3), st.lists(noisy, min_size=1, max_size=3))
+def test_whatever_noise_was_measured_is_told_and_saved(swap, scratch):
+    lines = [make_line("swap.zram", *swap), make_line("lazyfree", *scratch)]
+    report = cost_report(make_costs(lines=lines), PAGES, device=device("nvme"))
+    json.dumps(cost_document(report, CREATED), allow_nan=False)
+    assert cost_chart(report).counts
+    assert "nan" not in answer(report)
+    for one in report.break_even:
+        assert not math.isnan(one.fixups.median)
+
+
 def test_lines_of_different_rounds_are_compared_by_their_bounds():
     lines = [make_line("swap.file", (60, 0), (80, 0)), make_line("lazyfree", (10, 10))]
     costs = make_costs(lines=lines)

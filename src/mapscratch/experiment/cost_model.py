@@ -388,13 +388,20 @@ def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
         fixup=scratch.fixup,
         page_swap_us=swap.spread_at(0),
         page_scratch_us=scratch.spread_at(0),
-        fixups=Spread(float(np.median(values[0])), float(values[1].min()), float(values[2].max())),
+        fixups=Spread(_median(values[0]), float(values[1].min()), float(values[2].max())),
     )
 
 
 def break_evens(swaps: Iterable[RoundTrip], scratches: Sequence[RoundTrip]) -> list[BreakEven]:
     """Each swap against each engine with each kind of fixup."""
     return [break_even(swap, scratch) for swap in swaps for scratch in scratches]
+
+
+def _median(values: Floats) -> float:
+    """Of values that may be infinite; between the two infinities the lower, which is for swap."""
+    ordered = np.sort(values)
+    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
+    return (low + high) / 2 if np.isfinite(low) and np.isfinite(high) else low
 
 
 def _over_rounds(values: Floats) -> Floats:

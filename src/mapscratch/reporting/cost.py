@@ -220,12 +220,14 @@ def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
     for one in limits:
         share = 1.0 if one.pays == "always" else report.pages.share_below(one.fixups.median)
         shares.append(f"{share:.0%}")
-        numbers.append(
-            {"always": f"{WORDS_A_PAGE}", "never": "none"}.get(
-                one.pays, f"{max(1, round(one.fixups.median)):,}"
-            )
-        )
+        numbers.append(_number(one))
     return f"up to {_list(numbers)} a page ({_list(shares)} of pages)"
+
+
+def _number(one: BreakEven) -> str:
+    if one.pays == "up to":
+        return f"{max(1, round(one.fixups.median)):,}"
+    return f"{WORDS_A_PAGE}" if one.pays == "always" else "none"
 
 
 def _list(parts: Iterable[str]) -> str:

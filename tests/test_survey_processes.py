@@ -254,7 +254,7 @@ def test_a_deleted_library_is_read_through_its_mapping(library, tmp_path):
 
 
 AS_ORDINARY_USER = """
-    import ctypes, os, signal, sys, tempfile
+    import os, subprocess, sys, tempfile, time
     import mapscratch.commands.survey, mapscratch.census.processes, rich.table, rich.box
     import multiprocessing.popen_fork, multiprocessing.connection
     from mapscratch.commands import main
@@ -264,20 +264,19 @@ AS_ORDINARY_USER = """
 
     data = Path(sys.argv[1]).read_bytes()
     root = os.getppid()
-    main(["survey", "--pid", str(root)])
+    with subprocess.Popen(["sleep", "60"]) as first:
+        main(["survey", "--pid", str(first.pid)])  # imports what it needs
+        first.kill()
     become_ordinary_user()
     folder = tempfile.mkdtemp()
     copy = os.path.join(folder, "libcopy.so")
     open(copy, "wb").write(data)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        library = ctypes.CDLL(copy)
-        os.unlink(copy)
-        os.rmdir(folder)
-        os.write(writing, b"x")
-        signal.pause()
-    os.read(reading, 1)
+    process = subprocess.Popen(["sleep", "60"], env={"LD_PRELOAD": copy})
+    child = process.pid
+    while copy not in Path(f"/proc/{child}/maps").read_text():
+        time.sleep(0.01)
+    os.unlink(copy)
+    os.rmdir(folder)
     try:
         print("MINE")
         census = survey_processes([child])
@@ -290,7 +289,7 @@ AS_ORDINARY_USER = """
         print(child in [process.pid for process in everything.processes], flush=True)
         print("STATUS", main(["survey", "--pid", str(root)]), flush=True)
     finally:
-        os.kill(child, 9)
+        process.kill()
 """
 
 

@@ -315,8 +315,10 @@ class _Image:
     def _data(self) -> NDArray[np.uint64]:
         contents = self.contents
         count = contents.pages * WORDS_PER_PAGE
-        filler = np.zeros(1, dtype=np.uint64) if contents.filler is None else contents.filler
-        words = np.resize(filler, count)
+        if contents.filler is None:
+            words = np.zeros(count, dtype=np.uint64)
+        else:
+            words = np.resize(contents.filler, count)
         words[contents.relative] = 0
         words[contents.symbolic] = 0
         words[contents.relr] = self.targets(contents.relr).astype(np.uint64)

@@ -88,11 +88,13 @@ def real_words(count: int) -> NDArray[np.uint64]:
 
 @cache
 def _library_words() -> NDArray[np.uint64]:
-    data = b""
+    pieces = []
     for path in default_libraries():
         offsets = relocations(path).file_offsets
         pages = np.unique(offsets[offsets >= 0] // PAGESIZE)
         with path.open("rb") as file:
-            for page in pages.tolist():
-                data += os.pread(file.fileno(), PAGESIZE, page * PAGESIZE)
+            pieces += [
+                os.pread(file.fileno(), PAGESIZE, page * PAGESIZE) for page in pages.tolist()
+            ]
+    data = b"".join(pieces)
     return np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")

@@ -6,6 +6,7 @@ So whatever disturbs the machine meanwhile disturbs all figures alike, and ratio
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -91,6 +92,12 @@ class _Run:
 
     def all_rounds(self) -> None:
         """At least one, and then as many as there is time for."""
+        load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+        if load > processors:
+            self.notes.append(
+                f"The machine was busy when this began (load {load:.1f} on {processors} "
+                "processors): what takes long is interrupted, and seems to take longer."
+            )
         turns: list[float] = []
         for number in range(1, _MOST_ROUNDS + 1):
             before = time.monotonic()

@@ -11,7 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from support.costs import make_costs
 from support.report_documents import (
     CREATED,
     make_compare,
@@ -22,6 +24,7 @@ from support.report_documents import (
 
 from mapscratch.experiment import cost_model
 from mapscratch.reporting import page_facts
+from mapscratch.reporting.cost import cost_document, cost_report
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents, histogram_of, ways_of
 from mapscratch.reporting.page_reading import ReportError, as_document
@@ -134,7 +137,8 @@ def test_the_answer_is_one_sentence_with_the_figures():
 def test_a_break_even_of_the_document_goes_before_that_of_the_medians():
     row = {
         "swap": "file", "engine": "lazyfree", "fixup": "symbolic", "scope": "long", "pays": "up to",
-        "fixups": 33.0, "more_than_fit": False,
+        "fixups": 33.0, "more_than_fit": False, "page_swap_us": 20.1, "page_scratch_us": 7.6,
+        "fixup_ns": 412.0,
     }  # fmt: skip
     html = page(documents(make_survey(), make_cost(break_even=[row])), CREATED)
     assert "up to 33 look-ups" in text_of(html)
@@ -193,6 +197,20 @@ def test_nothing_measured_is_no_empty_chart(given):
 def test_why_a_part_is_missing_is_told():
     html = page(documents(missing=(("cost", "no room on <disk>"),)), CREATED)
     assert "could not be found out (no room on &lt;disk&gt;)" in html
+
+
+def test_one_round_and_doubts_are_told_at_the_top():
+    assert 'id="caution"' not in page(FULL, CREATED)
+    checks = [make_cost()["checks"][0] | {"agrees": False}]
+    text = text_of(page(documents(cost=make_cost(rounds=1, checks=checks)), CREATED))
+    assert "in one round, which has no spread, and others measure relocation of libbig.so" in text
+
+
+def test_one_number_of_processes_is_a_sentence():
+    results = [one for one in make_compare()["results"] if one["processes"] == 8]
+    html = page(documents(compares=[make_compare(results=results)]), CREATED)
+    assert "private sent 800, and lazyfree sent 0 pages to swap" in text_of(html)
+    assert 'id="chart-sweep1"' not in html
 
 
 def test_wrong_words_are_an_alarm():
@@ -286,14 +304,39 @@ def test_the_last_class_ends_with_what_a_page_has():
 
 
 def test_pages_without_fixups_between_them_count_as_in_the_libraries():
-    cost = make_cost(pages={"clean_pages": 2.0})
+    cost = make_cost(pages={"layout": {"clean_pages": 2.0, "mappings": 0.1}})
     for line in cost["lines"]:
-        line |= {"clean_page_us": 0.5, "clean_pages": [0.0, 4.0, 0.0, 0.0]}
+        line |= {"clean_page_us": 0.5, "mapping_us": 10.0}
+        line["layouts"] = [[0.0, 0.01], [4.0, 0.01], [0.0, 0.01], [0.0, 0.01]]
     ways = ways_of(documents(cost=cost))
     swap = next(one for one in ways.swaps if one.key == "file")
-    assert swap.page_us == pytest.approx(20.1 + 1.0)
-    assert swap.points[0][1] == pytest.approx(20.1 + 0.2e-3 + 1.0)
+    assert swap.points[0][1] == pytest.approx(20.1 + 0.2e-3 + 2 * 0.5 + 0.09 * 10)
     assert [fixups for fixups, *_ in swap.points] == [1, 256, 512]
+
+
+def test_ways_are_those_of_the_model():
+    costs = make_costs()
+    counts = np.array([1, 1, 20, 300, 512])
+    pages = cost_model.distribution_of_counts("libc", counts)
+    report = cost_report(costs, pages)
+    ways = ways_of(documents(cost=json.loads(json.dumps(cost_document(report, CREATED)))))
+    assert {one.key for one in ways.swaps} == {"file", "zram"}
+    assert [one.key for one in ways.scratch] == ["known", "relative", "short", "long"]
+    assert {one.engine for one in ways.scratch} == {"lazyfree"}
+    for swap in ways.swaps:
+        trip = next(one for one in report.swaps if one.what == f"swap.{swap.key}")
+        for fixups in (0, 100, 512):
+            assert swap.microseconds(fixups) == pytest.approx(trip.spread_at(fixups).median)
+    for way, trip in zip(ways.scratch, report.scratches, strict=False):
+        assert way.microseconds(256) == pytest.approx(trip.spread_at(256).median)
+        for swap in ways.swaps:
+            expected = next(
+                one
+                for one in report.break_even
+                if (one.swap, one.engine, one.fixup) == (f"swap.{swap.key}", "lazyfree", trip.fixup)
+            )
+            limit = ways.limit(way, swap)
+            assert limit is None if expected.pays == "always" else limit == expected.fixups.median
 
 
 def test_devices_are_those_of_the_model():

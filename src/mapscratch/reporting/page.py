@@ -18,6 +18,7 @@ from mapscratch.reporting.page_facts import Documents
 from mapscratch.reporting.page_sections import (
     answer,
     baselines_section,
+    caution,
     costs_section,
     fixups_section,
     method_section,
@@ -76,6 +77,7 @@ def page(documents: Documents, created: datetime) -> str:
         element("h1", shown(TITLE)),
         element("blockquote", shown(_QUESTION)),
         element("p", answer(documents), class_="answer", id="answer"),
+        caution(documents),
         top_chart(documents),
         element("nav", element("ul", *(_link(*pair) for pair in _CONTENTS)), aria_label="Contents"),
     ) + element(

@@ -42,6 +42,8 @@ MARKERS = {
 }  # fmt: skip
 _LINE_HEIGHT = 17.0
 _STEPS = 64
+_LEAST_COUNTS = 2
+"""One point is no line."""
 _STRIP_TOP, _STRIP_BOTTOM = 44, 106
 
 
@@ -435,7 +437,8 @@ def _range(low: float, high: float) -> str:
 def sweep_chart(sweep: Sweep, number: int) -> Chart | None:
     """Pages written to swap against the number of processes; None where nothing is to draw."""
     series = [(name, points) for name, points in sweep.series if points]
-    if not series or not sweep.swap:
+    counts = sorted({n for _, points in series for n, _ in points})
+    if len(counts) < _LEAST_COUNTS or not sweep.swap:
         return None
     where = {"file": "a swapfile", "partition": "a swap partition"}.get(sweep.swap, sweep.swap)
     title = f"Fixed-up pages that N processes sent to {where}"
@@ -443,7 +446,6 @@ def sweep_chart(sweep: Sweep, number: int) -> Chart | None:
         f"{name}: " + ", ".join(f"{count(n)} → {count(pages)}" for n, pages in points) + "."
         for name, points in series
     )
-    counts = sorted({n for _, points in series for n, _ in points})
     by_name = {name: dict(points) for name, points in series}
     table = Table(
         ("processes", *(f"{name}: pages to swap" for name, _ in series)),

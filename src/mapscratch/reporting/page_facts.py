@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from mapscratch.reporting.page_reading import Node, ReportError
 from mapscratch.reporting.verdict import WORDS_A_PAGE
@@ -36,6 +37,7 @@ DEVICES = (("NVMe", 80.0), ("SATA SSD", 150.0), ("hard disk", 10_000.0))
 _PREFERRED = ("kernel", "lazyfree", "dontneed")
 _BIGGEST = 12
 _MOST_CLASSES = 64
+_COMPRESSED = ("zram", "zswap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,49 +242,82 @@ def ways_of(documents: Documents) -> Ways | None:
 
 
 def _ways_of_cost(cost: Node) -> Ways | None:
-    """Lines that were measured; and for each engine those with fixups as dear as ld.so's."""
+    """What the document reckons with; where it has no break-even, what its lines say."""
+    points = {node.text("what"): _points(cost, node) for node in cost.children("lines")}
+    found = _ways_of_rows(cost, points) or _ways_of_lines(cost, points)
+    return _sorted_ways(*found, "mapscratch.cost", _limits(cost))
+
+
+_Points: TypeAlias = tuple[tuple[float, float, float, float], ...]
+
+
+def _ways_of_rows(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way], list[Way]] | None:
+    """From the rows of break-even, which have what the model made of the lines."""
+    slopes = {node.text("what"): node.number("fixup_ns") or 0.0 for node in cost.children("lines")}
+    swaps: dict[str, Way] = {}
+    scratch: dict[tuple[str, str], Way] = {}
+    for node in cost.children("break_even"):
+        key, engine, fixup = _row_key(node)
+        swap_us, page_us = node.number("page_swap_us"), node.number("page_scratch_us")
+        slope = node.number("fixup_ns")
+        if swap_us is not None and not key.startswith("device"):
+            # How well a page compresses depends on what is in it; a device takes them all alike.
+            own = slopes.get(f"swap.{key}", 0.0) if key in _COMPRESSED else 0.0
+            measured = points.get(f"swap.{key}", ())
+            swaps.setdefault(key, Way(key, SWAP_NAMES.get(key, key), swap_us, own, measured))
+        if page_us is not None and slope is not None and fixup in FIXUP_NAMES:
+            measured = points.get(engine, ()) if fixup == "known" else ()
+            way = Way(fixup, FIXUP_NAMES[fixup], page_us, slope, measured, engine)
+            scratch.setdefault((engine, fixup), way)
+    return (list(swaps.values()), list(scratch.values())) if scratch else None
+
+
+def _row_key(row: Node) -> tuple[str, str, str]:
+    """Swap, engine and kind of fixup of a row of break-even, as they are named here."""
+    fixup = row.text("fixup")
+    kind = row.text("scope") or "short" if fixup == "symbolic" else fixup.removesuffix(" value")
+    return row.text("swap").removeprefix("swap."), row.text("engine"), kind
+
+
+def _ways_of_lines(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way], list[Way]]:
+    """From the lines alone; and for each engine ways with fixups as dear as ld.so's."""
     loader = {name: measured_ns(cost, measurement) for name, measurement in _LOADER.items()}
-    clean = clean_pages(cost)
     swaps, scratch = [], []
     for node in cost.children("lines"):
         what, page_us = node.text("what"), node.number("page_us")
         if page_us is None:
             continue
-        slope, neighbour_us = node.number("fixup_ns") or 0.0, node.number("clean_page_us") or 0.0
-        page_us += clean * neighbour_us
-        points = _points(node, clean, neighbour_us)
+        slope = node.number("fixup_ns") or 0.0
         if what.startswith("swap."):
             key = what.removeprefix("swap.")
-            swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points))
+            swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points[what]))
             continue
         if slope <= 0:
             # Where noise hides what a few bytes cost; this was timed by itself.
             slope = measured_ns(cost, "fixup.at_page_in") or 0.0
-        scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, what))
+        scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points[what], what))
         scratch += [
             Way(key, FIXUP_NAMES[key], page_us, ns, (), what)
             for key, ns in loader.items()
             if ns is not None
         ]
-    return _sorted_ways(swaps, scratch, "mapscratch.cost", _limits(cost))
+    return swaps, scratch
 
 
-def clean_pages(cost: Node | None) -> float:
-    """Mapped pages without fixups for each with some, in the libraries that were reckoned with."""
-    return (cost.child("pages").number("clean_pages") if cost else None) or 0.0
-
-
-def _points(
-    line: Node, clean: float, neighbour_us: float
-) -> tuple[tuple[float, float, float, float], ...]:
-    """What was measured, with what neighbours without fixups cost in the libraries."""
-    own = line.number_list("clean_pages")
+def _points(cost: Node, line: Node) -> _Points:
+    """What was measured on pages that lie close, moved to how they lie in the libraries."""
+    target = cost.child("pages").child("layout")
+    wanted = (target.number("clean_pages") or 0.0, target.number("mappings") or 0.0)
+    each_us = (line.number("clean_page_us") or 0.0, line.number("mapping_us") or 0.0)
+    layouts = line.rows("layouts", 2)
+    closest = min(layouts, default=[0.0, 0.0])
     found = []
     for index, (fixups, *times) in enumerate(line.rows("points", 4)):
-        if index < len(own) and own[index]:
-            continue  # It was measured for what neighbours cost, and says little by itself.
-        moved_us = clean * neighbour_us
-        middle, low, high = (max(time + moved_us, 0.001) for time in times)
+        own = layouts[index] if index < len(layouts) else closest
+        if own != closest:
+            continue  # It was measured for what its neighbours cost, and says little by itself.
+        moved = sum((a - b) * us for a, b, us in zip(wanted, own, each_us, strict=True))
+        middle, low, high = (max(time + moved, 0.001) for time in times)
         found.append((fixups, middle, low, high))
     return tuple(found)
 
@@ -323,17 +358,14 @@ def _ways_of_compares(compares: Sequence[Node]) -> Ways | None:
 def _limits(cost: Node) -> dict[tuple[str, str, str], float | None]:
     found: dict[tuple[str, str, str], float | None] = {}
     for node in cost.children("break_even"):
-        fixup = node.text("fixup")
-        key = node.text("scope") or "short" if fixup == "symbolic" else fixup.removesuffix(" value")
-        limit = node.number("fixups")
-        if node.text("pays") == "never":
+        limit, pays = node.number("fixups"), node.text("pays")
+        if pays == "never":
             limit = 0.0
-        elif node.flag("more_than_fit") or node.text("pays") == "always":
+        elif pays == "always" or node.flag("more_than_fit"):
             limit = None
         elif limit is None:
             continue
-        swap = node.text("swap").removeprefix("swap.")
-        found[swap, node.text("engine"), key] = None if limit is None else max(limit, 0.0)
+        found[_row_key(node)] = None if limit is None else max(limit, 0.0)
     return found
 
 

@@ -58,9 +58,9 @@ _SYMBOLIC = ("long", "short")
 _SKIPPED_SHOWN = 40
 
 
-def paragraph(*content: str, class_: str | None = None) -> str:
+def paragraph(*content: str, class_: str | None = None, id: str | None = None) -> str:
     """A paragraph of content that is escaped already."""
-    return element("p", *content, class_=class_)
+    return element("p", *content, class_=class_, id=id)
 
 
 def missing(documents: Documents, name: str, what: str) -> str:
@@ -183,6 +183,28 @@ def _bare(swap: Way) -> str:
     return swap.name.removeprefix("a ")
 
 
+def caution(documents: Documents) -> str:
+    """Why the answer is to be taken with care; nothing where it isn't."""
+    reasons = []
+    if documents.cost and documents.cost.number("rounds") == 1:
+        reasons.append("costs were measured in one round, which has no spread")
+    doubted = [
+        node.text("what")
+        for node in (documents.cost.children("checks") if documents.cost else ())
+        if node.values.get("agrees") is False
+    ]
+    if doubted:
+        reasons.append(f"others measure {_listed(map(shown, doubted))} differently, see below")
+    if not reasons:
+        return ""
+    return paragraph(
+        f"To be taken with care: {_listed(reasons)}. A machine that does nothing else, and more "
+        "--seconds, give better figures.",
+        class_="missing",
+        id="caution",
+    )
+
+
 def _answer_without_ways(documents: Documents, histogram: Histogram | None) -> str:
     if histogram and histogram.median is not None:
         return (
@@ -240,7 +262,7 @@ def _strong(text: str) -> str:
 
 def _listed(parts: Iterable[str]) -> str:
     parts = list(parts)
-    return ", and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return ", and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 # --- the chart at the top -----------------------------------------------------------------------
@@ -454,7 +476,8 @@ def _kernel_part(kernel_us: float) -> str:
         )
     return (
         f"Of a device that isn't here the kernel's part, {microseconds(kernel_us)}, is a swap-out "
-        "and a page fault as they were measured."
+        "and a page fault as they were measured, and the latency counts once: for a page that is "
+        "read alone, without read-ahead."
     )
 
 
@@ -577,7 +600,11 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
         )
         parts.append(paragraph(shown(text), class_="missing alarm"))
     chart = sweep_chart(sweep, number)
-    if chart:
+    if sweep.swap and not chart:
+        text = "Only one number of processes was measured"
+        sent = _listed(f"{name} sent {count(points[0][1])}" for name, points in sweep.series)
+        parts.append(paragraph(shown(f"{text}: {sent} pages to swap." if sent else f"{text}.")))
+    elif chart:
         pages = f"{count(sweep.pages)} relocated pages a process" if sweep.pages else ""
         parts.append(figure(chart, pages))
     else:

@@ -396,7 +396,7 @@ def test_without_swap_or_engine_the_answer_says_what_is_missing():
 def test_the_picture_has_every_line_and_steep_ones_leave_it():
     chart = cost_chart(report_of())
     names = [one.name for one in chart.series]
-    assert names[:3] == ["swapfile", "zram", "lazyfree"]
+    assert names[:3] == ["swapfile", "zram", "lazyfree, known"]
     assert "lazyfree, relative" in names
     top = max(value for one in chart.series for _, value in one.points)
     assert top <= 1.5 * 60.3
@@ -407,7 +407,7 @@ def test_the_picture_has_every_line_and_steep_ones_leave_it():
 
 def test_a_device_far_above_the_others_is_named_and_not_drawn():
     chart = cost_chart(report_of(device=device("disk")))
-    assert [one.name for one in chart.series][:3] == ["swapfile", "zram", "lazyfree"]
+    assert [one.name for one in chart.series][:3] == ["swapfile", "zram", "lazyfree, known"]
     assert "disk at 10,000 µs takes 10005 µs: far above it." in chart.note
 
 

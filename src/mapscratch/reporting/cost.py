@@ -281,9 +281,8 @@ def _within_reach(swaps: Sequence[RoundTrip]) -> tuple[list[RoundTrip], list[Rou
 
 def _series_name(line: RoundTrip) -> str:
     assert line.fixup
-    if line.fixup.fixup == "known value":
-        return line.title
-    return f"{line.title}, {'long scope' if line.fixup.scope == 'long' else line.fixup.fixup}"
+    kind = "long scope" if line.fixup.scope == "long" else line.fixup.fixup.removesuffix(" value")
+    return f"{line.title}, {kind}"
 
 
 def _series(name: str, line: RoundTrip, top: float) -> Series:

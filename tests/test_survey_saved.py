@@ -21,6 +21,11 @@ pytestmark = [
 ]
 
 PAGE = 4096
+STYLES = {
+    "lazy": ["-Wl,-z,lazy"],
+    "now": ["-Wl,-z,now"],
+    "bare": ["-Wl,-z,lazy", "-nostdlib"],
+}
 
 CALL_ALL = """
 #include "callee.h"
@@ -40,15 +45,18 @@ int main(void) {
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory) -> Path:
-    """A folder with programs that call a thousand functions, of a lazy and of a bound library."""
+    """A folder with programs that call a thousand functions of a library.
+
+    It is bound lazily, or at load; or lazily, and its last page has nothing but slots.
+    """
     folder = tmp_path_factory.mktemp("programs")
     build_library(folder / "libcallee.so", "callee.c", "-O0")
     source = folder / "main.c"
     source.write_text(CALL_ALL)
     near = (f"-L{folder}", "-Wl,-rpath,$ORIGIN")
     headers = f"-I{Path(__file__).with_name('runtime')}"
-    for mode in ("lazy", "now"):
-        options = (*near, "-lcallee", f"-Wl,-z,{mode}", "-Wl,-z,norelro")
+    for mode, style in STYLES.items():
+        options = (*near, "-lcallee", *style, "-Wl,-z,norelro")
         build_library(folder / f"lib{mode}.so", "caller.c", "-O0", *options)
         command = ["cc", headers, source, "-o", folder / mode, *near, f"-l{mode}", "-lcallee"]
         subprocess.run(command, check=True)
@@ -77,7 +85,7 @@ def test_a_library_that_is_converted_already(programs, tmp_path):
     assert library.dirtied_pages < survey(programs / "liblazy.so").dirtied_pages
 
 
-@pytest.mark.parametrize("mode", ["lazy", "now"])
+@pytest.mark.parametrize("mode", STYLES)
 def test_saved_pages_are_saved_in_a_converted_process(programs, tmp_path, mode):
     path = programs / f"lib{mode}.so"
     known = survey(path)

@@ -249,6 +249,22 @@ def test_a_child_starts_counting_at_zero(engine: str, pattern: PatternFile) -> N
             os.kill(child, signal.SIGKILL)
 
 
+def test_fork_of_a_process_that_has_only_a_cache() -> None:
+    code = """
+        import mapscratch
+        cache = mapscratch.Cache()
+        cache.put("a", b"something")
+        fork(lambda: cache.put("b", b"something"))
+        wait()
+    """
+    with observed(code) as parent:
+        child, _ = parent.hear()
+        try:
+            assert [caches(pid).entries for pid in (parent.pid, child)] == [1, 2]
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.skipif(not seccomp.is_supported(), reason="clone's number is not known here")
 def test_a_raw_clone_neither_writes_to_its_parents_board_nor_has_one(pattern: PatternFile) -> None:
     code = """

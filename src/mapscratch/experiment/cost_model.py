@@ -412,7 +412,7 @@ def _over_rounds(values: Floats) -> Floats:
 def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: Floats) -> Floats:
     """Where lines meet; infinite where scratch is below for ever, minus infinite where swap is."""
     gain_ns, slope = (swap_us - scratch_us) * 1e3, scratch_ns - swap_ns
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         meeting = gain_ns / slope
     return np.where(slope > 0, meeting, np.where(gain_ns > 0, np.inf, -np.inf))
 

@@ -136,7 +136,10 @@ def test_files_that_are_not_there(tmp_path, capsys):
 # --- what it runs itself -------------------------------------------------------------------------
 
 
-def test_a_part_is_a_command_of_its_own(tmp_path):
+def test_a_part_is_a_command_of_its_own(tmp_path, monkeypatch):
+    # Modules of the folder that somebody is in are not ours.
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
     outcome = run_part(SURVEY, tmp_path)
     assert outcome.reason == ""
     assert not outcome.wrong
@@ -159,12 +162,6 @@ def test_a_part_that_takes_too_long_is_interrupted_and_cleans_up(tmp_path):
     assert outcome.reason == "it was interrupted after 2 s"
     assert ticks == sorted(ticks)
     assert not (tmp_path / "c.json").exists()
-
-
-def test_modules_of_the_folder_that_one_is_in_are_not_ours(tmp_path, monkeypatch):
-    (tmp_path / "json.py").write_text("raise SystemExit(9)")
-    monkeypatch.chdir(tmp_path)
-    assert run_part(SURVEY, tmp_path).reason == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -197,30 +194,25 @@ def _children(pid: int) -> list[int]:
 
 
 def test_from_nothing_every_part_that_fails_is_told(tmp_path, monkeypatch, capsys):
-    """The real commands, on one library; one of them can't do what it is asked for."""
+    """The real commands; two of them can't do what they are asked for."""
+    none = str(tmp_path / "none")
 
-    def part(name, seconds, swap, **_):
-        words = {
-            "survey": SURVEY.words,
-            "cost": ("cost", "--from", str(tmp_path / "none.json"), "--json", "{folder}/s.json"),
-            "compare": (
-                "compare", LIBRARY, "-n", "1", "--rounds", "1", "--pages", "1",
-                "--strategy", "private", "--json", "{folder}/compare.json",
-            ),
-        }[name]  # fmt: skip
-        file = "compare.json" if name == "compare" else f"{name}.json"
-        return Part(name, name, words, "s.json" if name == "survey" else file, 60.0)
+    def part(name, *_, **__):
+        words = {"cost": ("cost", "--from", none), "compare": ("compare", none)}
+        return SURVEY if name == "survey" else Part(name, name, words[name], "x.json", 60.0)
 
     monkeypatch.setattr(report, "_part", part)
     output, kept = tmp_path / "page.html", tmp_path / "kept"
     assert main(["report", "-o", str(output), "--keep", str(kept)]) == 0
     told = capsys.readouterr().err
     assert "survey: done" in told
-    assert "cost: not done" in told
-    assert "compare: done" in told
-    assert "none.json" in output.read_text(encoding="utf-8")
-    assert {path.name for path in kept.iterdir()} == {"s.json", "compare.json"}
-    assert json.loads((kept / "compare.json").read_text())["document"] == "mapscratch.compare"
+    assert f"cost: not done: {none}" in told
+    assert f"compare: not done: {none}" in told
+    html = output.read_text(encoding="utf-8")
+    assert html.count(f"could not be found out ({none}") >= 2
+    assert f"mapscratch survey {LIBRARY} --json s.json" in html
+    assert [path.name for path in kept.iterdir()] == ["s.json"]
+    assert json.loads((kept / "s.json").read_text())["document"] == "mapscratch.survey"
 
 
 def test_the_parts_keep_to_the_time_in_all():

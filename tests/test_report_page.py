@@ -202,8 +202,12 @@ def test_why_a_part_is_missing_is_told():
 def test_one_round_and_doubts_are_told_at_the_top():
     assert 'id="caution"' not in page(FULL, CREATED)
     checks = [make_cost()["checks"][0] | {"agrees": False}]
-    text = text_of(page(documents(cost=make_cost(rounds=1, checks=checks)), CREATED))
-    assert "in one round, which has no spread, and others measure relocation of libbig.so" in text
+    lines = [make_cost()["lines"][3] | {"page_us": -1.0}]
+    cost = make_cost(notes=["Busy <&."], checks=checks, lines=lines)
+    text = text_of(page(documents(cost=cost), CREATED))
+    assert "care. Busy &lt;&amp;. Others measure relocation of libbig.so differently" in text
+    assert "Noise is larger than what was measured of drop + known values" in text
+    assert "again not measurable" in text
 
 
 def test_one_number_of_processes_is_a_sentence():

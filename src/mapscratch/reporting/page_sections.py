@@ -16,6 +16,7 @@ from mapscratch.reporting.page_charts import (
     round_trip_chart,
     savings_chart,
     sweep_chart,
+    way_name,
 )
 from mapscratch.reporting.page_facts import (
     DEVICES,
@@ -185,20 +186,26 @@ def _bare(swap: Way) -> str:
 
 def caution(documents: Documents) -> str:
     """Why the answer is to be taken with care; nothing where it isn't."""
-    reasons = []
-    if documents.cost and documents.cost.number("rounds") == 1:
-        reasons.append("costs were measured in one round, which has no spread")
+    if documents.cost is None:
+        return ""
+    reasons = list(map(shown, documents.cost.texts("notes")))
     doubted = [
         node.text("what")
-        for node in (documents.cost.children("checks") if documents.cost else ())
+        for node in documents.cost.children("checks")
         if node.values.get("agrees") is False
     ]
     if doubted:
-        reasons.append(f"others measure {_listed(map(shown, doubted))} differently, see below")
+        reasons.append(f"Others measure {_listed(map(shown, doubted))} differently, see below.")
+    ways = ways_of(documents)
+    noisy = (
+        [way_name(one) for one in (*ways.swaps, *ways.scratch) if one.page_us < 0] if ways else []
+    )
+    if noisy:
+        reasons.append(f"Noise is larger than what was measured of {_listed(map(shown, noisy))}.")
     if not reasons:
         return ""
     return paragraph(
-        f"To be taken with care: {_listed(reasons)}. A machine that does nothing else, and more "
+        f"To be taken with care. {' '.join(reasons)} A machine that does nothing else, and more "
         "--seconds, give better figures.",
         class_="missing",
         id="caution",
@@ -396,7 +403,6 @@ def costs_section(documents: Documents) -> str:
         parts.append(paragraph("No engine that drops pages was measured.", class_="missing"))
     if ways.others and ways.swaps:
         parts.append(_other_engines(ways))
-    parts += [paragraph(shown(note), class_="note") for note in documents.cost.texts("notes")]
     parts.append(_measurements(documents.cost))
     parts.append(_checks(documents.cost))
     return section("costs", title, *parts)

@@ -237,7 +237,9 @@ def digits(value: float) -> str:
 
 
 def microseconds(value: float) -> str:
-    """A time in µs, told in the unit that suits it."""
+    """A time in µs, told in the unit that suits it; one below nothing is noise."""
+    if value < 0:
+        return "not measurable"
     if value >= 1e6:
         return f"{digits(value / 1e6)}{_UNIT}s"
     if value >= 1e3:

@@ -46,6 +46,7 @@ static int share_memory(struct scratch_helper *helper, int *ret_memory) {
     }
     helper->memory = mapped;
     madvise(mapped, shared_bytes, MADV_DONTFORK); /* a child shares memory of its own */
+    madvise(mapped, shared_bytes, MADV_DONTDUMP);
     *ret_memory = memory;
     return 0;
 }

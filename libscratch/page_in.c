@@ -14,6 +14,16 @@
 static unsigned char staging[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
 static unsigned char encoded[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
 
+/* What is decoded may be secret, and can be made again: it is no part of a core file. */
+static void leave_out_of_core_files(void) {
+    static bool is_left_out;
+    if (is_left_out)
+        return;
+    is_left_out = true;
+    madvise(staging, sizeof staging, MADV_DONTDUMP);
+    madvise(encoded, sizeof encoded, MADV_DONTDUMP);
+}
+
 /* On x86-64, and on aarch64 with small base pages: where it is another size, pages are small. */
 enum { HUGE_BYTES = 2 << 20 };
 
@@ -360,6 +370,7 @@ static int make_pages(const struct scratch_userfault *userfault, struct scratch_
     size_t pages = end - first;
     const unsigned char *bytes = range->source + first * scratch_page_size();
     reason[0] = 0;
+    leave_out_of_core_files();
     if (range->is_decoded)
         pages = stage_decoded(range, first, pages, staging, reason);
     else if (range->has_fixup)
@@ -397,7 +408,8 @@ static unsigned char *huge_staging(void) {
         memory = mapped + (HUGE_BYTES - (uintptr_t)mapped % HUGE_BYTES) % HUGE_BYTES;
     }
     bool is_ready = map_huge_staging(memory, HUGE_BYTES, MAP_FIXED) &&
-                    !madvise(memory, HUGE_BYTES, MADV_HUGEPAGE);
+                    !madvise(memory, HUGE_BYTES, MADV_HUGEPAGE) &&
+                    !madvise(memory, HUGE_BYTES, MADV_DONTDUMP);
     return is_ready ? memory : NULL;
 }
 

@@ -48,16 +48,20 @@ def test_threads_that_hold_the_interpreters_lock_and_a_dropper(lazyfree: str, pa
         """
     plain = np.asarray(array)
     stop = threading.Event()
+    someone_reads = threading.Event()
     wrong = []
     def read(seed):
         random = np.random.default_rng(seed)
         while not stop.is_set():
+            someone_reads.set()
             start = random.integers(0, len(plain) - 400)
             part = plain[start : start + 400]
             if part.tolist() != expected[start : start + 400].tolist():  # holds the lock
                 wrong.append(start)
     def drop():
         for round in range(100):
+            assert someone_reads.wait(60)  # on a busy machine the dropper may be through before
+            someone_reads.clear()
             array.scratch.drop()
             array.scratch.reclaim()
         stop.set()

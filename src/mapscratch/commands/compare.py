@@ -26,20 +26,17 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mapscratch import __version__
+from mapscratch.commands.terminal import check_output_files, make_console, progress_bar
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
-from mapscratch.experiment.rounds import ExperimentError, Progress, compare
+from mapscratch.experiment.rounds import ExperimentError, compare
 from mapscratch.experiment.strategies import STRATEGIES
 from mapscratch.experiment.workload import DEFAULT_PAGES, read_workload
 from mapscratch.reporting.charts import chart_of, check_chart_file, save_chart
@@ -131,8 +128,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 1 if a word was wrong."""
     started = time.monotonic()
-    _check_output_files(arguments)
-    console = _console()
+    if arguments.chart:
+        check_chart_file(arguments.chart)
+    check_output_files((arguments.chart, arguments.json))
+    console = make_console()
     if arguments.code:
         return _run_code(arguments, console)
     settings = Settings(
@@ -146,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     workload = read_workload(arguments.libraries, pages=settings.pages)
     print_plan(console, workload, settings)
-    with _progress() as progress:
+    with progress_bar() as progress:
         comparison = compare(
             workload, settings, announce=console.print, progress=progress, started=started
         )
@@ -172,7 +171,7 @@ def _run_code(arguments: argparse.Namespace, console: Console) -> int:
         swap=arguments.swap,
         pages=0,
     )
-    with _progress() as progress:
+    with progress_bar() as progress:
         comparison = compare_code(workers, settings, announce=console.print, progress=progress)
     print_code(console, comparison)
     if arguments.json:
@@ -191,19 +190,6 @@ def _strategies(named: list[str] | None) -> tuple[str, ...]:
     return tuple(name for name in STRATEGIES if not named or name in named)
 
 
-def _check_output_files(arguments: argparse.Namespace) -> None:
-    """Finds out before the experiment, not after it."""
-    if arguments.chart:
-        check_chart_file(arguments.chart)
-    for path in (arguments.chart, arguments.json):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "can't be written to", str(path))
-
-
 def _save(comparison: Comparison, arguments: argparse.Namespace) -> None:
     if arguments.json:
         document = comparison_document(comparison, datetime.now().astimezone())
@@ -219,44 +205,6 @@ def _subtitle(comparison: Comparison) -> str:
     names = ", ".join(library.path.name.split(".so")[0] for library in libraries[:4])
     more = ", ..." if len(libraries) > 4 else ""
     return f"{pages:,} relocated pages a process ({names}{more}); Linux {os.uname().release}"
-
-
-def _console() -> Console:
-    from rich import console as rich_console
-
-    class Console(rich_console.Console):
-        def on_broken_pipe(self) -> None:
-            """Left to `mapscratch.commands.main`, like every other error."""
-            raise BrokenPipeError
-
-    console = Console(highlight=False, markup=False, soft_wrap=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # Into a file or a pipe: as wide as a terminal that nobody has changed.
-        console.width = 80
-    return console
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on standard error, if that is a terminal. No thread draws it: workers are forked."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, share: None
-        return
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("starting", total=1.0)
-
-        def show(what: str, share: float) -> None:
-            bar.update(task, description=what, completed=share)
-            bar.refresh()
-            sys.stderr.flush()
-
-        yield show
 
 
 def _process_counts(text: str) -> tuple[int, ...]:

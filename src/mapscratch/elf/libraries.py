@@ -8,6 +8,7 @@ which files it took. What nobody has loaded is looked for where Python and NumPy
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -55,13 +56,14 @@ def default_libraries() -> list[Path]:
         resolved paths of existing files without duplicates, in that order, by name within a group.
     """
     mapped = _mapped_files()
+    # Not Path.is_file, which raises where a folder on the way is closed to this user.
     candidates = [*mapped, *_python_libraries(), *_numpy_libraries()]
-    files = {path.resolve() for path in candidates if path.is_file()}
+    files = {path.resolve() for path in candidates if os.path.isfile(path)}
     chosen: list[Path] = []
     for pattern in _WANTED_NAMES:
         matching = (path for path in files if pattern.fullmatch(path.name))
         chosen += sorted(matching, key=lambda path: (path.name, path))
-    chosen += [path.resolve() for path in _numpy_libraries() if path.is_file()]
+    chosen += [path.resolve() for path in _numpy_libraries() if os.path.isfile(path)]
     return list(dict.fromkeys(path for path in chosen if _is_elf(path)))
 
 

@@ -284,9 +284,9 @@ def _fixed_base(tried: Alternatives | None) -> Baseline:
         "fixed_base",
         "prelink, a fixed base, no ASLR",
         f"Beats us in everything but security: {equal}, so their content can be in the file, and "
-        "they are clean, shared, and fixed up never. prelink did so and is no longer maintained; "
-        "it breaks when a library is updated, gives up random addresses, and changes files that "
-        "are signed or checked.",
+        "they are clean, shared, and fixed up never. prelink did so; glibc 2.36 no longer "
+        "has the part of it that was in ld.so. It has to be done again when a library is "
+        "updated, gives up random addresses, and changes files that are signed or checked.",
         bool(figures),
         "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf; prelink(8)",
         figures,

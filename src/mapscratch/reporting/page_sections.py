@@ -57,6 +57,7 @@ COMMANDS = {
 """What makes each document."""
 _SYMBOLIC = ("long", "short")
 _SKIPPED_SHOWN = 40
+_MAPPINGS_SHOWN = 60
 
 
 def paragraph(*content: str, class_: str | None = None, id: str | None = None) -> str:
@@ -764,7 +765,13 @@ def ps_section(documents: Documents) -> str:
     if not rows:
         return section("ps", "Who uses scratch memory now", paragraph("No process did."))
     head = ("process", "what", "engine", "droppable", "pages dropped", "pages rebuilt")
-    return section("ps", "Who uses scratch memory now", table(Table(head, tuple(rows)), words=True))
+    more = len(rows) - _MAPPINGS_SHOWN
+    return section(
+        "ps",
+        "Who uses scratch memory now",
+        table(Table(head, tuple(rows[:_MAPPINGS_SHOWN])), words=True),
+        paragraph(shown(f"and {count(more)} more"), class_="note") if more > 0 else "",
+    )
 
 
 # --- method -------------------------------------------------------------------------------------

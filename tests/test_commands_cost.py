@@ -28,7 +28,7 @@ from mapscratch.reporting.cost import cost_document, cost_report, costs_from_doc
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIBRARY = str(default_libraries()[1])
-HISTOGRAM = [[1, 8, 50], [9, 64, 30], [65, 512, 20]]
+PAGES_BY_FIXUPS = [[5, 50], [36, 30], [288, 20]]
 SURVEY = {
     "document": "mapscratch.survey",
     "version": 1,
@@ -39,7 +39,7 @@ SURVEY = {
         {"relocated_pages": 0, "relocated_pss_bytes": 0, "swap_bytes": 0},
         {"relocated_pages": 100, "relocated_pss_bytes": 0, "swap_bytes": 100 << 12},
     ],
-    "totals": {"fixups_per_page": {"histogram": HISTOGRAM}},
+    "totals": {"pages_by_fixups": PAGES_BY_FIXUPS},
 }
 
 
@@ -295,8 +295,8 @@ def test_what_does_not_go_together_is_said(figures, survey, capsys):
         ({"processes": [{}]}, "this survey is damaged"),
         ({"totals": {}}, "this survey is damaged"),
         ({"libraries": 3}, "this survey is damaged"),
-        ({"totals": {"fixups_per_page": {"histogram": []}}}, "survey other libraries"),
-        ({"totals": {"fixups_per_page": {"histogram": ["x"]}}}, "no histogram"),
+        ({"totals": {"pages_by_fixups": []}}, "survey other libraries"),
+        ({"totals": {"pages_by_fixups": ["x"]}}, "survey again"),
     ],
 )
 def test_a_survey_that_is_no_use_says_why(figures, tmp_path, change, message, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.costs import LINES, make_costs, make_line
+from support.costs import LINES, make_costs, make_line, make_spread
 
 from mapscratch.elf import default_libraries, link, relocations
 from mapscratch.errors import UserError
@@ -28,8 +28,8 @@ from mapscratch.experiment.cost_model import (
     device,
     device_lines,
     distribution_of_counts,
-    distribution_of_histogram,
     distribution_of_libraries,
+    distribution_of_survey,
     scratch_lines,
     swap_lines,
 )
@@ -133,13 +133,16 @@ def test_what_is_mapped_beside_a_page_costs_too():
     assert scratch_lines(costs, Layout(3.0, 0.1))[0].at(0)[0, 0] == pytest.approx(18.0)
 
 
-def test_a_slope_is_at_least_what_a_store_was_seen_to_take():
+def test_a_known_value_costs_what_storing_it_takes_and_the_line_keeps_its_mean():
     nanoseconds = {"fixup.at_page_in": 3.0, "fixup.word": 5.0}
     lines = [make_line("lazyfree", (7.0, -6.0), (7.0, 20.0)), make_line("dontneed", (7.0, 1.0))]
     lazyfree, dontneed = scratch_lines(make_costs(lines=lines, nanoseconds=nanoseconds))
-    assert lazyfree.fixup_ns[0].tolist() == [pytest.approx(2.7), 20.0]
-    assert lazyfree.fixup and lazyfree.fixup.ns.minimum == pytest.approx(2.7)
-    assert dontneed.fixup and dontneed.fixup.ns.median == pytest.approx(4.5)
+    assert lazyfree.fixup_ns[0].tolist() == [3.0, 3.0]
+    assert lazyfree.fixup and lazyfree.fixup.ns == make_spread(3.0)
+    assert dontneed.fixup and dontneed.fixup.ns.median == 5.0
+    middle = (1 + 512) / 2
+    at_the_middle = lazyfree.page_us[0] + 3.0 * middle / 1000
+    assert at_the_middle == pytest.approx([7 - 6 * middle / 1000, 7 + 20 * middle / 1000])
 
 
 def test_fixups_of_the_loader_cost_what_the_loader_takes():
@@ -264,13 +267,13 @@ def test_the_pages_of_libraries_are_those_of_the_linker():
     assert found.layout.mappings == 2 / found.total_pages
 
 
-def test_a_survey_gives_a_histogram():
-    found = distribution_of_histogram("x", [[1, 3, 10], [4, 8, 0], [8, 16, 30]], 0.5)
+def test_a_survey_says_how_many_fixups_each_page_has():
+    found = distribution_of_survey("x", [[12, 30], [4, 0], [2, 10]], 0.5)
     assert found.total_pages == 40
     assert found.mean == (2 * 10 + 12 * 30) / 40
-    for wrong in ([], [[1, 2, 0]], [[1]], ["x"]):
+    for wrong in ([], [[1, 0]], [[1]], ["x"]):
         with pytest.raises(ModelError):
-            distribution_of_histogram("x", wrong)
+            distribution_of_survey("x", wrong)
 
 
 # --- other ways ---------------------------------------------------------------------------------

@@ -55,8 +55,8 @@ from mapscratch.experiment.cost_model import (
     Distribution,
     ModelError,
     device,
-    distribution_of_histogram,
     distribution_of_libraries,
+    distribution_of_survey,
     swap_lines,
 )
 from mapscratch.experiment.costs import Costs
@@ -347,15 +347,15 @@ def _survey(path: Path) -> dict[str, Any]:
 def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
     try:
         libraries = survey["libraries"]
-        histogram = survey["totals"]["fixups_per_page"]["histogram"]
-        fixups = sum(sum(one["kinds"].values()) for one in libraries)
+        counted = survey["totals"]["pages_by_fixups"]
+        total = sum(sum(one["kinds"].values()) for one in libraries)
         relative = sum(
             one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
         )
         title = f"{len(libraries):,} surveyed libraries"
     except (KeyError, TypeError, AttributeError) as error:
         raise CostError(f"this survey is damaged ({error}): survey again") from None
-    return distribution_of_histogram(title, histogram, relative / fixups if fixups else None)
+    return distribution_of_survey(title, counted, relative / total if total else None)
 
 
 def _fleet(

@@ -7,14 +7,15 @@ takes for a page without any, and *f* for each of its *k* fixups::
 
     swap(k) = S + s k        scratch(k) = T + f k        break-even: k = (S - T) / (f - s)
 
-*S*, *s*, *T* and the *f* of values that are known come from the lines of one run
+*S*, *s* and *T* come from the lines of one run
 (`mapscratch.experiment.costs.Line`), a straight line for each round; the *f* of a fixup that is
 worked out again as ld.so does it is what ld.so takes, measured in the same run. Break-even is
 worked out round by round, as what was measured in turns is compared everywhere here.
 
 Two slopes are known better than a line through noisy points says. A swapfile doesn't look at what
-is on a page: its *s* is 0, and its *S* what it took in the mean. And a stored value can't cost less
-than storing it alone, which is measured too: a smaller *f* is raised to that.
+is on a page: its *s* is 0. And what storing a known value takes is timed by itself, in the same
+rounds, without the page faults around it: that is its *f*. Both lines go through the mean of what
+was measured, so *S* and *T* are what was left of that.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def scratch_lines(costs: Costs, layout: Layout = ALONE) -> list[RoundTrip]:
     for line in map(costs.line, ENGINES):
         if line is None:
             continue
-        with_known = _known(_round_trip(line, line.what, None, layout), costs)
+        with_known = _known(_round_trip(line, line.what, None, layout), line, costs)
         found.append(with_known)
         found += [_with_fixups(with_known, fixup) for fixup in measured_fixups(costs)]
     return found
@@ -297,21 +298,28 @@ def _round_trip(line: Line, title: str, fixup: FixupCost | None, layout: Layout)
 
 def _level(trip: RoundTrip, line: Line) -> RoundTrip:
     """The same for any number of fixups: what it is for the mean number that was measured."""
-    fixups = float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
-    page_us = trip.page_us + trip.fixup_ns * fixups / 1e3
+    page_us = _turned(trip, line, 0.0)
     return RoundTrip(trip.what, trip.title, None, page_us, np.zeros_like(page_us))
 
 
-def _known(trip: RoundTrip, costs: Costs) -> RoundTrip:
-    """An engine that stores known values."""
+def _known(trip: RoundTrip, line: Line, costs: Costs) -> RoundTrip:
+    """An engine that stores known values, each for what storing it alone takes."""
     stored = costs.measurement(_STORING.get(trip.what, _HEALING))
-    least = stored.spread.minimum if stored else -np.inf
-    fixup_ns = np.maximum(trip.fixup_ns, least)
+    page_us, fixup_ns = trip.page_us, trip.fixup_ns
+    if stored:
+        page_us = _turned(trip, line, stored.median)
+        fixup_ns = np.broadcast_to(_bounds(stored)[:, None], fixup_ns.shape).copy()
     spread = Spread(
         float(np.median(fixup_ns[0])), float(fixup_ns[1].min()), float(fixup_ns[2].max())
     )
     known = FixupCost("known value", None, spread)
-    return RoundTrip(trip.what, trip.title, known, trip.page_us, fixup_ns)
+    return RoundTrip(trip.what, trip.title, known, page_us, fixup_ns)
+
+
+def _turned(trip: RoundTrip, line: Line, fixup_ns: float) -> Floats:
+    """Where each line begins if it has another slope, and its mean is what was measured."""
+    fixups = float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
+    return trip.page_us + (trip.fixup_ns - fixup_ns) * fixups / 1e3
 
 
 def _with_fixups(known: RoundTrip, fixup: FixupCost) -> RoundTrip:
@@ -526,22 +534,22 @@ def distribution_of_counts(
     )
 
 
-def distribution_of_histogram(
-    title: str, histogram: Sequence[Sequence[float]], relative_share: float | None = None
+def distribution_of_survey(
+    title: str, counted: Sequence[Sequence[float]], relative_share: float | None = None
 ) -> Distribution:
-    """From a survey's classes ``[low, high, pages]``; a class counts as its middle.
+    """From a survey's ``[fixups, pages]``, one for each number of fixups.
 
     Raises:
-        ModelError: it has no pages, or is no histogram.
+        ModelError: it has no pages, or is something else.
     """
     try:
-        rows = np.array([row for row in histogram if row[2] > 0], dtype=np.float64)
-        if not len(rows) or rows.shape[1] != 3:
+        rows = np.array([row for row in counted if row[1] > 0], dtype=np.float64)
+        if not len(rows) or rows.shape[1] != 2:
             raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
     except (TypeError, IndexError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{title}: this is no histogram of fixups a page") from None
+        raise ModelError(f"{title}: these are no pages by their fixups: survey again") from None
     rows = rows[np.argsort(rows[:, 0])]
-    middles = np.minimum(rows[:, :2], WORDS_A_PAGE).mean(axis=1)
-    return Distribution(title, middles, rows[:, 2].astype(np.int64), relative_share, None)
+    numbers = np.minimum(rows[:, 0], WORDS_A_PAGE)
+    return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, None)

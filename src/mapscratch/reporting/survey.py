@@ -130,6 +130,7 @@ def survey_document(
         "totals": {
             **asdict(whole),
             "fixups_per_page": _per_page(whole.fixups_per_page),
+            "pages_by_fixups": _pages_by_fixups(census),
         },
     }
     if processes is not None:
@@ -174,6 +175,13 @@ def _per_page(found: FixupsPerPage) -> Document:
         "mean": found.mean,
         "histogram": [list(one) for one in found.histogram],
     }
+
+
+def _pages_by_fixups(census: Census) -> list[list[int]]:
+    """For each number of fixups that a page has: the number, and how many pages have so many."""
+    pages = [library.pages.fixups for library in census.libraries]
+    counted = np.bincount(np.concatenate(pages or [np.empty(0, dtype=np.int64)]))
+    return [[int(number), int(counted[number])] for number in np.flatnonzero(counted)]
 
 
 def _process_document(process: ProcessSurvey) -> Document:

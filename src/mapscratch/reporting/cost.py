@@ -8,6 +8,7 @@ lines and break-even, the other ways, and a fleet. `docs/cost.md` explains it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -632,6 +633,10 @@ def _break_even_table(report: CostReport) -> Table:
     titles = {"known value": "known", "symbolic, short scope": "symbolic"}
     titles["symbolic, long scope"] = "long scope"
     table = _plain_table("swap", "engine", *(titles.get(kind, kind) for kind in kinds))
+    # If there is not the room, the brackets go below their number, and no name is cut.
+    table.columns[0].no_wrap = True
+    for column in table.columns[2:]:
+        column.no_wrap = False
     pairs = dict.fromkeys((one.swap, one.engine) for one in report.break_even)
     former = ""
     for swap, engine in pairs:
@@ -641,12 +646,17 @@ def _break_even_table(report: CostReport) -> Table:
             if (one.swap, one.engine) == (swap, engine)
         }
         table.add_row(
-            "" if swap == former else next(iter(found.values())).swap_title,
+            "" if swap == former else _without_latency(next(iter(found.values())).swap_title),
             engine,
             *(_limit(found[kind]) for kind in kinds),
         )
         former = swap
     return table
+
+
+def _without_latency(title: str) -> str:
+    """A device's name alone: the latency stands in the sentences."""
+    return re.sub(r" at [\d,.e+-]+ µs", "", title)
 
 
 def _limit(one: BreakEven) -> str:

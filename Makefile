@@ -121,6 +121,8 @@ BENCHMARKS := $(filter-out bench/turns.py bench/%_worker.py,$(wildcard bench/*.p
 bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine
 	$(BIN)/meson compile -C $(NATIVE)
 	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
+	$(BIN)/mapscratch survey --installed
+	$(BIN)/mapscratch cost --swap all
 
 docs: $(VENV)/installed ## prints the tables that are generated into docs/
 	$(BIN)/python docs/generate.py

@@ -154,11 +154,15 @@ def answer(documents: Documents) -> str:
             return shown(sentence)
     known = ways.scratch_by("known") or ways.scratch[0]
     fixups, whose = _typical_page(histogram)
-    costs = f"{whose}: from known values they cost {_time(known.fixup_ns * fixups / 1e3)}"
-    symbolic = _dearest(ways)
+    costs = f"{whose}: to make them again costs {_time(known.fixup_ns * fixups / 1e3)}"
+    costs += " from known values"
+    relative, symbolic = ways.scratch_by("relative"), _dearest(ways)
+    if relative:
+        costs += f", {_time(relative.fixup_ns * fixups / 1e3)} if ld.so adds the load base to each"
+        costs += _share_of_relative(documents)
     if symbolic:
         looked_up = _time(symbolic.fixup_ns * fixups / 1e3)
-        costs += f" to make again, and {looked_up} if ld.so looked up a symbol for each"
+        costs += f", and {looked_up} if it looked up a symbol for each among many libraries"
     dropped = f"dropping and reading it again {_time(known.page_us)}"
     if not ways.swaps:
         return (
@@ -175,6 +179,16 @@ def answer(documents: Documents) -> str:
         f"{costs}; swapping a page out and in costs {trips}, and {dropped}, so dropping beats "
         f"{_listed(verdicts)}."
     )
+
+
+def _share_of_relative(documents: Documents) -> str:
+    """How many of the fixups here are of that kind, in brackets; nothing if that isn't known."""
+    kinds = dict(kinds_of_fixups(documents.survey))
+    total = sum(kinds.values())
+    if not total:
+        return ""
+    relative = kinds.get("RELATIVE", 0.0) + kinds.get("RELR", 0.0)
+    return f" ({percent(relative / total)} of all are such)"
 
 
 def _time(value: float) -> str:

@@ -340,7 +340,7 @@ def test_a_document_has_what_it_promises():
     assert all(len(point) == 4 for line in document["lines"] for point in line["points"])
     swaps = {one["swap"] for one in document["break_even"]}
     assert swaps == {"file", "zram", "device", "device.ahead"}
-    assert len(document["break_even"]) == len(swaps) * 2 * 4
+    assert len(document["break_even"]) == len(swaps) * 2 * 6
     assert document["alternatives"] is None and document["fleet"] is None
     assert document["answer"].startswith("How expensive are the fixups? A relative one costs")
 
@@ -386,8 +386,26 @@ def test_the_answer_names_prices_limits_and_shares():
     assert "relative ones however many fit in a page" in text
     # 170 in the mean, three quarters relative: 0.75 * 2 + 0.25 * 150 (or 400) ns each.
     assert "as ld.so does it 6.6 µs in a short scope and 17 µs in a long scope" in text
-    assert "% of pages)" in text
+    assert "ones mixed as here in a long scope up to" in text
+    assert "% of pages have no more)" in text
+    assert "symbolic ones" not in text
     assert text.endswith(".")
+
+
+def test_a_mixed_fixup_costs_what_those_of_a_page_do_in_the_mean():
+    lines = scratch_lines(make_costs(), relative_share=0.75)
+    mixed = line_of(lines, "lazyfree", "mixed, long scope")
+    assert mixed.fixup and mixed.fixup.ns.median == pytest.approx(0.75 * 2 + 0.25 * 400)
+    assert mixed.fixup.ns.minimum == pytest.approx(0.75 * 1.8 + 0.25 * 360)
+    named = {one.fixup.title for one in scratch_lines(make_costs()) if one.fixup}
+    assert not any(title.startswith("mixed") for title in named)
+
+
+def test_symbolic_ones_are_weighed_alone_where_the_mixture_is_not_known():
+    pages = distribution_of_counts("three pages", np.array([10, 100, 400]))
+    text = answer(cost_report(make_costs(), pages))
+    assert "symbolic ones alone in a short scope up to" in text
+    assert text.endswith(" a page.")
 
 
 def test_without_swap_or_engine_the_answer_says_what_is_missing():
@@ -397,13 +415,16 @@ def test_without_swap_or_engine_the_answer_says_what_is_missing():
 
 
 def test_the_picture_has_every_line_and_steep_ones_leave_it():
-    chart = cost_chart(report_of())
+    pages = distribution_of_counts("three pages", np.array([10, 100, 400]))
+    chart = cost_chart(cost_report(make_costs(), pages))
     names = [one.name for one in chart.series]
     assert names[:3] == ["swapfile", "zram", "lazyfree, known"]
     assert "lazyfree, relative" in names
+    mixed = [one.name for one in cost_chart(report_of()).series]
+    assert "lazyfree, mixed" in mixed and "lazyfree, symbolic" not in mixed
     top = max(value for one in chart.series for _, value in one.points)
     assert top <= 1.5 * 60.3
-    steep = next(one for one in chart.series if one.name.endswith("long scope"))
+    steep = next(one for one in chart.series if one.name.endswith("symbolic, long"))
     assert steep.points[-1][0] < WORDS_A_PAGE
     assert "out of the picture" in chart.note
 

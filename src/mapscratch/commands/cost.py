@@ -53,6 +53,7 @@ from mapscratch.experiment.cost_model import (
     DEVICES,
     Device,
     Distribution,
+    Layout,
     ModelError,
     device,
     distribution_of_libraries,
@@ -348,6 +349,11 @@ def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
     try:
         libraries = survey["libraries"]
         counted = survey["totals"]["pages_by_fixups"]
+        pages = max(1, survey["totals"]["dirtied_pages"])
+        layout = Layout(
+            survey["totals"]["window_pages"] / pages - 1,
+            sum(one["dirtied_pages"] > 0 for one in libraries) / pages,
+        )
         total = sum(sum(one["kinds"].values()) for one in libraries)
         relative = sum(
             one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
@@ -355,7 +361,7 @@ def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
         title = f"{len(libraries):,} surveyed libraries"
     except (KeyError, TypeError, AttributeError) as error:
         raise CostError(f"this survey is damaged ({error}): survey again") from None
-    return distribution_of_survey(title, counted, relative / total if total else None)
+    return distribution_of_survey(title, counted, relative / total if total else None, layout)
 
 
 def _fleet(

@@ -9,8 +9,9 @@ takes for a page without any, and *f* for each of its *k* fixups::
 
 *S*, *s* and *T* come from the lines of one run
 (`mapscratch.experiment.costs.Line`), a straight line for each round; the *f* of a fixup that is
-worked out again as ld.so does it is what ld.so takes, measured in the same run. Break-even is
-worked out round by round, as what was measured in turns is compared everywhere here.
+worked out again as ld.so does it is what ld.so takes, measured in the same run. Lines meet round by
+round; the least and the most are of the corners: of the round that is worst, or best, for dropping
+with the dearest, or cheapest, fixups of any round.
 
 Two slopes are known better than a line through noisy points says. A swapfile doesn't look at what
 is on a page: its *s* is 0. And what storing a known value takes is timed by itself, in the same
@@ -36,7 +37,7 @@ from mapscratch.experiment.costs import Costs, Line, Measurement
 from mapscratch.experiment.results import Spread
 
 Floats: TypeAlias = NDArray[np.float64]
-FixupName: TypeAlias = Literal["known value", "relative", "symbolic"]
+FixupName: TypeAlias = Literal["known value", "relative", "mixed", "symbolic"]
 Scope: TypeAlias = Literal["short", "long"]
 Pays: TypeAlias = Literal["never", "up to", "always"]
 
@@ -105,8 +106,8 @@ class FixupCost:
     """What making one fixup again takes.
 
     Attributes:
-        fixup: how its value is found.
-        scope: of a symbolic one: how many libraries are searched.
+        fixup: how its value is found; a mixed one is the mean over those that pages have.
+        scope: of a symbolic or mixed one: how many libraries are searched.
         ns: for one, its page in memory.
     """
 
@@ -120,21 +121,35 @@ class FixupCost:
         return f"{self.fixup}, {self.scope} scope" if self.scope else self.fixup
 
 
-_MEASURED_FIXUPS: tuple[tuple[str, FixupName, Scope | None], ...] = (
-    ("relocation.relative", "relative", None),
-    ("relocation.symbolic.short", "symbolic", "short"),
-    ("relocation.symbolic.long", "symbolic", "long"),
-)
+def measured_fixups(costs: Costs, relative_share: float | None = None) -> list[FixupCost]:
+    """What ld.so takes for each kind of fixup, as far as it was measured.
+
+    Args:
+        costs: what was measured.
+        relative_share: of the fixups that pages have, how many are relative: 0 to 1. Then also what
+            it takes for one of them in the mean, the others looked up.
+    """
+    relative = costs.measurement("relocation.relative")
+    scopes: tuple[Scope, ...] = ("short", "long")
+    symbolic = {scope: costs.measurement(f"relocation.symbolic.{scope}") for scope in scopes}
+    found = [FixupCost("relative", None, relative.spread)] if relative else []
+    for scope, one in symbolic.items():
+        if relative and one and relative_share is not None:
+            mixed = _mixed(relative.spread, one.spread, relative_share)
+            found.append(FixupCost("mixed", scope, mixed))
+    looked_up = [FixupCost("symbolic", scope, one.spread) for scope, one in symbolic.items() if one]
+    return found + looked_up
 
 
-def measured_fixups(costs: Costs) -> list[FixupCost]:
-    """What ld.so takes for each kind of fixup, as far as it was measured."""
-    found = []
-    for name, fixup, scope in _MEASURED_FIXUPS:
-        measurement = costs.measurement(name)
-        if measurement:
-            found.append(FixupCost(fixup, scope, measurement.spread))
-    return found
+def _mixed(one: Spread, other: Spread, share_of_one: float) -> Spread:
+    def mean(value: float, other_value: float) -> float:
+        return share_of_one * value + (1 - share_of_one) * other_value
+
+    return Spread(
+        mean(one.median, other.median),
+        mean(one.minimum, other.minimum),
+        mean(one.maximum, other.maximum),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +229,15 @@ def swap_lines(
     return found
 
 
-def scratch_lines(costs: Costs, layout: Layout = ALONE) -> list[RoundTrip]:
+def scratch_lines(
+    costs: Costs, layout: Layout = ALONE, relative_share: float | None = None
+) -> list[RoundTrip]:
     """The round trip by each engine that was measured, with each kind of fixup.
 
     Args:
         costs: what was measured.
         layout: what is mapped beside the pages.
+        relative_share: as for `measured_fixups`.
     """
     found = []
     for line in map(costs.line, ENGINES):
@@ -227,7 +245,8 @@ def scratch_lines(costs: Costs, layout: Layout = ALONE) -> list[RoundTrip]:
             continue
         with_known = _known(_round_trip(line, line.what, None, layout), line, costs)
         found.append(with_known)
-        found += [_with_fixups(with_known, fixup) for fixup in measured_fixups(costs)]
+        fixups = measured_fixups(costs, relative_share)
+        found += [_with_fixups(with_known, fixup) for fixup in fixups]
     return found
 
 
@@ -535,9 +554,18 @@ def distribution_of_counts(
 
 
 def distribution_of_survey(
-    title: str, counted: Sequence[Sequence[float]], relative_share: float | None = None
+    title: str,
+    counted: Sequence[Sequence[float]],
+    relative_share: float | None = None,
+    layout: Layout | None = None,
 ) -> Distribution:
     """From a survey's ``[fixups, pages]``, one for each number of fixups.
+
+    Args:
+        title: whose pages these are.
+        counted: the survey's.
+        relative_share: see `Distribution`.
+        layout: see `Distribution`.
 
     Raises:
         ModelError: it has no pages, or is something else.
@@ -552,4 +580,4 @@ def distribution_of_survey(
         raise ModelError(f"{title}: these are no pages by their fixups: survey again") from None
     rows = rows[np.argsort(rows[:, 0])]
     numbers = np.minimum(rows[:, 0], WORDS_A_PAGE)
-    return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, None)
+    return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, layout)

@@ -51,6 +51,7 @@ NAME = "mapscratch.cost"
 VERSION = 1
 
 _CHART_POINTS = tuple(range(0, WORDS_A_PAGE + 1, 128))
+_MOST_SWAPS_WITH_BRACKETS = 3
 _CHART_ROWS = 14
 _ROOM_ABOVE_SWAP = 1.5
 """The chart is so many times as high as the dearest swap; steeper lines leave it."""
@@ -114,7 +115,7 @@ def cost_report(
     """
     layout = pages.layout or ALONE
     swaps = tuple(swap_lines(costs, device, layout))
-    scratches = tuple(scratch_lines(costs, layout))
+    scratches = tuple(scratch_lines(costs, layout, pages.relative_share))
     return CostReport(
         costs=costs,
         pages=pages,
@@ -196,6 +197,9 @@ def _prices(report: CostReport) -> str:
 
 def _limits(report: CostReport, weighed: Iterable[BreakEven]) -> str:
     """Up to how many fixups of each kind, one number for each swap."""
+    weighed = list(weighed)
+    if any(one.fixup.fixup == "mixed" for one in weighed):  # No page has symbolic ones alone.
+        weighed = [one for one in weighed if one.fixup.fixup != "symbolic"]
     by_kind: dict[FixupCost, list[BreakEven]] = {}
     for one in weighed:
         by_kind.setdefault(one.fixup, []).append(one)
@@ -206,9 +210,11 @@ def _limits(report: CostReport, weighed: Iterable[BreakEven]) -> str:
 
 
 def _ones(fixups: Iterable[FixupCost]) -> str:
-    plain = [one.fixup.removesuffix(" value") for one in fixups if one.scope != "long"]
-    long = [f"{one.fixup} ones in a long scope" for one in fixups if one.scope == "long"]
-    return _list([*([f"{_list(plain)} ones"] if plain else []), *long])
+    names = {"known value": "known", "relative": "relative", "mixed": "ones mixed as here"}
+    names["symbolic"] = "symbolic ones alone"
+    parts = [names[one.fixup] + (f" in a {one.scope} scope" if one.scope else "") for one in fixups]
+    plain = [part for part in parts if " " not in part]
+    return _list([*([f"{_list(plain)} ones"] if plain else []), *(p for p in parts if " " in p)])
 
 
 def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
@@ -217,17 +223,21 @@ def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
         return "however many fit in a page"
     if ways == {"never"}:
         return "never, however few"
-    numbers, shares = [], []
-    for one in limits:
-        share = 1.0 if one.pays == "always" else report.pages.share_below(one.fixups.median)
-        shares.append(f"{share:.0%}")
-        numbers.append(_number(one))
-    return f"up to {_list(numbers)} a page ({_list(shares)} of pages)"
+    found = f"up to {_list(map(_number, limits))} a page"
+    if limits[0].fixup.fixup == "symbolic":
+        return found  # How many pages have only such ones isn't known.
+    shares = [
+        1.0 if one.pays == "always" else report.pages.share_below(one.fixups.median)
+        for one in limits
+    ]
+    return f"{found} ({_list(f'{share:.0%}' for share in shares)} of pages have no more)"
 
 
 def _number(one: BreakEven) -> str:
+    """With two digits: the rounds don't agree on more."""
     if one.pays == "up to":
-        return f"{max(1, round(one.fixups.median)):,}"
+        number = max(1.0, one.fixups.median)
+        return f"{round(number, 1 - int(math.log10(number))):,.0f}"
     return f"{WORDS_A_PAGE}" if one.pays == "always" else "none"
 
 
@@ -247,7 +257,7 @@ def _ns(value: float) -> str:
 
 def cost_chart(report: CostReport) -> Chart:
     """A page's round trip against its fixups: each swap, and one engine with each kind of fixup."""
-    lines = [one for one in report.scratches if one.what == report.engine]
+    lines = _drawn([one for one in report.scratches if one.what == report.engine])
     swaps, far = _within_reach(report.swaps)
     swap_us = [_highest(one) for one in swaps]
     known_us = [_highest(line) for line in lines[:1]]
@@ -268,6 +278,13 @@ def cost_chart(report: CostReport) -> Chart:
     return Chart(title, tuple(series), " ".join(notes), unit, _CHART_POINTS)
 
 
+def _drawn(lines: Sequence[RoundTrip]) -> list[RoundTrip]:
+    """Fixups as they are mixed here, if that is known, in place of symbolic ones alone."""
+    mixed = any(one.fixup and one.fixup.fixup == "mixed" for one in lines)
+    left_out = "symbolic" if mixed else "mixed"
+    return [one for one in lines if one.fixup and one.fixup.fixup != left_out]
+
+
 def _highest(line: RoundTrip) -> float:
     return float(line.at(_CHART_POINTS)[0].max())
 
@@ -282,8 +299,8 @@ def _within_reach(swaps: Sequence[RoundTrip]) -> tuple[list[RoundTrip], list[Rou
 
 def _series_name(line: RoundTrip) -> str:
     assert line.fixup
-    kind = "long scope" if line.fixup.scope == "long" else line.fixup.fixup.removesuffix(" value")
-    return f"{line.title}, {kind}"
+    kind = line.fixup.fixup.removesuffix(" value")
+    return f"{line.title}, {kind}{', long' if line.fixup.scope == 'long' else ''}"
 
 
 def _series(name: str, line: RoundTrip, top: float) -> Series:
@@ -629,29 +646,26 @@ def _print_chart(console: Console, report: CostReport) -> None:
 
 
 def _break_even_table(report: CostReport) -> Table:
-    kinds = list(dict.fromkeys(one.fixup.title for one in report.break_even))
-    titles = {"known value": "known", "symbolic, short scope": "symbolic"}
-    titles["symbolic, long scope"] = "long scope"
-    table = _plain_table("swap", "engine", *(titles.get(kind, kind) for kind in kinds))
-    # If there is not the room, the brackets go below their number, and no name is cut.
-    table.columns[0].no_wrap = True
+    found = {(one.engine, one.fixup.title, one.swap): one for one in report.break_even}
+    swaps = {one.swap: _without_latency(one.swap_title) for one in report.break_even}
+    table = _plain_table("engine", "fixups", *swaps.values())
+    table.columns[1].justify = "left"
+    # If there is not the room, the brackets go below their number.
     for column in table.columns[2:]:
         column.no_wrap = False
-    pairs = dict.fromkeys((one.swap, one.engine) for one in report.break_even)
     former = ""
-    for swap, engine in pairs:
-        found = {
-            one.fixup.title: one
-            for one in report.break_even
-            if (one.swap, one.engine) == (swap, engine)
-        }
-        table.add_row(
-            "" if swap == former else _without_latency(next(iter(found.values())).swap_title),
-            engine,
-            *(_limit(found[kind]) for kind in kinds),
-        )
-        former = swap
+    for engine, fixup in dict.fromkeys((engine, fixup) for engine, fixup, _ in found):
+        limits = [_limit(found[engine, fixup, swap]) for swap in swaps]
+        if not _has_brackets(report):
+            limits = [limit.partition(" ")[0] for limit in limits]
+        table.add_row("" if engine == former else engine, fixup, *limits)
+        former = engine
     return table
+
+
+def _has_brackets(report: CostReport) -> bool:
+    """Whether there is room for the least and the most."""
+    return len(report.swaps) <= _MOST_SWAPS_WITH_BRACKETS
 
 
 def _without_latency(title: str) -> str:
@@ -664,7 +678,9 @@ def _limit(one: BreakEven) -> str:
         return "none" + ("" if one.fixups.maximum <= 0 else f" (-{_bounded(one.fixups.maximum)})")
     least, most = _bounded(one.fixups.minimum), _bounded(one.fixups.maximum)
     median = _bounded(one.fixups.median)
-    return median if least == most == median else f"{median} ({least}-{most})"
+    if least == most == median:
+        return median
+    return f"{median} ({least}-{most.removeprefix('>')}{'+' if most.startswith('>') else ''})"
 
 
 def _bounded(fixups: float) -> str:
@@ -675,12 +691,16 @@ def _bounded(fixups: float) -> str:
 
 def _explanations(report: CostReport) -> Iterator[str]:
     pages = report.pages
+    brackets = ""
+    if _has_brackets(report):
+        brackets = "In brackets the least and the most that the figures of any rounds allow. "
     share = (
         f", {pages.relative_share:.0%} of them relative" if pages.relative_share is not None else ""
     )
     yield (
-        f">{WORDS_A_PAGE}: more than fit in a page. In brackets the least and the most over the "
-        "rounds. Relative and symbolic fixups count as what ld.so takes for them."
+        f">{WORDS_A_PAGE}: more than fit in a page. {brackets}Relative and symbolic fixups count "
+        "as what ld.so takes for them, mixed ones as it takes in the mean for those of the pages "
+        "below."
     )
     trips = {one.title: one.at(0)[0, 0] for one in (*report.swaps, *report.scratches)}
     yield (

@@ -37,6 +37,9 @@ VERSION = 1
 Order = Literal["dirtied", "saved", "fixups", "name"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
+LARGEST = 10
+"""So many libraries are told apart from the others."""
+
 _MEBIBYTE = 1 << 20
 _BAR_COLUMNS = 30
 _LONGEST_SKIPPED_LIST = 5
@@ -57,6 +60,10 @@ class Totals:
             may drop.
         bind_now_or_no_plt_share: the share of libraries that are bound at load or have no PLT.
         fixups_per_page: over all pages of all libraries.
+        largest_share: of the dirtied pages, how many are of the `LARGEST` libraries: 0 to 1.
+        library_median: fixups a page in the median, of the library in the middle.
+        library_symbolic_share: of its fixups, how many look up a symbol, of the library in the
+            middle: 0 to 1.
         processes: how many.
         relocated_pages: private copies of relocated pages in all of them.
         relocated_pss_bytes: the same, what forked processes share counted once.
@@ -71,6 +78,9 @@ class Totals:
     text_pages: int
     bind_now_or_no_plt_share: float
     fixups_per_page: FixupsPerPage
+    largest_share: float
+    library_median: float
+    library_symbolic_share: float
     processes: int
     relocated_pages: int
     relocated_pss_bytes: int
@@ -82,6 +92,12 @@ def totals(census: Census) -> Totals:
     libraries, processes = census.libraries, census.processes
     pages = [library.pages.fixups for library in libraries]
     bound = sum(library.bind_mode != "lazy" for library in libraries)
+    dirtied = sorted((library.dirtied_pages for library in libraries), reverse=True)
+    fixed_up = [library for library in libraries if library.fixups]
+    symbolic = [
+        (library.kinds["symbolic"] + library.kinds["JUMP_SLOT"]) / library.fixups
+        for library in fixed_up
+    ]
     return Totals(
         libraries=len(libraries),
         fixups=sum(library.fixups for library in libraries),
@@ -91,6 +107,11 @@ def totals(census: Census) -> Totals:
         text_pages=sum(library.text_pages for library in libraries),
         bind_now_or_no_plt_share=bound / len(libraries) if libraries else 0.0,
         fixups_per_page=fixups_per_page(np.concatenate(pages or [np.empty(0, dtype=np.int64)])),
+        largest_share=sum(dirtied[:LARGEST]) / max(1, sum(dirtied)),
+        library_median=statistics.median(
+            [library.fixups_per_page.median for library in fixed_up] or [0.0]
+        ),
+        library_symbolic_share=statistics.median(symbolic or [0.0]),
         processes=len(processes),
         relocated_pages=sum(process.relocated_pages for process in processes),
         relocated_pss_bytes=sum(process.relocated_pss_bytes for process in processes),
@@ -131,6 +152,7 @@ def survey_document(
             **asdict(whole),
             "fixups_per_page": _per_page(whole.fixups_per_page),
             "pages_by_fixups": _pages_by_fixups(census),
+            "window_pages": sum(_window_pages(library) for library in census.libraries),
         },
     }
     if processes is not None:
@@ -175,6 +197,12 @@ def _per_page(found: FixupsPerPage) -> Document:
         "mean": found.mean,
         "histogram": [list(one) for one in found.histogram],
     }
+
+
+def _window_pages(library: LibrarySurvey) -> int:
+    """Pages from the first to the last that relocation dirties; 0 if there is none."""
+    numbers = library.pages.numbers
+    return int(numbers[-1] - numbers[0]) + 1 if len(numbers) else 0
 
 
 def _pages_by_fixups(census: Census) -> list[list[int]]:
@@ -298,10 +326,21 @@ def answer(whole: Totals) -> str:
     pages = whole.fixups_per_page
     return (
         f"A page that relocation dirties has {pages.median:,.0f} fixups in the median and "
-        f"{pages.mean:,.0f} on average. PLT slots are on {_share(whole.plt_pages, whole)} of these "
-        f"pages; {_share(whole.saved_pages, whole)} hold nothing else and are saved by "
+        f"{pages.mean:,.0f} on average.{_by_library(whole)} PLT slots are on "
+        f"{_share(whole.plt_pages, whole)} of these pages; {_share(whole.saved_pages, whole)} hold nothing else and are saved by "
         f"`mapscratch run`; what dirties the others is data. {whole.bind_now_or_no_plt_share:.0%} "
         f"of {_count(whole.libraries, 'library', 'libraries')} are bound at load or have no PLT."
+    )
+
+
+def _by_library(whole: Totals) -> str:
+    """That large libraries have most of the pages; nothing where there are few."""
+    if whole.libraries <= 2 * LARGEST:
+        return ""
+    return (
+        f" {LARGEST} libraries have {whole.largest_share:.0%} of these pages; the library in the "
+        f"middle has {whole.library_median:,.0f} fixups a page, and "
+        f"{whole.library_symbolic_share:.0%} of its fixups look up a symbol."
     )
 
 

@@ -327,9 +327,9 @@ def answer(whole: Totals) -> str:
     return (
         f"A page that relocation dirties has {pages.median:,.0f} fixups in the median and "
         f"{pages.mean:,.0f} on average.{_by_library(whole)} PLT slots are on "
-        f"{_share(whole.plt_pages, whole)} of these pages; {_share(whole.saved_pages, whole)} hold nothing else and are saved by "
-        f"`mapscratch run`; what dirties the others is data. {whole.bind_now_or_no_plt_share:.0%} "
-        f"of {_count(whole.libraries, 'library', 'libraries')} are bound at load or have no PLT."
+        f"{_share(whole.plt_pages, whole)} of these pages; {_share(whole.saved_pages, whole)} hold "
+        "nothing else and are saved by `mapscratch run`; what dirties the others is data. "
+        f"{whole.bind_now_or_no_plt_share:.0%} of {_count(whole.libraries, 'library', 'libraries')} are bound at load or have no PLT."
     )
 
 

@@ -73,6 +73,22 @@ def test_it_is_not_wider_than_asked_for(width):
     assert max(map(len, rows)) <= width
 
 
+@pytest.mark.parametrize("width", [1, 20, 40, 60, 80])
+def test_names_too_long_for_the_room_stand_below(width):
+    long = tuple(
+        Series(f"lazyfree, mixed, {'very ' * 5}long {at}", ((1, at), (512, 2.0 * at)))
+        for at in (3.0, 900_000_000.0)
+    )
+    rows = plain(
+        text_chart(Chart("title", long, "", ("fixup a page", "fixups a page")), width=width)
+    )
+    *drawn, names = rows.splitlines()
+    assert max(map(len, drawn)) <= max(width, 40)
+    assert names.startswith("Lines, from the top at their ends: lazyfree")
+    assert names.index(long[1].name) < names.index(long[0].name)
+    assert any("512 fixups a page" in row for row in drawn)
+
+
 def test_lines_that_end_together_share_a_label():
     same = tuple(Series(name, ((1, 5.0), (2, 5.0))) for name in ("kernel", "lazyfree"))
     assert "kernel, lazyfree" in plain(text_chart(Chart("title", same, "")))

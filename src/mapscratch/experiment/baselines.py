@@ -28,12 +28,18 @@ from mapscratch.experiment.cost_model import (
     swap_lines,
 )
 from mapscratch.experiment.costs import Costs
+from mapscratch.experiment.fleet import TABLE_ENTRY
+from mapscratch.experiment.results import Spread
 from mapscratch.experiment.rounds import Progress
 
 CHILDREN = 8
 _SECONDS = 30.0
 _EQUAL = 0.9
 """So large a share of pages that are equal is nearly all."""
+
+
+_DISAGREE = 0.1
+"""Where the least of the rounds is less than so much of the median, the median says little."""
 
 
 class BaselineError(UserError, RuntimeError):
@@ -201,7 +207,7 @@ def _prefork(costs: Costs, tried: Alternatives | None) -> Baseline:
             f"{tried.child_bytes / PAGESIZE:.0f} of the {tried.alone_bytes / PAGESIZE:.0f} dirty "
             f"pages of {Path(tried.library).name} each (Pss, {tried.children} children)"
         )
-    copied = f", copied at fork for {page.median:,.0f} ns a page," if page else ""
+    copied = f", copied at fork for {_nanoseconds(page.spread)} a page," if page else ""
     sentence = (
         f"Beats us wherever workers can be forked from one process that has loaded everything: "
         f"they hold {what}{copied} and share one place in swap; nothing is fixed up again. It has "
@@ -217,6 +223,13 @@ def _prefork(costs: Costs, tried: Alternatives | None) -> Baseline:
         "Symposium on Security and Privacy 2014 (what equal addresses cost)",
         figures,
     )
+
+
+def _nanoseconds(spread: Spread) -> str:
+    """The median; where the rounds hardly agree on its size, only what it is less than."""
+    if spread.minimum < _DISAGREE * spread.median:
+        return f"< {spread.maximum:,.0f} ns"
+    return f"{spread.median:,.0f} ns"
 
 
 def _same_page_merging(costs: Costs, tried: Alternatives | None) -> Baseline:
@@ -344,17 +357,22 @@ def _zswap(costs: Costs, tried: Alternatives | None, layout: Layout) -> Baseline
         if parts
         else "Neither was measured in this run (--swap zswap or zram, as root)."
     )
-    size = ""
+    size = more = ""
     if tried:
         figures["compressed"] = tried.compressed
-        size = f" (relocated pages compress to {tried.compressed:.0%} by zlib -1)"
+        size = f" (relocated pages compress to {tried.compressed:.0%} by zlib -1, one library)"
+        figures["compressed_as_known_values"] = tried.compressed * PAGESIZE / TABLE_ENTRY
+        more = (
+            f", which is more than that from {figures['compressed_as_known_values']:.0f} a page on"
+        )
     return Baseline(
         "zswap",
         "zswap and zram",
         "The closest rival: pages stay in memory compressed, come back without a device, and need "
         "not be fixed up. It beats us where fixups are many or symbolic, or where the file itself "
-        f"would have to be read again. {result} It takes memory for each process's copy{size}, "
-        "which dropping doesn't.",
+        f"would have to be read again. {result} It takes memory for each process's copy{size}. "
+        f"Dropping keeps {TABLE_ENTRY} bytes a fixup whose value is known{more}, and none for one "
+        "that works its value out.",
         bool(parts),
         "Linux, Documentation/admin-guide/mm/zswap.rst, "
         "https://docs.kernel.org/admin-guide/mm/zswap.html",

@@ -21,6 +21,7 @@ from mapscratch.errors import UserError
 from mapscratch.experiment.cost_model import (
     DEVICE,
     DEVICE_AHEAD,
+    ENGINES,
     Device,
     Layout,
     RoundTrip,
@@ -33,7 +34,7 @@ from mapscratch.experiment.results import Spread
 Pages: TypeAlias = NDArray[np.int64]
 
 TABLE_ENTRY = 16
-"""Bytes in which `lazyfree` keeps a known value (`mapscratch.fixups.Words`)."""
+"""Bytes in which an engine keeps a known value: its offset, and itself."""
 ASSUMED_COMPRESSION = 1 / 3
 """Of a page in zram or zswap, where it was not tried what pages compress to."""
 MOST_PROCESSES = 10**13
@@ -219,9 +220,11 @@ def _plan(
     moved = pages if by_swap else 0
     page_bytes = float(PAGESIZE)
     kept_bytes = 0.0
-    if line.what == "lazyfree":  # A copy of what lies between as well, and the tables.
+    if not by_swap:
         kept_bytes = TABLE_ENTRY * population.fixups
-        page_bytes += PAGESIZE * population.layout.clean_pages + kept_bytes
+        page_bytes += kept_bytes
+        if line.what == "lazyfree":  # A copy of what lies between as well.
+            page_bytes += PAGESIZE * population.layout.clean_pages
     elif line.what in _COMPRESSED:
         kept_bytes = PAGESIZE * compression
     on_device = line.what in _ON_A_DEVICE
@@ -246,13 +249,15 @@ def _plan(
 def _processor_us(trip: RoundTrip, costs: Costs, fixups: float) -> Spread:
     """µs of processor time a page: as it was measured, or the round trip but what a device takes.
 
-    It was measured for pages with other numbers of fixups, too; the share of the round trip counts.
+    It was measured for pages with other numbers of fixups, and with other things mapped beside
+    them; the share of the round trip counts.
     """
     whole = trip.spread_at(fixups)
     line = costs.line(trip.what)
     if line and line.cpu_us and line.points:
-        measured = float(np.mean([point.fixups for point in line.points]))
-        ratio = whole.median / trip.spread_at(measured).median
+        points = [(one.fixups, one.clean_pages, one.mappings) for one in line.points]
+        fixed, clean_pages, mappings = np.mean(points, axis=0).tolist()
+        ratio = whole.median / line.round_trip_us(fixed, clean_pages, mappings).median
         cpu = line.cpu_us
         return Spread(cpu.median * ratio, cpu.minimum * ratio, cpu.maximum * ratio)
     if trip.what not in _ON_A_DEVICE:
@@ -308,14 +313,17 @@ def _assumptions(
         "host. If they were read again too, each would cost a read from the file's device."
     )
     yield _processor_assumption(costs, other)
-    if costs.line("lazyfree"):
+    engines = [line.what for line in map(costs.line, ENGINES) if line]
+    if engines:
         yield (
-            f"lazyfree keeps known values in tables of {TABLE_ENTRY} bytes a fixup: ordinary "
-            "memory, which counts as left, and which the kernel may swap. A fixup that works its "
-            "value out would need none. It holds the pages between in every process, too."
+            f"Known values ({', '.join(engines)}) take {TABLE_ENTRY} bytes a fixup that is kept: "
+            "ordinary memory, which counts as left, and which the kernel may swap; a fixup that "
+            "works its value out needs none."
         )
+    if "lazyfree" in engines:
+        yield "lazyfree holds the pages between in every process, too."
     if any(costs.line(what) for what in _COMPRESSED):
-        how = "as zlib -1 compresses relocated pages of a library here" if tried else "assumed"
+        how = "by zlib -1, one library" if tried else "assumed"
         yield f"In zram and zswap a page takes {compression:.0%} of its size ({how})."
     if costs.line("dontneed"):
         yield (

@@ -33,6 +33,8 @@ _COLOURS |= {"zswap": "#117a8b"}
 
 _LONGEST_NAMES = 36
 """Characters for the names of lines that end in one row."""
+_LEAST_COLUMNS = 16
+"""Of a drawing with names beside it; where there are fewer they stand below."""
 
 
 class ChartError(UserError, ValueError):
@@ -155,8 +157,12 @@ def text_chart(
     labels = _value_labels(top, height)
     gutter = max(map(len, labels.values()))
     names = _side_by_side(_names_by_row(chart, top, height), height)
-    right = max(len(", ".join(found)) for found in names.values()) + 2
-    columns = max(width, 40) - gutter - right - 3
+    below: list[Cell] = []
+    room = max(width, 40) - gutter - 3
+    columns = room - 2 - max(len(", ".join(found)) for found in names.values())
+    if columns < _LEAST_COLUMNS:
+        below, names = _names_below(names), {}
+        columns = max(room - len(f"{counts[-1]} {chart.unit[1]}"), _LEAST_COLUMNS // 2)
     first, last = counts[0], counts[-1]
 
     def column(count: float) -> int:
@@ -176,6 +182,8 @@ def text_chart(
         rows.append(line)
     rows.append([(" " * (gutter + 1) + glyphs.corner + glyphs.horizontal * columns, "")])
     rows.append([(" " * (gutter + 2) + _count_labels(counts, column, columns, chart.unit), "")])
+    if below:
+        rows.append(below)
     if chart.note:
         rows.append([(chart.note, "")])
     return rows
@@ -228,6 +236,15 @@ def _side_by_side(rows: dict[int, list[str]], height: int) -> dict[int, list[str
         free = [other for other in range(height) if other not in fitting]
         fitting[min(free, key=lambda other: abs(other - row), default=row)] = [name]
     return fitting
+
+
+def _names_below(rows: dict[int, list[str]]) -> list[Cell]:
+    """The names of the lines in the order in which they end."""
+    cells: list[Cell] = [("Lines, from the top at their ends: ", "")]
+    names = [name for row in sorted(rows) for name in rows[row]]
+    for index, name in enumerate(names):
+        cells += [("; " if index else "", ""), (name, name)]
+    return cells
 
 
 def _draw(

@@ -12,11 +12,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from elf_oracle import compile_library, needs_compiler
-from support.waiting import eventually
+from support.held import sleeping
 
 from mapscratch import __version__, commands
 from mapscratch.census.take import Census, Wanted, take_census
@@ -31,11 +30,8 @@ LIBRARIES = [str(path) for path in default_libraries()[:3]]
 @pytest.fixture(scope="module")
 def pid() -> Iterator[int]:
     """A small process."""
-    with subprocess.Popen(["sleep", "600"]) as process:
-        wait = Path(f"/proc/{process.pid}/maps")
-        assert eventually(lambda: "libc" in wait.read_text())
-        yield process.pid
-        process.kill()
+    with sleeping() as number:
+        yield number
 
 
 def run(capsys, *arguments: object) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler
+from support.held import sleeping
 from support.interpreter import run_python, start_python
 from support.waiting import eventually
 from test_elf_hostile import handmade
@@ -233,11 +233,8 @@ def test_nothing_to_survey(tmp_path):
 
 def test_files_are_each_found_once_beside_processes():
     path = default_libraries()[0]
-    with subprocess.Popen(["sleep", "600"]) as process:
-        maps = Path(f"/proc/{process.pid}/maps")
-        assert eventually(lambda: path.name in maps.read_text())
-        census = take_census(Wanted(names=(path,), pids=(process.pid,)))
-        process.kill()
+    with sleeping() as pid:
+        census = take_census(Wanted(names=(path,), pids=(pid,)))
     assert [library.path for library in census.libraries].count(path) == 1
     assert len(census.libraries) > 1
     assert len(census.processes) == 1
@@ -249,9 +246,12 @@ ENDLESS = """
     import os, sys, time
     from pathlib import Path
     from mapscratch.census import libraries
-    libraries.survey = lambda path: time.sleep(600)
+    at_work = Path(sys.argv.pop(1))
+    def survey(path):
+        (at_work / str(os.getpid())).touch()
+        time.sleep(600)
+    libraries.survey = survey
     from mapscratch.commands import main
-    print("started", flush=True)
     sys.exit(main(["survey", *sys.argv[1:]]))
 """
 
@@ -262,16 +262,19 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupt_ends_the_workers(number):
-    process = start_python(ENDLESS, *default_libraries()[:3])
+def test_an_interrupt_ends_the_workers(number, tmp_path):
+    libraries = default_libraries()[:3]
+    process = start_python(ENDLESS, tmp_path, *libraries)
     with process:
-        assert process.stdout
-        process.stdout.readline()
-        assert eventually(lambda: len(children(process.pid)) >= 1)
-        workers = children(process.pid)
-        time.sleep(0.1)  # they have been given something to do
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        try:
+            count = min(len(os.sched_getaffinity(0)), len(libraries))
+            assert eventually(lambda: len(list(tmp_path.iterdir())) == count, 60)
+            workers = children(process.pid)
+            assert sorted(workers) == sorted(int(path.name) for path in tmp_path.iterdir())
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert errors == "mapscratch: interrupted; everything that was made is removed\n"

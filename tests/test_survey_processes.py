@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
@@ -211,18 +211,14 @@ def test_of_all_processes_those_that_ended_do_no_harm(library, monkeypatch):
 
 def test_a_process_that_ends_between_its_mappings_and_its_pages(library, monkeypatch):
     def end_first(*arguments, **named):
-        process.kill()
-        process.wait()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         return read_files(*arguments, **named)
 
     read_files = census_processes.survey_files
-    process = subprocess.Popen(
-        python(LOAD, library), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout and process.stdout.readline()
+    with running(python(LOAD, library)) as (pid, _):
         monkeypatch.setattr(census_processes, "survey_files", end_first)
-        monkeypatch.setattr(census_processes, "_all_pids", lambda: [process.pid])
+        monkeypatch.setattr(census_processes, "_all_pids", lambda: [pid])
         assert survey_processes(None).processes == ()
 
 

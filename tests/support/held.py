@@ -3,28 +3,69 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mapscratch.census.processes import HeldFile, ProcessSurvey, survey_processes
+from support.waiting import eventually
+
+_SECONDS = 60.0
 
 
 @contextmanager
 def running(
     command: Sequence[str | Path], variables: Mapping[str, str] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """A process that has said one line and waits; its number and the line."""
+    """A process that has said one line and waits; its number and the line.
+
+    It, and what it has forked, ends with the block.
+
+    Raises:
+        AssertionError: it has ended, or said nothing in a minute.
+    """
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables,
+        start_new_session=True,
     ) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        assert line, f"status {process.wait()}"
-        yield process.pid, line
-        process.kill()
+        timer = threading.Timer(_SECONDS, _end, [process])
+        timer.start()
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            timer.cancel()
+            timer.join()  # Beside other threads, a survey works in another way.
+            assert line, f"status {process.wait()}"
+            yield process.pid, line
+        finally:
+            timer.cancel()
+            _end(process)
+
+
+@contextmanager
+def sleeping() -> Iterator[int]:
+    """A small process that has loaded its libraries; its number. It ends with the block."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps")
+            assert eventually(lambda: "libc" in maps.read_text())
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def python(code: str, *arguments: object) -> list[str]:

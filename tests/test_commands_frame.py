@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import seccomp
@@ -14,6 +17,7 @@ from support.interpreter import run_python
 
 from mapscratch import __version__, commands
 from mapscratch.commands import doctor, main
+from mapscratch.commands.terminal import check_output_files, whole_number
 from mapscratch.experiment.workers import WorkerError
 
 
@@ -84,6 +88,72 @@ def test_a_pipe_that_nobody_reads_is_no_error():
     )
     # Whether the reader has gone when it is written to is chance.
     assert done.stderr in ("141\n", "0\n")
+
+
+@pytest.mark.parametrize("command", ["doctor", "ps", "ps --json"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_wanted_by_nobody(command, closed):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m mapscratch {command} {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_a_child_has_no_file_of_ours_as_its_output(tmp_path):
+    """Not even if ours is closed, so that its number is free for the next file that is opened."""
+    ours, copy = tmp_path / "ours", tmp_path / "copy"
+    code = f"""if True:
+        import subprocess
+        from mapscratch.commands import main
+        main(["doctor"])
+        with open({os.fspath(ours)!r}, "w"):
+            subprocess.run(["sh", "-c", "echo said && echo >{copy}"])
+    """
+    subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=60
+    )
+    assert ours.read_text() == ""
+    assert copy.exists()
+
+
+def test_an_interrupt_while_it_still_imports(monkeypatch, capfd):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_parser", interrupted)
+    assert main(["doctor"]) == commands.EXIT_INTERRUPTED
+    assert capfd.readouterr().err.startswith("mapscratch: interrupted")
+
+
+def test_an_error_cannot_steer_the_terminal(monkeypatch, capfd):
+    def fail():
+        raise OSError(errno.EACCES, "no", "/lib\x1b]0;pwned\x07.so")
+
+    monkeypatch.setattr(doctor, "diagnose", fail)
+    assert main(["doctor"]) == commands.EXIT_ERROR
+    assert capfd.readouterr().err == "mapscratch: /lib?]0;pwned?.so: no\n"
+
+
+def test_numbers_of_options_say_their_range():
+    number = whole_number(1, 2000)
+    assert number("2000") == 2000
+    for wrong in ("0", "2001", "-1", "", "x", "1.5", "9" * 5000):
+        with pytest.raises(argparse.ArgumentTypeError, match="1 to 2,000") as raised:
+            number(wrong)
+        assert len(str(raised.value)) < 100
+
+
+def test_one_file_for_two_outputs_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(FileExistsError, match="named twice"):
+        check_output_files((tmp_path / "x", tmp_path / "link"))
+    check_output_files((tmp_path / "x", tmp_path / "y", None, Path("-"), Path("-")))
+    check_output_files((Path(os.devnull), Path(os.devnull)))
 
 
 def test_doctor_begins_with_ordinary_mappings(capsys):

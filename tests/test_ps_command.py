@@ -10,14 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
 from support.files import make_file
 from support.observed import Observed, observed
+from support.pseudoterminal import in_a_terminal
 
+from mapscratch.census.scratch import ConvertedRun, ScratchCensus
 from mapscratch.commands import EXIT_ERROR, EXIT_INTERRUPTED, main
+from mapscratch.programs.launch import ResolverCounts
+from mapscratch.reporting.ps import prometheus_lines, ps_lines
 
 PS = (sys.executable, "-m", "mapscratch", "ps")
 ODD_NAME = 'a"b\\c\nd é'
@@ -166,7 +171,13 @@ def test_watch_ends_on_interrupt(process: Observed) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--watch", "0"], ["--watch", "soon"], ["--pid", "-1"], ["--json", "--prometheus"]],
+    [
+        ["--watch", "0"],
+        ["--watch", "soon"],
+        ["--pid", "-1"],
+        ["--pid", "9" * 20],
+        ["--json", "--prometheus"],
+    ],
     ids=" ".join,
 )
 def test_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,12 +198,67 @@ def test_nobody_uses_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             assert output(capsys, "--pid", str(other.pid)) == (
-                "No process with scratch memory was found.\n"
+                f"Process {other.pid} uses no scratch memory.\n"
             )
             _, samples = parsed(output(capsys, "--prometheus", "--pid", str(other.pid)))
             assert samples["mapscratch_processes", frozenset()] == 0
         finally:
             os.kill(other.pid, signal.SIGKILL)
+
+
+def test_named_with_one_that_uses_it(process: Observed, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "--pid", str(process.pid), "--pid", str(os.getpid())).splitlines()
+    assert f"Process {os.getpid()} uses no scratch memory." in lines
+    assert f"Process {process.pid} uses no scratch memory." not in lines
+
+
+@pytest.mark.parametrize(
+    ("user", "count", "line"),
+    [
+        (0, 1, "1 process could not be read: it has rights that root hasn't here"),
+        (0, 2, "2 processes could not be read: they have rights that root hasn't here"),
+        (1, 1, "1 process of other users was not readable: run as root"),
+    ],
+)
+def test_what_could_not_be_read(
+    user: int, count: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    census = ScratchCensus(processes=(), runs=(), unreadable=count)
+    assert list(ps_lines(census)) == ["No process with scratch memory was found.", line]
+
+
+def test_runs_with_files_of_the_same_name_are_told_apart() -> None:
+    """As of two containers, whose file systems are each its own."""
+    counts = ResolverCounts(*range(len(fields(ResolverCounts))))
+    runs = tuple(ConvertedRun("/run/counts", pids, counts) for pids in ((7, 9), (8,)))
+    census = ScratchCensus(processes=(), runs=runs, unreadable=0)
+    _, samples = parsed("".join(f"{line}\n" for line in prometheus_lines(census, 1.0)))
+    labels = [dict(labels) for name, labels in samples if name == "mapscratch_run_resolved_total"]
+    assert sorted(each["first_pid"] for each in labels) == ["7", "8"]
+    assert {each["run"] for each in labels} == {"/run/counts"}
+
+
+@pytest.mark.parametrize("form", [[], ["--each"], ["--prometheus"], ["--json"]], ids=str)
+def test_names_cannot_steer_a_terminal(form: list[str], tmp_path: Path) -> None:
+    file = make_file(tmp_path / "lib\x1b]0;pwned\x07.so", 4)
+    with observed(CODE, file.path, "dontneed", "c\x1b[31m\x07\x9b") as process:
+        process.hear()
+        shown = in_a_terminal([*PS, *form])
+        assert b"pwned" in shown or "--prometheus" in form
+        assert b"\x1b" not in shown
+        assert b"\x07" not in shown
+        assert "\x9b".encode() not in shown
+        if form == ["--prometheus"]:
+            # A program gets the name as it is.
+            command = next(
+                dict(labels)["command"]
+                for _, labels in parsed(
+                    subprocess.run([*PS, *form], capture_output=True, text=True, check=True).stdout
+                )[1]
+                if ("pid", str(process.pid)) in labels
+            )
+            assert command == "c\x1b[31m\x07\x9b"
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from mapscratch import __version__
+from mapscratch.commands.terminal import printable
 from mapscratch.errors import UserError
 
 EXIT_WRONG = 1
@@ -51,12 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit status: 0, or `EXIT_WRONG`, `EXIT_ERROR`, `EXIT_INTERRUPTED`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
-    for stream in (sys.stdout, sys.stderr):
-        # "µ" must not end the program where the terminal knows only ASCII.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    _open_streams()
     try:
+        arguments = _parser(words).parse_args(words)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -68,6 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(_message(error))
         return EXIT_ERROR
     return status
+
+
+def _open_streams() -> None:
+    """Makes standard output and standard error fit to be written to, whatever the caller gave us.
+
+    What was closed (``>&-``) is wanted by nobody. Left closed, the next file that is opened would
+    take its number, and what a child process prints would go there.
+    """
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # "µ" must not end the program where the terminal knows only ASCII.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -94,7 +113,7 @@ def _message(error: BaseException) -> str:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"mapscratch: {message}", file=sys.stderr)
+        print(f"mapscratch: {printable(message)}", file=sys.stderr)
 
 
 def _silent_end() -> int:

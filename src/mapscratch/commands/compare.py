@@ -30,11 +30,17 @@ import json
 import os
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mapscratch import __version__
-from mapscratch.commands.terminal import check_output_files, make_console, progress_bar
+from mapscratch.commands.terminal import (
+    check_output_files,
+    file_name,
+    file_path,
+    make_console,
+    progress_bar,
+    whole_number,
+)
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
 from mapscratch.experiment.rounds import ExperimentError, compare
 from mapscratch.experiment.strategies import STRATEGIES
@@ -50,6 +56,7 @@ DEFAULT_PROCESSES = (1, 2, 4, 8)
 DEFAULT_ROUNDS = 5
 DEFAULT_SECONDS = 60.0
 _MOST_PROCESSES = 1000
+_MOST = 10_000_000
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,7 +68,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "libraries", nargs="*", metavar="LIB", help="shared libraries; else some of this machine's"
+        "libraries",
+        nargs="*",
+        type=file_name,
+        metavar="LIB",
+        help="shared libraries; else some of this machine's",
     )
     parser.add_argument(
         "--code",
@@ -78,7 +89,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--rounds",
-        type=_positive,
+        type=whole_number(1, _MOST),
         default=DEFAULT_ROUNDS,
         help=f"rounds for each number of processes, if there is time (default: {DEFAULT_ROUNDS})",
     )
@@ -110,16 +121,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--pages",
-        type=_positive,
+        type=whole_number(1, _MOST),
         default=DEFAULT_PAGES,
         help="at least so many pages with fixups a process, by mapping the libraries repeatedly "
         f"(default: {DEFAULT_PAGES})",
     )
     parser.add_argument(
-        "--chart", type=Path, metavar="FILE", help="save the picture as .svg or .png (matplotlib)"
+        "--chart",
+        type=file_path,
+        metavar="FILE",
+        help="save the picture as .svg or .png (matplotlib)",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="save all figures; see docs/compare-schema.md"
+        "--json",
+        type=file_path,
+        metavar="FILE",
+        help="save all figures; see docs/compare-schema.md",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="print all figures")
     parser.set_defaults(run=run)
@@ -215,12 +232,6 @@ def _process_counts(text: str) -> tuple[int, ...]:
     if counts[0] < 1 or counts[-1] > _MOST_PROCESSES:
         raise argparse.ArgumentTypeError(f"each number is 1 to {_MOST_PROCESSES}, unlike {text!r}")
     return tuple(counts)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(f"expected a positive number, not {text!r}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -28,6 +28,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mapscratch.commands import EXIT_INTERRUPTED
+from mapscratch.commands.terminal import printable, process_number
 
 if TYPE_CHECKING:
     from mapscratch.census.scratch import ScratchCensus
@@ -47,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--pid",
-        type=_pid,
+        type=process_number,
         action="append",
         metavar="PID",
         help="only this process, mapping by mapping; may be given several times",
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     if arguments.watch is None:
         for line in _once(arguments):
-            print(line)
+            print(_safe(line, arguments))
         return 0
     try:
         while True:
@@ -91,9 +92,15 @@ def _show(lines: list[str], arguments: argparse.Namespace) -> None:
     is_screen = sys.stdout.isatty() and not arguments.json and not arguments.prometheus
     if is_screen:
         print(_CLEAR_SCREEN, end="")
-    print("\n".join(lines), flush=True)
+    print("\n".join(_safe(line, arguments) for line in lines), flush=True)
     if not is_screen and not arguments.json:
         print(flush=True)
+
+
+def _safe(line: str, arguments: argparse.Namespace) -> str:
+    """What is for programs is left as it is, unless a terminal gets it."""
+    is_for_programs = arguments.json or arguments.prometheus
+    return line if is_for_programs and not sys.stdout.isatty() else printable(line)
 
 
 def _once(arguments: argparse.Namespace) -> Iterator[str]:
@@ -110,13 +117,11 @@ def _once(arguments: argparse.Namespace) -> Iterator[str]:
         document = ps_document(census, datetime.now().astimezone(), seconds)
         yield json.dumps(document, indent=None if arguments.watch else 2)
     else:
-        yield from ps_lines(census, each=arguments.each or arguments.pid is not None)
-
-
-def _pid(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"the number of a process, not {text}")
-    return int(text)
+        yield from ps_lines(
+            census,
+            each=arguments.each or arguments.pid is not None,
+            named=arguments.pid or (),
+        )
 
 
 def _seconds(text: str) -> float:
@@ -126,6 +131,6 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not math.isfinite(value) or value < _SHORTEST_WATCH:
         raise argparse.ArgumentTypeError(
-            f"a number of seconds, at least {_SHORTEST_WATCH:g}, not {text}"
+            f"expected a number of seconds, at least {_SHORTEST_WATCH:g}, not {text!r}"
         )
     return value

@@ -24,13 +24,16 @@ import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
 
 from mapscratch.census.take import CensusError, Wanted, take_census
 from mapscratch.commands.terminal import (
     check_output_files,
+    file_name,
+    file_path,
     make_console,
+    process_number,
     progress_bar,
+    whole_number,
     write_text,
 )
 from mapscratch.elf import default_libraries
@@ -44,6 +47,7 @@ from mapscratch.reporting.survey import (
 
 DEFAULT_PROCESSES = 100
 DEFAULT_TOP = 20
+_MOST = 10_000_000
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,6 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "names",
         nargs="*",
+        type=file_name,
         metavar="FILE|FOLDER",
         help="shared libraries and programs; of a folder, all that are below it",
     )
@@ -75,7 +80,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--processes",
-        type=_positive,
+        type=whole_number(1, _MOST),
         default=DEFAULT_PROCESSES,
         metavar="N",
         help="totals also for N processes that load all of the libraries "
@@ -86,20 +91,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--top",
-        type=_count,
+        type=whole_number(0, _MOST),
         default=DEFAULT_TOP,
         metavar="N",
         help=f"lines of a table, 0 for all of them (default: {DEFAULT_TOP})",
     )
     parser.add_argument(
         "--json",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="save all figures; - prints them instead of the tables",
     )
     parser.add_argument(
         "--csv",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="save a line a library, or with --pid a line a process; - prints them instead of the "
         "tables",
@@ -157,18 +162,4 @@ def _default_line(paths: Iterable[str | os.PathLike[str]]) -> str:
 def _pid(text: str) -> int | str:
     if text == "all":
         return text
-    if not text.isdecimal() or not 1 <= int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"expected the number of a process or all, not {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(f"expected a positive number, not {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 10_000_000:
-        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-    return int(text)
+    return process_number(text, "all or the number of a process,")

@@ -28,7 +28,7 @@ def open_process_file(pid: Pid, name: str) -> int:
     Raises:
         ValueError: ``pid`` is neither a positive integer nor ``"self"``.
         ProcessLookupError: there is no such process.
-        PermissionError: the process belongs to someone else.
+        PermissionError: the process belongs to someone else, or has more rights than this one.
     """
     path = process_file(pid, name)
     try:
@@ -38,10 +38,14 @@ def open_process_file(pid: Pid, name: str) -> int:
             raise
         raise no_such_process(pid) from None
     except PermissionError:
-        raise PermissionError(
-            errno.EACCES,
-            f"reading {path} needs the rights to trace that process: run as its user or as root",
-        ) from None
+        raise PermissionError(errno.EACCES, _not_allowed(path)) from None
+
+
+def _not_allowed(path: str) -> str:
+    if os.geteuid():
+        return f"reading {path} needs the rights to trace that process: run as its user or as root"
+    # ptrace(2), "Ptrace access mode checking"; as in a container, for a process outside of it.
+    return f"even root may not read {path} here: that process has rights that this root hasn't"
 
 
 def no_such_process(pid: Pid) -> ProcessLookupError:

@@ -11,7 +11,7 @@ from mmap import PAGESIZE
 from typing import Any
 
 from mapscratch import __version__
-from mapscratch.census.scratch import ScratchCensus, ScratchMapping, ScratchProcess
+from mapscratch.census.scratch import ConvertedRun, ScratchCensus, ScratchMapping, ScratchProcess
 from mapscratch.reporting.documents import Document, machine_document
 
 NAME = "mapscratch.ps"
@@ -121,19 +121,28 @@ _HEADINGS = (
 _LEFT = {"USER", "COMMAND", "WHAT", "ENGINE", "NAME"}
 
 
-def ps_lines(census: ScratchCensus, *, each: bool = False) -> Iterator[str]:
+def ps_lines(
+    census: ScratchCensus, *, each: bool = False, named: Sequence[int] = ()
+) -> Iterator[str]:
     """The table, and what must be said with it.
 
     Args:
         census: what was found.
         each: a line for each mapping; else one for all of a process that are alike.
+        named: the processes that were asked for; none for all.
     """
     rows = [
         _row(group, name)
         for group in _groups(census)
         for group, name in (_singles(group) if each else [(group, _names(group))])
     ]
-    yield from _table(rows) if rows else ["No process with scratch memory was found."]
+    if rows:
+        yield from _table(rows)
+    elif not named:
+        yield "No process with scratch memory was found."
+    users = {process.pid for process in census.processes if process.mappings or process.problem}
+    for pid in sorted(set(named) - users):
+        yield f"Process {pid} uses no scratch memory."
     for process in census.processes:
         who = f"{process.pid} ({_printable(process.command)})"
         if process.problem:
@@ -147,11 +156,15 @@ def ps_lines(census: ScratchCensus, *, each: bool = False) -> Iterator[str]:
             f"{run.counts.remembered:,} from memory, {run.counts.dropped:,} pages dropped"
         )
     if census.unreadable:
-        was = "was" if census.unreadable == 1 else "were"
-        remedy = "run as root" if os.geteuid() else "not even by root"
-        yield (
-            f"{_counted(census.unreadable, 'process')} of other users {was} not readable: {remedy}"
-        )
+        yield _unreadable_line(census.unreadable)
+
+
+def _unreadable_line(count: int) -> str:
+    who = _counted(count, "process")
+    if os.geteuid():
+        return f"{who} of other users {'was' if count == 1 else 'were'} not readable: run as root"
+    has = "it has" if count == 1 else "they have"
+    return f"{who} could not be read: {has} rights that root hasn't here"
 
 
 def _singles(group: _Group) -> Iterator[tuple[_Group, str]]:
@@ -327,7 +340,7 @@ def prometheus_lines(census: ScratchCensus, seconds: float) -> Iterator[str]:
             f"run_{name}_total",
             "counter",
             f"Of all processes of a mapscratch run: {_RUN_MEANINGS[name]}.",
-            [({"run": run.counts_file}, getattr(run.counts, name)) for run in census.runs],
+            [(_run_labels(run), getattr(run.counts, name)) for run in census.runs],
         )
     yield from _metric(
         "census_seconds", "gauge", "What it took to look at all processes.", [({}, seconds)]
@@ -342,6 +355,11 @@ _RUN_MEANINGS = {
     "batched": "words stored into text along with another of their page",
     "dropped": "pages of text dropped",
 }
+
+
+def _run_labels(run: ConvertedRun) -> dict[str, str]:
+    # Two containers may have a file of the same name; a process is of one run only.
+    return {"run": run.counts_file, "first_pid": str(run.pids[0])}
 
 
 def _labels(process: ScratchProcess) -> dict[str, str]:

@@ -20,6 +20,9 @@ HISTOGRAM = [
     [64, 127, 3010], [128, 255, 3980], [256, 511, 3120], [512, 512, 240],
 ]  # fmt: skip
 
+PAGES_BY_FIXUPS = [(low, pages) for low, _, pages in HISTOGRAM[:-2]] + [(300, 3120), (512, 240)]
+"""As many in each class; all pages of one at one number."""
+
 
 def _head(name: str, seconds: float) -> Document:
     return {
@@ -64,7 +67,10 @@ def make_survey(**members: Any) -> Document:
     totals = {
         "libraries": 1024, "fixups": 3_104_221, "dirtied_pages": 19_030, "saved_pages": 611,
         "bind_now_or_no_plt_share": 0.63, "fixups_per_page": spread, "processes": 3,
-        "relocated_pages": 2400, "relocated_pss_bytes": 6_291_456, "saved_pages_in_processes": 51,
+        "pages_by_fixups": [[k, n] for k, n in PAGES_BY_FIXUPS],
+        "window_pages": 21_000, "largest_share": 0.54, "library_median": 48.25,
+        "library_symbolic_share": 0.76, "relocated_pages": 2400,
+        "relocated_pss_bytes": 6_291_456, "saved_pages_in_processes": 51,
     }  # fmt: skip
     skipped = [{"path": "/usr/lib/broken.so", "reason": "not an ELF file"}]
     return _head("mapscratch.survey", 41.2) | {
@@ -135,6 +141,26 @@ def make_cost(**members: Any) -> Document:
         "left_out": {"line.kernel": "this kernel has no MAP_SCRATCH"},
         "baselines": baselines,
     } | members  # fmt: skip
+
+
+def make_break_even() -> list[Document]:
+    """Where the lines of `make_cost` meet, with fixups of which 86 % are relative."""
+    kinds = (
+        ("known value", None, 2.2), ("relative", None, 1.4),
+        ("mixed", "short", 0.86 * 1.4 + 0.14 * 118), ("mixed", "long", 0.86 * 1.4 + 0.14 * 412),
+        ("symbolic", "short", 118.0), ("symbolic", "long", 412.0),
+    )  # fmt: skip
+    rows = []
+    for swap, swap_us in (("file", 20.1), ("zram", 9.4), ("zswap", 8.2)):
+        for fixup, scope, fixup_ns in kinds:
+            limit = (swap_us - 7.6) * 1e3 / fixup_ns
+            rows.append({
+                "swap": swap, "engine": "lazyfree", "fixup": fixup, "scope": scope,
+                "fixup_ns": fixup_ns, "page_swap_us": swap_us, "page_scratch_us": 7.6,
+                "pays": "always" if limit > 512 else "up to", "more_than_fit": limit > 512,
+                "fixups": limit, "minimum": -7.5, "maximum": 2 * limit if scope else None,
+            })  # fmt: skip
+    return rows
 
 
 def make_compare(swap: str = "file", **members: Any) -> Document:

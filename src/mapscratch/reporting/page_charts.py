@@ -16,7 +16,7 @@ from mapscratch.reporting.page_svg import (
     Scale,
     apart,
     count,
-    digits,
+    counted,
     element,
     label,
     line,
@@ -37,10 +37,13 @@ PAGE = 4096
 """Bytes of a page where documents count pages."""
 MARKERS = {
     "file": "square", "partition": "square", "zswap": "diamond", "zram": "triangle",
-    "known": "circle", "relative": "down", "symbolic": "cross",
+    "known": "circle", "relative": "down", "short": "cross", "long": "cross",
+    "mixed-short": "cross", "mixed-long": "cross",
     "private": "square", "kernel": "diamond", "lazyfree": "circle", "dontneed": "down",
 }  # fmt: skip
 _LINE_HEIGHT = 17.0
+_LEADER, _BOLD_CHARACTER = 20.0, 7.6
+"""Beside the lines' ends: what leads to their names, and how wide a character of these is."""
 _STEPS = 64
 _LEAST_COUNTS = 2
 """One point is no line."""
@@ -132,15 +135,17 @@ def round_trip_chart(ways: Ways, histogram: Histogram | None) -> Chart:
     shown_ways = _from_the_top(ways)
     description = _told(ways, histogram)
     drawings = [
-        _draw_round_trips(ways, histogram, _round_trip_frame(narrow, histogram), title, description)
+        _draw_round_trips(
+            ways, histogram, _round_trip_frame(shown_ways, narrow, histogram), title, description
+        )
         for narrow in (False, True)
     ]
     columns = [1, 16, 64, 256, WORDS_A_PAGE]
     table = Table(
-        ("way", *(f"{fixups} fixup{'s' * (fixups > 1)} a page" for fixups in columns)),
+        ("way", *(f"{counted(fixups, 'fixup')} a page" for fixups in columns)),
         tuple(
             (way_name(way), *(microseconds(way.microseconds(fixups)) for fixups in columns))
-            for way in shown_ways
+            for way in _in_order([*ways.swaps, *ways.scratch])
         ),
     )
     legend = tuple((one.key, way_name(one)) for one in shown_ways)
@@ -149,8 +154,11 @@ def round_trip_chart(ways: Ways, histogram: Histogram | None) -> Chart:
 
 def _from_the_top(ways: Ways) -> list[Way]:
     """As their lines end at the right: names, letters and tables have the order of the eye."""
-    found = [*ways.swaps, *ways.scratch]
-    return sorted(found, key=lambda one: -one.microseconds(WORDS_A_PAGE))
+    return _in_order([*ways.swaps, *ways.drawn])
+
+
+def _in_order(ways: Sequence[Way]) -> list[Way]:
+    return sorted(ways, key=lambda one: -one.microseconds(WORDS_A_PAGE))
 
 
 def way_name(way: Way) -> str:
@@ -165,15 +173,18 @@ def _told(ways: Ways, histogram: Histogram | None) -> str:
         for one in _from_the_top(ways)
     ]
     if histogram and histogram.median is not None:
-        sentences.append(f"Half of the pages here have at most {count(histogram.median)} fixups.")
+        half = counted(histogram.median, "fixup")
+        sentences.append(f"Half of the pages here have at most {half}.")
     return " ".join(sentences)
 
 
-def _round_trip_frame(narrow: bool, histogram: Histogram | None) -> _Frame:
+def _round_trip_frame(ways: Sequence[Way], narrow: bool, histogram: Histogram | None) -> _Frame:
     strip = 84.0 if histogram else 0.0
     if narrow:
         return _Frame(360, 330 + strip, 58, 328, 44, 290, narrow)
-    return _Frame(860, 420 + strip, 58, 624, 44, 380, narrow)
+    longest = max(len(_way_label(one)) for one in ways)
+    right = 860.0 - _LEADER - _BOLD_CHARACTER * longest
+    return _Frame(860, 420 + strip, 58, min(right, 624), 44, 380, narrow)
 
 
 def _draw_round_trips(
@@ -233,7 +244,7 @@ def _strip(frame: _Frame, x: Scale, histogram: Histogram) -> list[str]:
     parts = []
     for low, high, pages in histogram.bins:
         start, end = x(max(low, 1)), x(high + 1)
-        note = element("title", shown(f"{_range(low, high)} fixups: {count(pages)} pages"))
+        note = element("title", shown(_pages_note(low, high, pages)))
         parts.append(
             element(
                 "rect", note, x=start + 0.5, y=height(pages), width=max(end - start - 1, 1.0),
@@ -278,7 +289,7 @@ def _way_line(way: Way, x: Scale, y: Scale) -> str:
         at = x(max(k, 1))
         if low < high:
             parts.append(line(at, y(low), at, y(high), f"whisker k-{way.key}"))
-        note = f"{way_name(way)}, {digits(k)} fixups: {microseconds(median)}"
+        note = f"{way_name(way)}, {counted(k, 'fixup')}: {microseconds(median)}"
         parts.append(
             element(
                 "g",
@@ -306,13 +317,14 @@ def _crossings(ways: Ways, frame: _Frame, x: Scale, y: Scale) -> list[str]:
     """Rings where dropping a page begins to cost more, with the number where there is room."""
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
-    for one in ways.scratch:
+    for one in ways.drawn:
         for swap in ways.swaps:
             at, limit = one.as_dear_as(swap), ways.limit(one, swap)
             if at is None or limit is None or not 1 <= at < WORDS_A_PAGE:
                 continue
             across, up = x(at), y(swap.microseconds(at))
-            note = f"break-even of {way_name(one)} with {swap.name}: {count(limit)} fixups a page"
+            number = counted(limit, "fixup")
+            note = f"break-even of {way_name(one)} with {swap.name}: {number} a page"
             parts.append(
                 element(
                     "g",
@@ -349,7 +361,7 @@ def _way_labels(shown_ways: Sequence[Way], frame: _Frame, y: Scale) -> list[str]
 def _way_label(way: Way) -> str:
     if not way.engine:
         return f"{way_name(way)}, {microseconds(way.microseconds(WORDS_A_PAGE))}"
-    return f"{way_name(way)}, {nanoseconds(max(way.fixup_ns, 0.0))}"
+    return f"drop + {way.short_name}, {nanoseconds(max(way.fixup_ns, 0.0))}"
 
 
 # --- fixups a page --------------------------------------------------------------------------------
@@ -360,9 +372,9 @@ def fixups_chart(histogram: Histogram) -> Chart:
     title = "Fixups a page, over all pages that relocation dirties"
     shares = histogram.cumulative()
     description = (
-        f"{count(histogram.pages)} pages. "
+        f"{counted(histogram.pages, 'page')}. "
         + " ".join(
-            f"{percent(share)} have at most {count(high)} fixups."
+            f"{percent(share)} have at most {counted(high, 'fixup')}."
             for (_, high, _), share in zip(histogram.bins, shares, strict=True)
         )
     )  # fmt: skip
@@ -392,7 +404,7 @@ def _draw_fixups(histogram: Histogram, frame: _Frame, title: str, description: s
     every = 1 if slot > 28 else max(1, -(-len(bins) * 30 // round(frame.right - frame.left)))
     for index, (low, high, pages) in enumerate(bins):
         left = frame.left + index * slot
-        note = element("title", shown(f"{_range(low, high)} fixups: {count(pages)} pages"))
+        note = element("title", shown(_pages_note(low, high, pages)))
         parts.append(
             element(
                 "rect", note, x=left + 1.5, y=y(pages), width=max(slot - 3, 1.0),
@@ -425,6 +437,11 @@ def _draw_cumulative(histogram: Histogram, frame: _Frame, slot: float) -> list[s
     parts.append(path(points, "cumulative"))
     parts += [marker("circle", *point, "cumulative-mark", 3.0) for point in points[1:]]
     return parts
+
+
+def _pages_note(low: float, high: float, pages: float) -> str:
+    fixups = counted(high, "fixup") if low == high else f"{_range(low, high)} fixups"
+    return f"{fixups}: {counted(pages, 'page')}"
 
 
 def _range(low: float, high: float) -> str:
@@ -498,7 +515,8 @@ def _draw_sweep(
         parts.append(path(((x(n), y(pages)) for n, pages in points), f"way {class_}"))
         size = 4.5 + 1.5 * (len(series) - 1 - index)
         for n, pages in points:
-            note = element("title", shown(f"{name}, {count(n)} processes: {count(pages)} pages"))
+            text = f"{name}, {counted(n, 'process', 'processes')}: {counted(pages, 'page')}"
+            note = element("title", shown(text))
             mark = marker(MARKERS.get(name, "circle"), x(n), y(pages), f"mark {class_}", size)
             parts.append(element("g", note, mark))
         start = frame.right + 8
@@ -514,7 +532,8 @@ def _draw_sweep(
 def savings_chart(rows: Sequence[Process], key: str, title: str, who: str) -> Chart:
     """Of each: what is dirtied by relocation in all, and in it what mapscratch saves."""
     description = " ".join(
-        f"{one.name}: {count(one.relocated)} pages dirtied by relocation, {count(one.saved)} saved."
+        f"{one.name}: {counted(one.relocated, 'page')} dirtied by relocation, {count(one.saved)} "
+        "saved."
         for one in rows
     )
     table = Table(
@@ -552,7 +571,7 @@ def kinds_chart(kinds: Sequence[tuple[str, float]]) -> Chart:
 
 
 def _pages(pages: int) -> str:
-    return f"{mebibytes(pages * PAGE)} ({count(pages)} page{'s' * (pages != 1)})"
+    return f"{mebibytes(pages * PAGE)} ({counted(pages, 'page')})"
 
 
 def _draw_bars(

@@ -7,7 +7,8 @@ nothing, and by dropping it is what one fixup costs. Two ways cost the same wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,9 +25,12 @@ SWAP_NAMES = {
 FIXUP_NAMES = {
     "known": "known values",
     "relative": "relative",
+    "mixed-short": "as ld.so does it, few libraries",
+    "mixed-long": "as ld.so does it, many libraries",
     "short": "short look-ups",
     "long": "long look-ups",
 }
+_MIXED = ("mixed-short", "mixed-long")
 _LOADER = {
     "relative": "relocation.relative",
     "short": "relocation.symbolic.short",
@@ -76,6 +80,8 @@ class Histogram:
         maximum: the most.
         mean: over pages.
         whose: pages these are, in words.
+        counts: fixups of a page, and how many pages have just so many; ascending. Empty where only
+            the bins are known.
     """
 
     bins: tuple[tuple[float, float, float], ...]
@@ -84,19 +90,27 @@ class Histogram:
     maximum: float | None
     mean: float | None
     whose: str
+    counts: tuple[tuple[float, float], ...] = ()
 
     @property
     def pages(self) -> float:
         """All pages."""
         return sum(pages for _, _, pages in self.bins)
 
+    def classes(self) -> list[tuple[float, float, float]]:
+        """As bins, but one for each number of fixups where that is known."""
+        return [(fixups, fixups, pages) for fixups, pages in self.counts] or list(self.bins)
+
     def share_up_to(self, fixups: float) -> float:
         """The share of pages with at most so many fixups; in a bin, as if spread evenly."""
-        found = 0.0
-        for low, high, pages in self.bins:
-            part = (fixups - low + 1) / (high - low + 1)
-            found += pages * min(max(part, 0.0), 1.0)
-        return found / self.pages if self.pages else 0.0
+        found, total = 0.0, 0.0
+        for low, high, pages in self.classes():
+            total += pages
+            if low < high:
+                found += pages * min(max((fixups - low + 1) / (high - low + 1), 0.0), 1.0)
+            elif fixups >= low:
+                found += pages
+        return found / total if total else 0.0
 
     def cumulative(self) -> list[float]:
         """The share of pages in each bin and those before it."""
@@ -114,7 +128,8 @@ def histogram_of(documents: Documents) -> Histogram | None:
 
 
 def _surveyed(survey: Node) -> Histogram | None:
-    node = survey.child("totals").child("fixups_per_page")
+    totals = survey.child("totals")
+    node = totals.child("fixups_per_page")
     most = node.number("maximum")
     rows = node.rows("histogram", 3)
     if len(rows) > _MOST_CLASSES:
@@ -134,6 +149,7 @@ def _surveyed(survey: Node) -> Histogram | None:
         maximum=most,
         mean=node.number("mean"),
         whose="the pages that relocation dirties here",
+        counts=_counts(totals.rows("pages_by_fixups", 2)),
     )
 
 
@@ -141,7 +157,7 @@ def _reckoned(cost: Node) -> Histogram | None:
     node = cost.child("pages")
     fixups = node.number_list("fixups")
     pages = node.number_list("pages")
-    counts = sorted(pair for pair in zip(fixups, pages, strict=False) if min(pair) > 0)
+    counts = _counts(zip(fixups, pages, strict=False))
     total = sum(number for _, number in counts)
     if not total:
         return None
@@ -158,7 +174,18 @@ def _reckoned(cost: Node) -> Histogram | None:
         maximum=most,
         mean=sum(k * number for k, number in counts) / total,
         whose=f"the pages that relocation dirties in {node.text('title') or 'some libraries'}",
+        counts=counts,
     )
+
+
+def _counts(rows: Iterable[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    """Fixups of a page, no more than it has room for, and how many pages; ascending."""
+    found: dict[float, float] = {}
+    for fixups, pages in rows:
+        if fixups > 0 and pages > 0:
+            held = min(fixups, float(WORDS_A_PAGE))
+            found[held] = found.get(held, 0.0) + pages
+    return tuple(sorted(found.items()))
 
 
 def _quantile(counts: Sequence[tuple[float, float]], wanted: float) -> float:
@@ -190,6 +217,11 @@ class Way:
     points: tuple[tuple[float, float, float, float], ...] = ()
     engine: str = ""
 
+    @property
+    def short_name(self) -> str:
+        """The name, where there is little room."""
+        return self.name.replace("as ld.so does it", "as ld.so")
+
     def microseconds(self, fixups: float) -> float:
         """What it costs with so many fixups on the page."""
         return self.page_us + self.fixup_ns * fixups / 1e3
@@ -213,6 +245,7 @@ class Ways:
         source: the name of the document that they are from.
         limits: swap, engine and kind of fixup, and the break-even that the document has: from so
             many fixups a page dropping takes longer; None if it never does.
+        ranges: the same, at least and at most: as far as any rounds' figures allow.
     """
 
     swaps: tuple[Way, ...]
@@ -220,6 +253,21 @@ class Ways:
     others: tuple[Way, ...]
     source: str
     limits: Mapping[tuple[str, str, str], float | None]
+    ranges: Mapping[tuple[str, str, str], tuple[float, float]]
+
+    @property
+    def drawn(self) -> tuple[Way, ...]:
+        """Of `scratch`: fixups as they are mixed here, if that is known, and not look-ups alone."""
+        mixed = any(one.key in _MIXED for one in self.scratch)
+        return tuple(one for one in self.scratch if not mixed or one.key not in ("short", "long"))
+
+    def mixed(self) -> list[Way]:
+        """Fixups as ld.so makes those of the pages here, the cheapest first."""
+        return [one for one in self.scratch if one.key in _MIXED]
+
+    def range_of(self, scratch: Way, swap: Way) -> tuple[float, float] | None:
+        """The least and the most of `limit`, up to what no page has; None if they aren't known."""
+        return self.ranges.get((swap.key, scratch.engine, scratch.key))
 
     def limit(self, scratch: Way, swap: Way) -> float | None:
         """From so many fixups a page dropping costs more than a swap; None if it never does.
@@ -245,7 +293,7 @@ def _ways_of_cost(cost: Node) -> Ways | None:
     """What the document reckons with; where it has no break-even, what its lines say."""
     points = {node.text("what"): _points(cost, node) for node in cost.children("lines")}
     found = _ways_of_rows(cost, points) or _ways_of_lines(cost, points)
-    return _sorted_ways(*found, "mapscratch.cost", _limits(cost))
+    return _sorted_ways(*found, "mapscratch.cost", _limits(cost), _ranges(cost))
 
 
 _Points: TypeAlias = tuple[tuple[float, float, float, float], ...]
@@ -275,7 +323,9 @@ def _ways_of_rows(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way],
 def _row_key(row: Node) -> tuple[str, str, str]:
     """Swap, engine and kind of fixup of a row of break-even, as they are named here."""
     fixup = row.text("fixup")
-    kind = row.text("scope") or "short" if fixup == "symbolic" else fixup.removesuffix(" value")
+    scope = row.text("scope") or "short"
+    named = {"symbolic": scope, "mixed": f"mixed-{scope}"}
+    kind = named.get(fixup, fixup.removesuffix(" value"))
     return row.text("swap").removeprefix("swap."), row.text("engine"), kind
 
 
@@ -352,7 +402,7 @@ def _ways_of_compares(compares: Sequence[Node]) -> Ways | None:
             points = ((fixups, scratch_us, scratch_us, scratch_us),)
             engine = verdict.text("scratch")
             scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points, engine))
-    return _sorted_ways(swaps, scratch[:1], "mapscratch.compare", {})
+    return _sorted_ways(swaps, scratch[:1], "mapscratch.compare", {}, {})
 
 
 def _limits(cost: Node) -> dict[tuple[str, str, str], float | None]:
@@ -369,11 +419,26 @@ def _limits(cost: Node) -> dict[tuple[str, str, str], float | None]:
     return found
 
 
+def _ranges(cost: Node) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """An end that is null is without a bound; left out where nothing says on which side."""
+    found = {}
+    for node in cost.children("break_even"):
+        least, middle, most = (node.number(name) for name in ("minimum", "fixups", "maximum"))
+        if least is None and (middle is not None or node.text("pays") == "never"):
+            least = 0.0
+        if most is None and (middle is not None or node.text("pays") == "always"):
+            most = math.inf
+        if least is not None and most is not None:
+            found[_row_key(node)] = (max(least, 0.0), max(most, 0.0))
+    return found
+
+
 def _sorted_ways(
     swaps: list[Way],
     scratch: list[Way],
     source: str,
     limits: Mapping[tuple[str, str, str], float | None],
+    ranges: Mapping[tuple[str, str, str], tuple[float, float]],
 ) -> Ways | None:
     if not swaps and not scratch:
         return None
@@ -388,7 +453,22 @@ def _sorted_ways(
         others=tuple(one for one in scratch if one.engine != first),
         source=source,
         limits=limits,
+        ranges=ranges,
     )
+
+
+def relative_share(documents: Documents) -> float | None:
+    """Of the fixups that costs were reckoned for, how many are relative: 0 to 1.
+
+    A cost document's own figure, which its mixed fixups were reckoned with, goes before that of the
+    survey.
+    """
+    own = documents.cost.child("pages").number("relative_share") if documents.cost else None
+    if own is not None:
+        return own
+    kinds = dict(kinds_of_fixups(documents.survey))
+    total = sum(kinds.values())
+    return (kinds.get("RELATIVE", 0.0) + kinds.get("RELR", 0.0)) / total if total else None
 
 
 def swap_key(compare: Node) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,13 @@ from mapscratch.errors import UserError
 NAMES = ("mapscratch.survey", "mapscratch.cost", "mapscratch.compare", "mapscratch.ps")
 """The documents that a page is made from."""
 
+_LISTS = {
+    "mapscratch.survey": ("libraries",),
+    "mapscratch.cost": ("measurements", "lines"),
+    "mapscratch.compare": ("results",),
+    "mapscratch.ps": ("processes",),
+}
+"""What each has at least, if only without an item."""
 _VERSION = 1
 _LARGEST_FILE = 256 << 20
 _LARGEST_NUMBER = 1e18
@@ -162,13 +170,23 @@ def read_document(path: Path, expected: str) -> Node:
         ReportError: the file holds no such document; the message says what it holds.
         OSError: it can't be read.
     """
-    if path.stat().st_size > _LARGEST_FILE:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ReportError(f"{path}: no file that documents are saved in")
+    if status.st_size > _LARGEST_FILE:
         raise ReportError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, no document is so large")
     try:
         value = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ReportError(f"{path}: no JSON: {reason}") from None
+        reason: object = error
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
+        elif isinstance(error, UnicodeDecodeError):
+            reason = "it is no text"
+        name = expected.rpartition(".")[2]
+        raise ReportError(
+            f"{path}: no JSON ({reason}); --{name} takes what `mapscratch {name} --json` saved"
+        ) from None
     return as_document(value, os.fspath(path), expected)
 
 
@@ -184,12 +202,20 @@ def as_document(value: Any, where: str, expected: str) -> Node:
     if value["document"] != expected:
         found = value["document"][:_LONGEST_NAME]
         raise ReportError(f"{where}: a document {found!a}, and {option} takes a {expected}")
-    if value.get("version") != _VERSION or isinstance(value["version"], bool):
-        raise ReportError(
-            f"{where}: version {str(value.get('version'))[:20]!a} of {expected}, and this program "
-            f"reads version {_VERSION}: make it again"
-        )
+    _check_version(value.get("version"), where, expected)
+    for name in _LISTS[expected]:
+        if value.get(name) is None:
+            raise ReportError(f"{where}: no {name!a} in it: make the {expected} again")
     return Node(value, where)
+
+
+def _check_version(version: object, where: str, expected: str) -> None:
+    if version == _VERSION and not isinstance(version, bool):
+        return
+    found = f"version {str(version)[:20]!a} of {expected}, and this program reads {_VERSION}"
+    newer = isinstance(version, int) and version > _VERSION
+    what = "a newer mapscratch made it, take that" if newer else "make it again"
+    raise ReportError(f"{where}: {found}: {what}")
 
 
 def _no_constant(name: str) -> float:

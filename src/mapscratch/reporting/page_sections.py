@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
@@ -31,6 +32,7 @@ from mapscratch.reporting.page_facts import (
     histogram_of,
     kernel_part_us,
     kinds_of_fixups,
+    relative_share,
     sweep_of,
     ways_of,
 )
@@ -38,6 +40,7 @@ from mapscratch.reporting.page_reading import Node
 from mapscratch.reporting.page_svg import (
     TO,
     count,
+    counted,
     digits,
     element,
     mebibytes,
@@ -46,6 +49,7 @@ from mapscratch.reporting.page_svg import (
     percent,
     shown,
 )
+from mapscratch.reporting.survey import LARGEST
 from mapscratch.reporting.verdict import WORDS_A_PAGE
 
 COMMANDS = {
@@ -56,6 +60,14 @@ COMMANDS = {
 }
 """What makes each document."""
 _SYMBOLIC = ("long", "short")
+_AMONG = {
+    "mixed-short": "among few libraries",
+    "mixed-long": "among many",
+    "short": "among few libraries",
+    "long": "among many libraries",
+}
+_MADE = ("file", "zram", "zswap")
+"""Kinds of swap that can be made for a measurement."""
 _SKIPPED_SHOWN = 40
 _MAPPINGS_SHOWN = 60
 
@@ -153,42 +165,45 @@ def answer(documents: Documents) -> str:
         if sentence:
             return shown(sentence)
     known = ways.scratch_by("known") or ways.scratch[0]
-    fixups, whose = _typical_page(histogram)
-    costs = f"{whose}: to make them again costs {_time(known.fixup_ns * fixups / 1e3)}"
-    costs += " from known values"
-    relative, symbolic = ways.scratch_by("relative"), _dearest(ways)
-    if relative:
-        costs += f", {_time(relative.fixup_ns * fixups / 1e3)} if ld.so adds the load base to each"
-        costs += _share_of_relative(documents)
-    if symbolic:
-        looked_up = _time(symbolic.fixup_ns * fixups / 1e3)
-        costs += f", and {looked_up} if it looked up a symbol for each among many libraries"
-    dropped = f"dropping and reading it again {_time(known.page_us)}"
+    costs = _what_fixups_cost(documents, ways, known, histogram)
+    dropped = f"dropping it and reading it again {_time(known.page_us)}"
     if not ways.swaps:
         return (
             f"{costs}; {dropped} without them, and what swap would cost instead is not known, for "
             "none was measured."
         )
-    dearest_first = ways.swaps[::-1]
-    trips = _listed(f"{_time(one.page_us)} ({shown(_bare(one))})" for one in dearest_first)
-    verdicts = [
-        _verdict(ways, one, (known, symbolic), histogram if one is dearest_first[0] else None)
-        for one in dearest_first
-    ]
+    trips: dict[str, list[str]] = {}
+    for one in ways.swaps[::-1]:
+        trips.setdefault(_time(one.page_us), []).append(shown(_bare(one)))
+    swapped = _listed(f"{time} ({_listed(names)})" for time, names in trips.items())
     return (
-        f"{costs}; swapping a page out and in costs {trips}, and {dropped}, so dropping beats "
-        f"{_listed(verdicts)}."
+        f"{costs}; swapping a page out and in takes {swapped}, {dropped}, so "
+        f"{_verdict(ways, known, histogram)}."
     )
 
 
-def _share_of_relative(documents: Documents) -> str:
-    """How many of the fixups here are of that kind, in brackets; nothing if that isn't known."""
-    kinds = dict(kinds_of_fixups(documents.survey))
-    total = sum(kinds.values())
-    if not total:
-        return ""
-    relative = kinds.get("RELATIVE", 0.0) + kinds.get("RELR", 0.0)
-    return f" ({percent(relative / total)} of all are such)"
+def _what_fixups_cost(
+    documents: Documents, ways: Ways, known: Way, histogram: Histogram | None
+) -> str:
+    fixups, pages = _typical_page(histogram)
+
+    def cost(way: Way) -> str:
+        return _time(way.fixup_ns * fixups / 1e3)
+
+    text = f"{pages}: to make them again takes {cost(known)} from known values"
+    mixed, share = ways.mixed(), relative_share(documents)
+    if mixed and share is not None:
+        each = _listed(f"{cost(one)} {_AMONG[one.key]}" for one in mixed)
+        return (
+            f"{text}, and as ld.so does it, which adds the load base to {percent(share)} and looks "
+            f"up a symbol for the others, {each}"
+        )
+    relative, symbolic = ways.scratch_by("relative"), _dearest(ways)
+    if relative:
+        text += f", {cost(relative)} if ld.so adds the load base to each"
+    if symbolic:
+        text += f", and {cost(symbolic)} if it looks up a symbol for each {_AMONG[symbolic.key]}"
+    return text
 
 
 def _time(value: float) -> str:
@@ -239,10 +254,14 @@ def _answer_without_ways(documents: Documents, histogram: Histogram | None) -> s
 
 
 def _typical_page(histogram: Histogram | None) -> tuple[float, str]:
+    """Fixups of a page, and whose they are in words."""
     if histogram and histogram.median:
-        return histogram.median, (
+        half = (
             f"Half of {shown(histogram.whose)} have up to {_strong(count(histogram.median))} fixups"
         )
+        if histogram.mean is None:
+            return histogram.median, half
+        return histogram.mean, f"{half}, and the mean is {_strong(count(histogram.mean))}"
     return 100.0, "If a page has 100 fixups"
 
 
@@ -251,31 +270,51 @@ def _dearest(ways: Ways) -> Way | None:
     return max(found, key=lambda one: one.fixup_ns, default=None)
 
 
-def _verdict(
-    ways: Ways, swap: Way, scratch: tuple[Way, Way | None], histogram: Histogram | None
-) -> str:
-    """Whether dropping takes less time than one swap: up to how many fixups."""
-    known, symbolic = scratch
-    name = shown(swap.name)
-    limit = ways.limit(known, swap)
+def _verdict(ways: Ways, known: Way, histogram: Histogram | None) -> str:
+    """Up to how many fixups dropping takes less time than every swap that it beats at all."""
+    beaten = [one for one in ways.swaps if ways.limit(known, one) != 0]
+    never = " or ".join(shown(_bare(one)) for one in ways.swaps if one not in beaten)
+    if not beaten:
+        return f"dropping {_strong('never')} takes less time than {never}"
+    text = "dropping takes less time than"
+    if never:
+        text = f"dropping {_strong('never')} takes less time than {never}, but less than"
+    whom = "any of these" if len(beaten) > 1 and not never else ""
+    whom = whom or _listed(shown(_bare(one)) for one in beaten)
+    limit = _limit_of_all(ways, known, beaten)
+    text = f"{text} {whom} with {_up_to(limit) or 'any number of'} known values a page"
+    dear = _dearest(ways)
+    others = ways.mixed() or ([dear] if dear else [])
+    limits = [_up_to_among(one, _limit_of_all(ways, one, beaten), histogram) for one in others]
+    if not limits:
+        return text
+    how = "made as ld.so does it" if ways.mixed() else "looked up"
+    return f"{text}, and with {_listed(limits)} if they are {how}"
+
+
+def _limit_of_all(ways: Ways, way: Way, swaps: Sequence[Way]) -> float | None:
+    limits = (ways.limit(way, swap) for swap in swaps)
+    return min((one for one in limits if one is not None), default=None)
+
+
+def _up_to_among(way: Way, limit: float | None, histogram: Histogram | None) -> str:
+    """Up to how many fixups, for how many libraries, and how many pages have no more."""
     if limit == 0:
-        return f"{name} {_strong('never')}"
-    found = f"{name} with {_up_to(limit)} known values"
-    if symbolic is None:
-        return found
-    dearest = ways.limit(symbolic, swap)
-    one = dearest is not None and round(dearest) == 1
-    found += f" or {_up_to(dearest)} look-up{'' if one else 's'} a page"
-    if histogram and fits(dearest):
-        share = percent(histogram.share_up_to(dearest or 0.0))
-        found += f" ({share} of the pages have no more fixups of any kind)"
-    return found
+        return f"none {_AMONG[way.key]}"
+    most = _up_to(limit)
+    if most and histogram and limit and way.key not in _SYMBOLIC:
+        share = percent(histogram.share_up_to(limit))
+        return f"{most} {_AMONG[way.key]} ({share} of pages have no more)"
+    return f"{most or 'any number'} {_AMONG[way.key]}"
 
 
 def _up_to(limit: float | None) -> str:
+    """A bound; empty where no page has so many."""
     if limit is None or not fits(limit):
-        return "any number of"
-    return f"up to {_strong(count(limit))}"
+        return ""
+    # With two digits: the rounds don't agree on more.
+    most = max(limit, 1.0)
+    return f"up to {_strong(count(round(most, 1 - int(math.log10(most)))))}"
 
 
 def _strong(text: str) -> str:
@@ -284,7 +323,7 @@ def _strong(text: str) -> str:
 
 def _listed(parts: Iterable[str]) -> str:
     parts = list(parts)
-    return ", and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 # --- the chart at the top -----------------------------------------------------------------------
@@ -295,10 +334,10 @@ def top_chart(documents: Documents) -> str:
     ways, histogram = ways_of(documents), histogram_of(documents)
     if ways is None:
         return missing(documents, "cost", "What a page's way out of memory and back costs")
+    composed = _what_ld_so_takes(documents, ways)
     note = (
         "Where a drop's line lies below a swap's, dropping takes less time; rings mark where they "
-        "cross. Dashed lines are reckoned: a drop as it was measured, and what ld.so takes for a "
-        "fixup that is relative, or a symbol looked up in few (short) or many libraries (long)."
+        f"cross. Dashed lines are reckoned: a drop as it was measured, and {composed}."
     )
     if ways.source == "mapscratch.compare":
         note = "From comparisons: measured at the marks, with one number of fixups a page."
@@ -310,8 +349,22 @@ def top_chart(documents: Documents) -> str:
     return "".join(parts)
 
 
+def _what_ld_so_takes(documents: Documents, ways: Ways) -> str:
+    share = relative_share(documents)
+    if ways.mixed() and share is not None:
+        return (
+            "what ld.so takes for a fixup that is relative, or in the mean for those here: "
+            f"{percent(share)} are relative, and for the others it looks up a symbol in few or in "
+            "many libraries"
+        )
+    return (
+        "what ld.so takes for a fixup that is relative, or a symbol looked up in few (short) or "
+        "many libraries (long)"
+    )
+
+
 def _device_form(documents: Documents, histogram: Histogram | None) -> str:
-    bins = [list(row) for row in histogram.bins] if histogram else []
+    bins = [list(row) for row in histogram.classes()] if histogram else []
     presets = [
         element(
             "button",
@@ -366,6 +419,7 @@ def fixups_section(documents: Documents) -> str:
         parts.append(paragraph("None of the files has a page with fixups.", class_="missing"))
     else:
         parts.append(figure(fixups_chart(histogram), _quantile_note(histogram)))
+        parts.append(_by_library(totals))
     kinds = kinds_of_fixups(survey)
     if kinds:
         parts.append(figure(kinds_chart(kinds)))
@@ -376,6 +430,24 @@ def fixups_section(documents: Documents) -> str:
             figure(savings_chart(libraries, "libraries", heading, "library"), "", _savings_key())
         )
     return section("fixups", title, *parts)
+
+
+def _by_library(totals: Node) -> str:
+    """That large libraries have most of the pages; nothing where there are few."""
+    names = ("libraries", "largest_share", "library_median", "library_symbolic_share")
+    libraries, largest, middle, symbolic = (totals.number(name) for name in names)
+    if libraries is None or largest is None or middle is None or symbolic is None:
+        return ""
+    if libraries <= 2 * LARGEST:
+        return ""
+    return paragraph(
+        shown(
+            f"{LARGEST} libraries have {percent(largest)} of these pages; the library in the "
+            f"middle has {counted(middle, 'fixup')} a page, and {percent(symbolic)} of its fixups "
+            "look up a symbol."
+        ),
+        class_="note",
+    )
 
 
 def _bytes(pages: float | None) -> float | None:
@@ -429,11 +501,13 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
         element(
             "th",
             shown(one.name),
-            element("small", shown(f"{digits(one.fixup_ns)} ns each")),
+            element("small", shown(_each(one, relative_share(documents)))),
             scope="col",
             data_page_us=f"{one.page_us:.6g}",
             data_fixup_ns=f"{one.fixup_ns:.6g}",
             data_name=one.name,
+            data_told=one in ways.drawn,
+            data_share=one.key not in _SYMBOLIC,
         )
         for one in ways.scratch
     ]
@@ -455,7 +529,7 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
                 element("small", shown(note)),
                 scope="row",
             ),
-            *(element("td", _pays(ways.limit(one, swap), histogram)) for one in ways.scratch),
+            *(element("td", _pays(ways, one, swap, histogram)) for one in ways.scratch),
         )
         for swap, note in swaps
     ]
@@ -481,8 +555,9 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
             )
         ),
         paragraph(
-            f"{_kernel_part(kernel)} A device's own time for writing is not waited for. “Any "
-            f"number” means more than the {WORDS_A_PAGE} pointers that fit in a page.",
+            f"{_in_brackets(ways)}{_kernel_part(kernel)} A device's own time for writing is not "
+            f"waited for. “Any number” means more than the {WORDS_A_PAGE} pointers that fit in a "
+            "page.",
             class_="note",
         ),
         id="break-even",
@@ -502,13 +577,36 @@ def _kernel_part(kernel_us: float) -> str:
     )
 
 
-def _pays(limit: float | None, histogram: Histogram | None) -> str:
+def _each(way: Way, share: float | None) -> str:
+    text = f"{digits(way.fixup_ns)} ns each"
+    return f"{percent(share)} relative, {text}" if way.key.startswith("mixed") and share else text
+
+
+def _in_brackets(ways: Ways) -> str:
+    if not ways.ranges:
+        return ""
+    return "In brackets the least and the most that the figures of any rounds allow. "
+
+
+def _pays(ways: Ways, way: Way, swap: Way, histogram: Histogram | None) -> str:
+    """Up to how many fixups, how many pages have no more, and within which bounds."""
+    limit, bounds = ways.limit(way, swap), ways.range_of(way, swap)
+    text, notes = _bounded(limit), []
+    if histogram and limit and fits(limit) and way.key not in _SYMBOLIC:
+        notes.append(f"{percent(histogram.share_up_to(limit))} of pages")
+    if bounds and _bounded(bounds[0]) != _bounded(bounds[1]):
+        notes.append(f"({_end(bounds[0])}{TO}{_end(bounds[1])})")
+    return shown(text) + "".join(element("small", shown(note)) for note in notes)
+
+
+def _bounded(limit: float | None) -> str:
     if limit == 0:
         return "never"
-    if limit is None or limit >= WORDS_A_PAGE:
-        return "any number"
-    share = f"{percent(histogram.share_up_to(limit))} of pages" if histogram else ""
-    return shown(count(limit)) + (element("small", shown(share)) if share else "")
+    return count(limit) if limit is not None and fits(limit) else "any number"
+
+
+def _end(limit: float) -> str:
+    return count(limit) if fits(limit) else "any"
 
 
 def _other_engines(ways: Ways) -> str:
@@ -529,7 +627,7 @@ def _other_engines(ways: Ways) -> str:
 def _plain_pays(limit: float | None) -> str:
     if limit == 0:
         return "never"
-    return "any number" if limit is None or limit >= WORDS_A_PAGE else f"{count(limit)} a page"
+    return "any number" if limit is None or not fits(limit) else f"{count(limit)} a page"
 
 
 def _measurements(cost: Node) -> str:
@@ -568,7 +666,8 @@ def _measurements(cost: Node) -> str:
             element("tbody", *rows),
         )
     )
-    summary = element("summary", shown(f"What each step costs here: {count(len(rows))} figures"))
+    figures_here = counted(len(rows), "figure")
+    summary = element("summary", shown(f"What each step costs here: {figures_here}"))
     return element("details", summary, figures, open=True)
 
 
@@ -617,14 +716,17 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
     parts = []
     if sweep.wrong_words:
         text = (
-            f"{count(sweep.wrong_words)} words were wrong: nothing else in this comparison counts."
+            f"{counted(sweep.wrong_words, 'word was', 'words were')} wrong: nothing else in this "
+            "comparison counts."
         )
         parts.append(paragraph(shown(text), class_="missing alarm"))
     chart = sweep_chart(sweep, number)
     if sweep.swap and not chart:
         text = "Only one number of processes was measured"
-        sent = _listed(f"{name} sent {count(points[0][1])}" for name, points in sweep.series)
-        parts.append(paragraph(shown(f"{text}: {sent} pages to swap." if sent else f"{text}.")))
+        sent = _listed(
+            f"{name} sent {counted(points[0][1], 'page')}" for name, points in sweep.series
+        )
+        parts.append(paragraph(shown(f"{text}: {sent} to swap." if sent else f"{text}.")))
     elif chart:
         pages = f"{count(sweep.pages)} relocated pages a process" if sweep.pages else ""
         parts.append(figure(chart, pages))
@@ -656,8 +758,8 @@ def _one_sweep(compare: Node, sweep: Sweep, number: int) -> str:
     )
     if rows:
         head = ("strategy", "a page's round trip", f"least{TO}most", "MiB given back per MiB asked")
-        plural = "processes" if sweep.processes != 1 else "process"
-        parts.append(table(Table(head, rows), caption=f"With {count(sweep.processes)} {plural}"))
+        caption = f"With {counted(sweep.processes, 'process', 'processes')}"
+        parts.append(table(Table(head, rows), caption=caption))
     sentence = compare.child("verdict").text("sentence")
     if sentence:
         parts.append(paragraph(shown(sentence)))
@@ -684,9 +786,9 @@ def processes_section(documents: Documents) -> str:
     text = ""
     if number is not None and relocated is not None and saved is not None:
         text = (
-            f"{count(number)} processes hold {_strong(mebibytes(relocated * PAGE))} of private "
-            "pages that relocation dirtied; what mapscratch ships saves "
-            f"{_strong(mebibytes(saved * PAGE))} of them."
+            f"{counted(number, 'process holds', 'processes hold')} "
+            f"{_strong(mebibytes(relocated * PAGE))} of private pages that relocation dirtied; "
+            f"what mapscratch ships saves {_strong(mebibytes(saved * PAGE))} of them."
         )
         if share is not None:
             text += f" With what forked processes still share counted once: {mebibytes(share)}."
@@ -852,7 +954,7 @@ def _machine(node: Node) -> str:
         machine.text("architecture"),
     ]
     if processors is not None:
-        parts.append(f"{count(processors)} processor{'s' * (processors != 1)}")
+        parts.append(counted(processors, "processor"))
     if page_size is not None:
         parts.append(f"pages of {count(page_size)} bytes")
     return ", ".join(filter(None, parts)) + "."
@@ -868,6 +970,16 @@ def _date(text: str) -> str:
 
 def _left_out(documents: Documents) -> str:
     rows = [(name, reason) for name, reason in documents.missing]
+    if not documents.missing:
+        rows += [
+            (name, f"not among the files that this page is made from; `{COMMANDS[name]}` makes it")
+            for name, found in (
+                ("survey", documents.survey),
+                ("cost", documents.cost),
+                ("compare", documents.compares),
+            )
+            if not found
+        ]
     for node in documents.all():
         rows += [(name, reason) for name, reason in node.reasons("left_out").items()]
     skipped = documents.survey.children("skipped") if documents.survey else []
@@ -879,7 +991,9 @@ def _left_out(documents: Documents) -> str:
             (node.text("path"), node.text("reason")) for node in skipped[:_SKIPPED_SHOWN]
         )
         more = len(skipped) - len(shown_files)
-        files = f"{count(len(skipped))} file{'s' * (len(skipped) > 1)}"
+        processes = sum(node.text("path").startswith("/proc/") for node in skipped)
+        numbers = ((len(skipped) - processes, "file", "files"), (processes, "process", "processes"))
+        files = _listed(counted(*one) for one in numbers if one[0])
         parts.append(
             element(
                 "details",
@@ -894,9 +1008,14 @@ def _left_out(documents: Documents) -> str:
 def _commands(documents: Documents) -> list[str]:
     if documents.commands:
         return list(documents.commands)
-    lines = [COMMANDS["survey"], COMMANDS["cost"]]
-    files = ["--survey survey.json", "--cost cost.json"]
-    swaps = [swap for swap in map(_swap_option, documents.compares) if swap] or [""]
+    lines, files = [], []
+    if documents.survey or not documents.all():
+        lines.append(_survey_command(documents.survey))
+        files.append("--survey survey.json")
+    if documents.cost or not documents.all():
+        lines.append(_cost_command(documents))
+        files.append("--cost cost.json")
+    swaps = list(dict.fromkeys(map(_swap_option, documents.compares)))
     for number, swap in enumerate(swaps, start=1):
         name = f"compare{number if len(swaps) > 1 else ''}.json"
         root = "sudo " if swap else ""
@@ -906,6 +1025,23 @@ def _commands(documents: Documents) -> list[str]:
     return lines
 
 
+def _survey_command(survey: Node | None) -> str:
+    processes = " --pid all" if survey is None or survey.children("processes") else ""
+    return f"mapscratch survey --installed{processes} --json survey.json"
+
+
+def _cost_command(documents: Documents) -> str:
+    """With the swap that was measured, and root, which makes it."""
+    found = (
+        [node.text("what") for node in documents.cost.children("lines")] if documents.cost else []
+    )
+    kinds = [kind for kind in _MADE if f"swap.{kind}" in found]
+    swap = f" --swap {kinds[0] if len(kinds) == 1 else 'all'}" if kinds else ""
+    survey = " --survey survey.json" if documents.survey else ""
+    root = "sudo " if kinds else ""
+    return f"{root}mapscratch cost --measure{swap}{survey} --json cost.json"
+
+
 def _swap_option(compare: Node) -> str:
     swap = compare.child("settings").text("swap")
-    return f" --swap {swap}" if swap in ("auto", "file", "zram", "zswap") else ""
+    return f" --swap {swap}" if swap in ("auto", *_MADE) else ""

@@ -228,6 +228,12 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: float, one: str, many: str = "") -> str:
+    """So many of something."""
+    text = count(number)
+    return f"{text} {one if text == '1' else many or one + 's'}"
+
+
 def digits(value: float) -> str:
     """A number with two or three digits that mean something."""
     size = abs(value)

@@ -14,23 +14,25 @@
     const pages = bins.reduce((sum, bin) => sum + bin[2], 0);
     const ways = [...document.querySelectorAll("#break-even thead th[data-page-us]")].map((head) => ({
       name: head.dataset.name, page: Number(head.dataset.pageUs), fixup: Number(head.dataset.fixupNs),
+      told: "told" in head.dataset, share: "share" in head.dataset,
     }));
+    const part = (limit, low, high) => (low < high ? (limit - low + 1) / (high - low + 1) : limit >= low ? 1 : 0);
     const share = (limit) => bins.reduce(
-      (sum, [low, high, count]) => sum + count * Math.min(Math.max((limit - low + 1) / (high - low + 1), 0), 1), 0);
+      (sum, [low, high, count]) => sum + count * Math.min(Math.max(part(limit, low, high), 0), 1), 0);
     const verdict = (way, trip) => {
       const gain = (trip - way.page) * 1e3;
       if (gain <= 0) return ["never"];
       const limit = way.fixup > 0 ? gain / way.fixup : Infinity;
       if (limit >= most) return ["any number"];
-      return [limit.toFixed(0), pages ? `${(100 * share(limit) / pages).toFixed(0)} % of pages` : ""];
+      return [limit.toFixed(0), pages && way.share ? `${(100 * share(limit) / pages).toFixed(0)} % of pages` : ""];
     };
     const said = ([limit, part]) => (part === undefined ? limit : `up to ${limit} a page${part && ` (${part})`}`);
     const show = () => {
       const latency = 10 ** Number(input.value), trip = base + latency;
       input.setAttribute("aria-valuetext", time(latency));
       const verdicts = ways.map((way) => verdict(way, trip));
-      output.textContent = `A read takes ${time(latency)}, a page's way out and back ${time(trip)}. Dropping pays with ` +
-        ways.map((way, index) => `${way.name}: ${said(verdicts[index])}`).join("; ") + ".";
+      output.textContent = `A read takes ${time(latency)}, a page's way out and back ${time(trip)}. Dropping takes less time, by how fixups are made again: ` +
+        ways.map((way, index) => way.told && `${way.name}: ${said(verdicts[index])}`).filter(Boolean).join("; ") + ".";
       const row = document.querySelector("#break-even tr.slider");
       if (row) {
         row.querySelector("th small").textContent = `${time(latency)} a read, ${time(trip)} a page`;

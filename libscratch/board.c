@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "range.h"
 #include "raw.h"
@@ -20,8 +21,9 @@ struct scratch_board scratch_board;
 static struct scratch_lock board_lock; /* a leaf: nothing else is taken under it */
 static uint32_t used_slots = 1;        /* the header; what stands on the board itself isn't trusted */
 static uint32_t first_free = 1;        /* none before it is */
-static uint64_t *copy_for_child;
+static struct scratch_slot *copy_for_child;
 static size_t copy_bytes;
+static bool is_off;
 
 static struct scratch_board_header *header(void) {
     return (struct scratch_board_header *)scratch_board.slots;
@@ -47,8 +49,62 @@ static bool make_mark(void) {
     return true;
 }
 
-/* Stored by a system call: it fails where a store through the mapping would be a SIGBUS. */
+/* A system call fails where a store would be a SIGBUS. Before Linux 5.14 there is none. */
+static bool make_pages(void *start, size_t bytes) {
+    return !madvise(start, bytes, MADV_POPULATE_WRITE) || errno == EINVAL;
+}
+
+/* Of no file if that is -1. Closed at first: after mlockall(MCL_FUTURE) all 4 MiB of it would be made. */
+static void *map_board(int file) {
+    int kind = file < 0 ? MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+    void *mapped = (void *)syscall(SYS_mmap, NULL, (size_t)BOARD_BYTES, PROT_NONE, kind, file, (off_t)0);
+    if (mapped == MAP_FAILED)
+        return NULL;
+    madvise(mapped, BOARD_BYTES, MADV_NOHUGEPAGE);
+    if (raw_munlock(mapped, BOARD_BYTES) ||
+        mprotect(mapped, BOARD_BYTES, PROT_READ | PROT_WRITE)) {
+        munmap(mapped, BOARD_BYTES);
+        return NULL;
+    }
+    return mapped;
+}
+
+/* Puts it in the place of the board that there is, or makes it the first. If it can't it is gone. */
+static bool put_in_place(void *mapped) {
+    if (scratch_board.slots &&
+        (void *)syscall(SYS_mremap, mapped, (size_t)BOARD_BYTES, (size_t)BOARD_BYTES,
+                        MREMAP_MAYMOVE | MREMAP_FIXED, scratch_board.slots) == MAP_FAILED) {
+        munmap(mapped, BOARD_BYTES);
+        return false;
+    }
+    if (!scratch_board.slots)
+        scratch_board.slots = mapped;
+    header()->process = (uint32_t)getpid();
+    atomic_store_explicit(scratch_board.is_ours, 1, memory_order_relaxed);
+    return true;
+}
+
+/*
+ * In any thread, so without a descriptor: whoever closes all of the application's may open a file of theirs
+ * under the number of ours, between two of our system calls, and it would be theirs that we write to.
+ */
+static bool replace_by_memory(const void *content, size_t bytes) {
+    void *mapped = make_mark() ? map_board(-1) : NULL;
+    if (!mapped)
+        return false;
+    if (!make_pages(mapped, bytes)) {
+        munmap(mapped, BOARD_BYTES);
+        return false;
+    }
+    memcpy(mapped, content, bytes);
+    return put_in_place(mapped);
+}
+
 static int make_file(const void *content, size_t bytes) {
+    struct rlimit limit;
+    /* Beyond it there is a SIGXFSZ, which ends a program. */
+    if (syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) || limit.rlim_cur < (rlim_t)BOARD_BYTES)
+        return -1;
     int file = (int)syscall(SYS_memfd_create, board_name,
                             MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (file < 0 && errno == EINVAL)
@@ -63,87 +119,102 @@ static int make_file(const void *content, size_t bytes) {
     return file;
 }
 
-/* Closed at first: after mlockall(MCL_FUTURE) all 4 MiB of it would be made. */
-static void *map_file(int file) {
-    void *mapped = (void *)syscall(SYS_mmap, NULL, (size_t)BOARD_BYTES, PROT_NONE, MAP_SHARED, file,
-                                   (off_t)0);
-    if (mapped == MAP_FAILED)
-        return NULL;
-    if (raw_munlock(mapped, BOARD_BYTES) ||
-        mprotect(mapped, BOARD_BYTES, PROT_READ | PROT_WRITE)) {
-        munmap(mapped, BOARD_BYTES);
-        return NULL;
+/* In a thread with a descriptor table of its own. The file, or -1. */
+static int replace_by_file(const void *content, size_t bytes) {
+    int file = make_mark() ? make_file(content, bytes) : -1;
+    void *mapped = file < 0 ? NULL : map_board(file);
+    if (mapped && put_in_place(mapped)) {
+        /* Whoever opens it can neither store into it nor cut it off under us. Older kernels: in part. */
+        if (syscall(SYS_fcntl, file, F_ADD_SEALS,
+                    F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE))
+            syscall(SYS_fcntl, file, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW);
+        return file;
     }
-    return mapped;
+    if (file >= 0)
+        raw_close(file);
+    return -1;
 }
 
-/* Makes a board with that content, at the place of the old one if there is one. The file, or -1. */
-static int replace_board(const void *content, size_t bytes) {
-    if (!make_mark())
-        return -1;
-    int file = make_file(content, bytes);
-    void *mapped = file < 0 ? NULL : map_file(file);
-    bool is_moved =
-        mapped && scratch_board.slots &&
-        (void *)syscall(SYS_mremap, mapped, (size_t)BOARD_BYTES, (size_t)BOARD_BYTES,
-                        MREMAP_MAYMOVE | MREMAP_FIXED, scratch_board.slots) != MAP_FAILED;
-    if (mapped && scratch_board.slots && !is_moved) {
-        munmap(mapped, BOARD_BYTES);
-        mapped = NULL;
-    }
-    if (!mapped) {
-        if (file >= 0)
-            raw_close(file);
-        return -1;
-    }
-    if (!is_moved)
-        scratch_board.slots = mapped;
-    header()->process = (uint32_t)getpid();
-    /* Whoever opens it can neither store into it nor cut it off under us. Older kernels: in part. */
-    if (syscall(SYS_fcntl, file, F_ADD_SEALS,
-                F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE))
-        syscall(SYS_fcntl, file, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW);
-    atomic_store_explicit(scratch_board.is_ours, 1, memory_order_relaxed);
-    return file;
-}
+static const struct scratch_board_header fresh = {
+    .magic = {'s', 'c', 'r', 'a', 't', 'c', 'h', '\n'},
+    .version = SCRATCH_BOARD_VERSION,
+    .slot_bytes = sizeof(struct scratch_slot),
+    .slots = SCRATCH_BOARD_SLOTS,
+    .used = 1,
+};
 
-static int make_board(void) {
-    struct scratch_board_header fresh = {
-        .magic = {'s', 'c', 'r', 'a', 't', 'c', 'h', '\n'},
-        .version = SCRATCH_BOARD_VERSION,
-        .slot_bytes = sizeof(struct scratch_slot),
-        .slots = SCRATCH_BOARD_SLOTS,
-        .used = 1,
-    };
-    return replace_board(&fresh, sizeof fresh);
-}
+void scratch_board_turn_off(void) { is_off = true; }
 
 static bool ensure_board(void) {
     /* There is one, but not ours: a child that wasn't prepared, or for whom there was no memory. */
-    if (is_ours() || scratch_board.slots)
+    if (is_ours() || scratch_board.slots || is_off)
         return is_ours();
-    int file = make_board();
+    return replace_by_memory(&fresh, sizeof fresh);
+}
+
+static struct scratch_slot *copy_of_board(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    uint64_t *copy = memory;
+    _Atomic uint64_t *words = (_Atomic uint64_t *)scratch_board.slots;
+    for (size_t word = 0; word < bytes / sizeof(uint64_t); word++)
+        copy[word] = atomic_load_explicit(&words[word], memory_order_relaxed);
+    return memory;
+}
+
+static bool is_range(const struct scratch_slot *slot) {
+    return slot->kind == SCRATCH_KIND_MAP || slot->kind == SCRATCH_KIND_ARRAY;
+}
+
+/* What was counted after the copy was made stands in the old memory alone. */
+static void add_missed(const struct scratch_slot *old, const struct scratch_slot *copy) {
+    for (uint32_t number = 1; number < used_slots; number++) {
+        for (size_t figure = 0; figure < SCRATCH_SLOT_FIGURES; figure++) {
+            uint64_t copied = copy[number].figures[figure];
+            uint64_t last = atomic_load_explicit(&old[number].figures[figure], memory_order_relaxed);
+            _Atomic uint64_t *now = &scratch_board.slots[number].figures[figure];
+            if (last == copied)
+                continue;
+            if (is_range(&copy[number]) && figure < SCRATCH_PINNED)
+                atomic_fetch_add_explicit(now, last - copied, memory_order_relaxed);
+            else /* unless a newer one has been stored by now */
+                atomic_compare_exchange_strong(now, &copied, last);
+        }
+    }
+}
+
+static int move_board(void) {
+    size_t bytes = used_slots * sizeof(struct scratch_slot);
+    struct scratch_slot *copy = copy_of_board(bytes);
+    /* Of a shared mapping an old size of 0 makes another of the same (mremap(2)). */
+    void *old = (void *)syscall(SYS_mremap, scratch_board.slots, (size_t)0, (size_t)BOARD_BYTES,
+                                MREMAP_MAYMOVE, NULL);
+    int file = copy && old != MAP_FAILED ? replace_by_file(copy, bytes) : -1;
     if (file >= 0)
-        raw_close(file); /* nothing of ours is in the application's table */
-    return file >= 0;
+        add_missed(old, copy);
+    if (old != MAP_FAILED)
+        munmap(old, BOARD_BYTES);
+    if (copy)
+        munmap(copy, bytes);
+    return file;
 }
 
 int scratch_board_open(void) {
     int file = -1;
     scratch_lock_acquire(&board_lock);
-    /* What is counted while it is copied is lost, a few microseconds' worth. */
     if (is_ours())
-        file = replace_board(scratch_board.slots, used_slots * sizeof(struct scratch_slot));
-    else if (!scratch_board.slots)
-        file = make_board();
+        file = move_board();
+    else if (!scratch_board.slots && !is_off)
+        file = replace_by_file(&fresh, sizeof fresh);
     scratch_lock_release(&board_lock);
     return file;
 }
 
-/* Whether the slot's page can be had; a store would be a SIGBUS if it can't. */
+/* Whether the slot's page can be had. */
 static bool has_memory(uint32_t number) {
     uintptr_t page = (uintptr_t)&scratch_board.slots[number] & ~(scratch_page_size() - 1);
-    return !madvise((void *)page, scratch_page_size(), MADV_POPULATE_WRITE) || errno == EINVAL;
+    return make_pages((void *)page, scratch_page_size());
 }
 
 /* A free slot, or SLOT_BEYOND. */
@@ -255,15 +326,8 @@ void scratch_board_before_fork(void) {
     scratch_lock_acquire(&board_lock);
     copy_for_child = NULL;
     copy_bytes = used_slots * sizeof(struct scratch_slot);
-    if (!is_ours())
-        return;
-    void *memory = mmap(NULL, copy_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return;
-    copy_for_child = memory;
-    _Atomic uint64_t *words = (_Atomic uint64_t *)scratch_board.slots;
-    for (size_t word = 0; word < copy_bytes / sizeof(uint64_t); word++)
-        copy_for_child[word] = atomic_load_explicit(&words[word], memory_order_relaxed);
+    if (is_ours())
+        copy_for_child = copy_of_board(copy_bytes);
 }
 
 static void forget_copy(void) {
@@ -277,14 +341,27 @@ void scratch_board_after_fork_in_parent(void) {
     scratch_lock_release(&board_lock);
 }
 
+enum { KEPT = SCRATCH_SLOT_FIGURES - 1 }; /* no figure of maps and arrays */
+_Static_assert((int)KEPT > (int)SCRATCH_PINNED, "a figure of no other use");
+
+void scratch_board_keep(scratch_slot_number number) {
+    if (copy_for_child && number > 0)
+        copy_for_child[number].figures[KEPT] = 1;
+}
+
 static void start_at_zero(void) {
-    struct scratch_slot *slots = (struct scratch_slot *)copy_for_child;
     struct scratch_board_header *first = (struct scratch_board_header *)copy_for_child;
     memset(first->ended_ranges, 0, sizeof first->ended_ranges);
     memset(first->ended_caches, 0, sizeof first->ended_caches);
     for (uint32_t number = 1; number < used_slots; number++) {
-        if (slots[number].kind == SCRATCH_KIND_MAP || slots[number].kind == SCRATCH_KIND_ARRAY)
-            memset(slots[number].figures, 0, sizeof slots[number].figures);
+        struct scratch_slot *slot = &copy_for_child[number];
+        if (!is_range(slot))
+            continue;
+        if (!slot->figures[KEPT]) { /* a thread that isn't here was making or closing it */
+            slot->kind = SCRATCH_KIND_NONE;
+            first_free = number < first_free ? number : first_free;
+        }
+        memset(slot->figures, 0, sizeof slot->figures);
     }
 }
 
@@ -293,8 +370,6 @@ void scratch_board_after_fork_in_child(void) {
     if (!copy_for_child)
         return;
     start_at_zero();
-    int file = replace_board(copy_for_child, copy_bytes);
-    if (file >= 0)
-        raw_close(file);
+    replace_by_memory(copy_for_child, copy_bytes);
     forget_copy();
 }

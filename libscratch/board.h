@@ -2,11 +2,15 @@
 /*
  * The board: where a process keeps the figures of its scratch memory, so that others can read them.
  *
- * It is a memfd, mapped shared under the name /memfd:mapscratch-board, that is made with the first thing that
- * has figures. Whoever may trace the process reads it through /proc/PID/mem, /proc/PID/map_files, or the
- * descriptor that the pager keeps in its own table; never in the application's. So reading takes nothing from
- * the process, and works when its pager can't run. `mapscratch ps` does (mapscratch/census/board.py has the
- * same layout).
+ * It is shared memory, made with the first thing that has figures. Whoever may trace the process reads it
+ * through /proc/PID/mem or /proc/PID/map_files. So reading takes nothing from the process, and works when its
+ * pager can't run. `mapscratch ps` does (mapscratch/census/board.py has the same layout).
+ *
+ * At first it is of no file ("/dev/zero (deleted)" in /proc/PID/maps) and known by its size and by what it begins
+ * with: a descriptor, for however short a time, could be closed by the application, and its number be given to
+ * a file of the application's. Only the pager has a descriptor table that nobody else touches. When it starts it
+ * moves the board into a memfd, /memfd:mapscratch-board, and keeps that open, for those who may look at the
+ * process and not trace it.
  *
  * It is for statistics only: where it can't be made (a sandbox, no memory) or is full, the figures are kept in
  * the range itself, and all that is lost is that nobody else sees them. Nothing is decided by what it says.
@@ -119,16 +123,21 @@ static inline _Atomic uint64_t *scratch_board_figures(scratch_slot_number number
     return has_slot ? scratch_board.slots[number].figures : own;
 }
 
+/* Before anything is on it: there will be none. */
+void scratch_board_turn_off(void);
+
 /*
- * The pager's, when it starts: makes the board, or moves it into a new file, so that its descriptor is in the
- * table of the thread that calls. Returns it, or -1: then all stays as it was.
+ * The pager's, when it starts: makes the board, or moves it into a new file. The caller has a descriptor table of its
+ * own, and that is where the descriptor is. Returns it, or -1: then all stays as it was.
  */
 int scratch_board_open(void);
 
 /* Around a fork; between the first and one of the others the board stays as it is, but for the figures. */
 void scratch_board_before_fork(void);
 void scratch_board_after_fork_in_parent(void);
-/* The figures of maps and arrays start at 0. */
+/* In the child, before the last of these: who is still there. */
+void scratch_board_keep(scratch_slot_number number);
+/* The figures of maps and arrays start at 0; those that were just being made or closed are gone. */
 void scratch_board_after_fork_in_child(void);
 
 #endif

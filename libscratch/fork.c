@@ -124,6 +124,7 @@ static void after_fork_in_child(void) {
     bool has_lazyfree = false;
     for (size_t index = 0; index < count; index++) {
         forget_parent(ranges[index]);
+        scratch_board_keep(ranges[index]->slot);
         if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE) {
             has_lazyfree = true;
             reserve(ranges[index]);
@@ -141,17 +142,21 @@ static void after_fork_in_child(void) {
     scratch_signals_restore(&signals_before_fork);
 }
 
+static _Atomic bool is_prepared;
+
 int scratch_fork_prepare_once(void) {
-    static bool is_installed;
-    if (is_installed)
+    if (is_prepared)
         return 0;
     int error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-    is_installed = !error;
+    atomic_store_explicit(&is_prepared, !error, memory_order_release);
     return error;
 }
 
 void scratch_fork_prepare(void) {
     sigset_t signals;
+    /* Called with the interpreter's lock, and who holds ours may wait for a disk, or for that lock. */
+    if (atomic_load_explicit(&is_prepared, memory_order_acquire))
+        return;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&scratch_control_lock);
     scratch_fork_prepare_once();

@@ -31,6 +31,7 @@ int scratch_helpers_descriptor(void) { return all_helpers; }
 
 void scratch_helpers_forget_descriptors(void) { all_helpers = -1; }
 
+/* The pager's, like all that opens something here: nobody else can close what is in its table. */
 static int share_memory(struct scratch_helper *helper, int *ret_memory) {
     int memory = (int)syscall(SYS_memfd_create, "mapscratch", MFD_CLOEXEC);
     if (memory < 0)

@@ -144,8 +144,8 @@ MUTANTS = (
     Mutant(
         "fork: the child has a board of its own",
         "libscratch/board.c",
-        "    int file = replace_board(copy_for_child, copy_bytes);\n",
-        "    int file = -1;\n    atomic_store(scratch_board.is_ours, 1);\n",
+        "    replace_by_memory(copy_for_child, copy_bytes);\n",
+        "    atomic_store(scratch_board.is_ours, 1);\n",
         "tests/test_ps_census.py",
     ),
     Mutant(
@@ -166,8 +166,8 @@ MUTANTS = (
     Mutant(
         "board: locked memory isn't filled with it",
         "libscratch/board.c",
-        "PROT_NONE, MAP_SHARED, file,",
-        "PROT_READ | PROT_WRITE, MAP_SHARED, file,",
+        "PROT_NONE, kind, file,",
+        "PROT_READ | PROT_WRITE, kind, file,",
         "tests/test_ps_census.py",
     ),
     Mutant(

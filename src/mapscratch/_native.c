@@ -768,6 +768,7 @@ static PyObject *native_page_transitions(PyObject *module, PyObject *unused) {
 static PyMethodDef native_functions[] = {
     {"configure", (PyCFunction)(void (*)(void))native_configure, METH_VARARGS | METH_KEYWORDS,
      NULL},
+    {"turn_off_board", native_turn_off_board, METH_NOARGS, NULL},
     {"userfault_status", native_userfault_status, METH_NOARGS, NULL},
     {"kernel_probe", native_kernel_probe, METH_O, NULL},
     {"watch_pressure", native_watch_pressure, METH_VARARGS, NULL},

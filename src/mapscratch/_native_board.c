@@ -76,6 +76,12 @@ static PyObject *entry_show(PyObject *self, PyObject *const *arguments, Py_ssize
     Py_RETURN_NONE;
 }
 
+PyObject *native_turn_off_board(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    scratch_board_turn_off();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef entry_methods[] = {
     {"show", (PyCFunction)(void (*)(void))entry_show, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

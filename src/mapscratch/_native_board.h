@@ -7,5 +7,6 @@
 
 /* Adds BoardEntry to the module. */
 int native_add_board(PyObject *module);
+PyObject *native_turn_off_board(PyObject *module, PyObject *unused);
 
 #endif

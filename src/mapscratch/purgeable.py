@@ -33,7 +33,7 @@ _MAP_NORESERVE = 0x4000  # not every Python's mmap module has it
 class Region:
     """One mapping that runs are cut from."""
 
-    __slots__ = ("board", "free", "memory", "runs", "unused_from")
+    __slots__ = ("board", "free", "memory", "owner", "runs", "unused_from")
 
     def __init__(self, size: int, owner: BoardEntry | None = None) -> None:
         self.memory = mmap.mmap(
@@ -44,6 +44,7 @@ class Region:
             self.memory.madvise(mmap.MADV_NOHUGEPAGE)
         self.memory.madvise(mmap.MADV_DONTDUMP)
         self.board = BoardEntry(owner, self.memory) if owner else None
+        self.owner = owner  # its slot isn't another cache's while values of it are about
         self.unused_from = 0
         self.runs = 0
         self.free: dict[int, list[int]] = {}  # pages: offsets

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the board of another process: the figures of its scratch memory.
 
-A board (``libscratch/board.h``) is a memfd that the process has mapped. Reading it takes nothing
-from the process: no code of it runs, and what would be faulted in is there already. It is read by
-system calls and never mapped, because a file that is cut off under a mapping is a SIGBUS. A process
-may write anything into its memory, so everything that is read is checked; what is wrong is left
-out and counted.
+A board (``libscratch/board.h``) is shared memory of the process: of no file at first, and a memfd
+once its pager has started. Reading it takes nothing from the process: no code of it runs, and what
+would be faulted in is there already. It is read by system calls and never mapped, because a file
+that is cut off under a mapping is a SIGBUS. A process may write anything into its memory, so
+everything that is read is checked; what is wrong is left out and counted.
+
+Others have shared memory of no file, too, also of a board's size: only one that begins as a board
+does is one.
 """
 
 from __future__ import annotations
@@ -24,23 +27,37 @@ from mapscratch.kernelstats.procfs import no_such_process, open_process_file
 
 Kind = Literal["map", "array", "cache", "region"]
 
-_MAPPING_NAME = "/memfd:mapscratch-board (deleted)"
+_FILE_NAME = "/memfd:mapscratch-board (deleted)"
+_MEMORY_NAME = "/dev/zero (deleted)"
+"""What the kernel calls shared memory of no file (mm/shmem.c, shmem_zero_setup)."""
+_EXTENSION = "/_native.abi3.so"
 
 _MAGIC = b"scratch\n"
 _VERSION = 1
 _HEADER = struct.Struct("=8s6I8Q8Q")
 _SLOT = struct.Struct("=IHHQQiI8Q")
 _SLOT_BYTES = 256
+_MEMORY_BYTES = 16384 * _SLOT_BYTES
+_ENDED = 32
+"""Where in the header the sums of what is gone begin."""
 _NAME_BYTES = _SLOT_BYTES - _SLOT.size
 _MOST_SLOTS = 1 << 16
 _KINDS: dict[int, Kind] = {1: "map", 2: "array", 3: "cache", 4: "region"}
 _ENGINES = ("lazyfree", "dontneed", "kernel")
 _ADDRESS_BITS = 57  # of a process, with five levels of page tables
-_ATTEMPTS = 4  # at a slot that is just being written
+_ATTEMPTS = 16  # at what is just being written
 
 
 class BoardError(RuntimeError):
     """A board can't be read; the message says why."""
+
+
+class _NoWayIn(BoardError):
+    """Memory may not be read."""
+
+
+class _NotABoard(BoardError):
+    """It doesn't begin as a board does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,38 +140,43 @@ def mapped_files(pid: int) -> list[MappedFile]:
     """
     with os.fdopen(open_process_file(pid, "maps"), "rb") as maps:
         try:
-            lines = maps.read().splitlines()
+            lines = maps.readlines()  # a carriage return may stand in a name
         except ProcessLookupError:
             raise no_such_process(pid) from None
     return [_mapped_file(line) for line in lines]
 
 
 def _mapped_file(line: bytes) -> MappedFile:
-    addresses, permissions, offset, device, inode, *path = os.fsdecode(line).split(maxsplit=5)
-    start, _, end = addresses.partition("-")
+    # As bytes: more than these count as spaces between characters.
+    addresses, permissions, offset, device, inode, *path = line.rstrip(b"\n").split(maxsplit=5)
+    start, _, end = addresses.partition(b"-")
     return MappedFile(
         start=int(start, 16),
         end=int(end, 16),
-        permissions=permissions,
+        permissions=permissions.decode(),
         offset=int(offset, 16),
-        device=device,
+        device=device.decode(),
         inode=int(inode),
-        path=path[0] if path else "",
+        path=os.fsdecode(path[0]) if path else "",
     )
 
 
 def is_board(mapped: MappedFile) -> bool:
-    """Whether a mapping looks like a board, to be read without harm.
+    """Whether a mapping looks like a board, to be read without harm; one of no file may be none.
 
     A file of that name in a file system of the process's own (FUSE) could let us wait for ever; so
     it must be where memfds are.
     """
     return (
-        mapped.path == _MAPPING_NAME
+        (mapped.path == _FILE_NAME or _is_of_no_file(mapped))
         and not mapped.offset
         and mapped.permissions.endswith("s")
         and _device_of_memfds() in (None, mapped.device)
     )
+
+
+def _is_of_no_file(mapped: MappedFile) -> bool:
+    return mapped.path == _MEMORY_NAME and mapped.end - mapped.start == _MEMORY_BYTES
 
 
 @functools.cache
@@ -188,13 +210,21 @@ def read_board(pid: int, maps: list[MappedFile]) -> Board | None:
         try:
             board = _parse(_reader(pid, mapped), mapped.end - mapped.start, _own_number(pid))
         except BoardError as error:
-            problem = error
+            if not _is_of_no_file(mapped) or _is_surely_a_board(error, maps):
+                problem = error
             continue
         if board:
             return board
     if problem:
         raise problem
     return None
+
+
+def _is_surely_a_board(error: BoardError, maps: list[MappedFile]) -> bool:
+    """Of memory of a board's size that can't be read."""
+    if isinstance(error, _NoWayIn):
+        return any(mapped.path.endswith(_EXTENSION) for mapped in maps)
+    return not isinstance(error, _NotABoard)
 
 
 def read_shared_page(pid: int, mapped: MappedFile, size: int) -> bytes:
@@ -224,7 +254,13 @@ def _own_number(pid: int) -> int:
 
 def _reader(pid: int, mapped: MappedFile) -> Reader:
     """The first way in that is open to us."""
-    for way in (_by_memory, _by_mapping, _by_descriptor):
+    # Reading the memory makes the page where nobody has stored: nothing to do to who has no board.
+    ways = (
+        (_by_mapping, _by_memory)
+        if _is_of_no_file(mapped)
+        else (_by_memory, _by_mapping, _by_descriptor)
+    )
+    for way in ways:
         with suppress(OSError):
             reader = way(pid, mapped)
             if reader:
@@ -232,7 +268,7 @@ def _reader(pid: int, mapped: MappedFile) -> Reader:
                 return reader
     if not os.path.exists(f"/proc/{pid}/maps"):
         raise no_such_process(pid)
-    raise BoardError(
+    raise _NoWayIn(
         "its figures may not be read, as with kernel.yama.ptrace_scope=1 where it has no thread of "
         "ours: run as root"
     )
@@ -306,9 +342,9 @@ def _open_file(name: str, mapped: MappedFile) -> Reader | None:
 
 def _parse(read: Reader, size: int, process: int) -> Board | None:
     header = _read_all(read, 0, _HEADER.size)
-    magic, version, slot_bytes, slots, owner, used, beyond, *ended = _HEADER.unpack(header)
+    magic, version, slot_bytes, slots, owner, used, beyond, *_ = _HEADER.unpack(header)
     if magic != _MAGIC:
-        raise BoardError("its figures are damaged")
+        raise _NotABoard("its figures are damaged")
     if version != _VERSION:
         raise BoardError(
             f"its figures are of another version of mapscratch ({version}, not {_VERSION})"
@@ -321,11 +357,15 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
         raise BoardError("its figures are damaged")
     if owner != process:
         return None
+    for _ in range(_ATTEMPTS):
+        # The second reading tells what was written during the first. What ended then is in neither
+        # the sums nor the slots, or in both, and a total must not fall.
+        first = _read_all(read, 0, used * _SLOT_BYTES)
+        second = _read_all(read, 0, used * _SLOT_BYTES)
+        if first[_ENDED : _HEADER.size] == second[_ENDED : _HEADER.size]:
+            break
     found = []
     wrong = 0
-    # The second reading tells which slots were written during the first.
-    first = _read_all(read, 0, used * _SLOT_BYTES)
-    second = _read_all(read, 0, used * _SLOT_BYTES)
     for number in range(1, used):
         position = slice(number * _SLOT_BYTES, (number + 1) * _SLOT_BYTES)
         content = _settled(read, number, first[position], second[position])
@@ -334,6 +374,7 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
             found.append(slot)
         elif content is None or _SLOT.unpack_from(content)[1]:
             wrong += 1
+    ended = _HEADER.unpack_from(first)[7:]
     return Board(
         slots=tuple(found),
         beyond=beyond,

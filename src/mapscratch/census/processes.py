@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -266,10 +267,11 @@ def _command(pid: int) -> str:
 def _user(pid: int) -> str:
     # The owner of /proc/PID is root's where a process isn't dumpable.
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        # The name of the process may hold anything but a newline; str.splitlines knows others.
+        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
     except OSError:
         raise no_such_process(pid) from None
-    number = next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), -1)
+    number = next((int(line.split()[2]) for line in lines if line.startswith(b"Uid:")), -1)
     with suppress(KeyError, OverflowError):
         return pwd.getpwuid(number).pw_name
     return str(number)
@@ -310,7 +312,9 @@ def _where(pid: int, mapping: _Mapping) -> Path | None:
     for name in candidates:
         with suppress(OSError, ValueError):
             # The device is not compared: on btrfs and overlayfs maps and stat name different ones.
-            if os.stat(name).st_ino == mapping.file[1]:
+            status = os.stat(name)
+            # What has that name here may be a device, and opening one has effects.
+            if stat.S_ISREG(status.st_mode) and status.st_ino == mapping.file[1]:
                 return Path(name)
     return None
 

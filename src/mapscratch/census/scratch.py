@@ -46,6 +46,8 @@ _RUN_COUNTS = struct.Struct(f"={len(fields(ResolverCounts))}Q")
 _MOST_ENVIRONMENT = 1 << 20
 _MOST_PAGES_LOOKED_AT = 64 << 20
 """Pages of a process whose page table entries are read one by one (256 GiB, about a second)."""
+_MOST_AREAS_LOOKED_AT = 1 << 18
+"""Of a process: its slots may say that each of them is all of its memory."""
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD of include/linux/sched.h."""
 
@@ -324,6 +326,7 @@ class _Memory:
         self._pid = pid
         self._slots = slots
         self._pages_left = _MOST_PAGES_LOOKED_AT
+        self._areas_left = _MOST_AREAS_LOOKED_AT
         mapped = [slot for slot in slots if slot.length]
         start = min((slot.address for slot in mapped), default=0)
         end = max((slot.address + slot.length for slot in mapped), default=0)
@@ -394,6 +397,9 @@ class _Memory:
         lazy_free: int | None = 0
         for start, end in pieces:
             for area in self._areas_of(start, end):
+                self._areas_left -= 1
+                if self._areas_left < 0:
+                    return None
                 usage = area.usage
                 if start <= area.start and area.end <= end:
                     resident += usage.rss
@@ -413,7 +419,8 @@ class _Memory:
         return _Usage(resident, private, swapped, lazy_free)
 
     def _areas_of(self, start: int, end: int) -> Iterator[MemoryArea]:
-        for area in self._areas[max(bisect_right(self._starts, start) - 1, 0) :]:
+        for number in range(max(bisect_right(self._starts, start) - 1, 0), len(self._areas)):
+            area = self._areas[number]
             if area.start >= end:
                 return
             if area.end > start:
@@ -529,7 +536,7 @@ def _is_harmless(pid: int, device: str) -> bool:
     """Whether a mapped file can be read without waiting for a server of its process (FUSE)."""
     number = ":".join(str(int(part, 16)) for part in device.split(":"))
     for name in ("/proc/self/mountinfo", f"/proc/{pid}/mountinfo"):
-        with suppress(OSError), open(name, errors="replace") as file:
+        with suppress(OSError), open(name, errors="replace", newline="\n") as file:
             for line in file:
                 mount, _, source = line.partition(" - ")
                 if mount.split()[2] == number:

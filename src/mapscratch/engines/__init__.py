@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from mapscratch._native import WordMap
+from mapscratch._native import WordMap, turn_off_board
 from mapscratch.engines.dontneed import DontneedEngine
 from mapscratch.engines.interface import (
     Decoding,
@@ -54,6 +54,10 @@ REQUIREMENTS = {
 _ENGINES: dict[str, Engine] = {
     engine.name: engine for engine in (KernelEngine(), LazyfreeEngine(), DontneedEngine())
 }
+
+
+if os.environ.get("MAPSCRATCH_BOARD") == "off":
+    turn_off_board()
 
 
 def engines() -> list[EngineStatus]:

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board harms nobody: no file, no limit, and no count of the program whose figures it holds."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import replace
+from mmap import PAGESIZE
+from pathlib import Path
+
+import pytest
+from support.files import PatternFile, make_file
+from support.observed import observed
+
+from mapscratch.census import board, processes, scratch
+from mapscratch.census.scratch import take_census
+from mapscratch.kernelstats import range_memory
+
+PAGES = 40
+
+
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> PatternFile:
+    return make_file(tmp_path_factory.mktemp("ps") / "pattern", PAGES)
+
+
+def boards_of(pid: int) -> list[board.MappedFile]:
+    return [each for each in board.mapped_files(pid) if board.is_board(each)]
+
+
+# --- descriptors, limits, the switch
+
+
+def test_no_file_of_the_programs_is_touched(tmp_path: Path) -> None:
+    """A thread closes all descriptors and opens a file, again and again, while boards are made."""
+    code = """
+        import ctypes, mapscratch
+        from mapscratch._native import BoardEntry
+        path = sys.argv[1]
+        close_range = ctypes.CDLL(None).close_range
+        def churn():
+            while True:
+                close_range(3, 64, 0)
+                try:
+                    descriptor = os.open(path, os.O_RDWR)
+                    os.read(descriptor, 1)
+                    os.close(descriptor)
+                except OSError:
+                    pass
+        def attempt():
+            threading.Thread(target=churn, daemon=True).start()
+            time.sleep(0.002)
+            BoardEntry(None, None)
+            child = os.fork()
+            if not child:
+                BoardEntry(None, None)
+                os._exit(0)
+            os.waitpid(child, 0)
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                try:
+                    attempt()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            with open(path, "rb") as file:
+                assert file.read() == b"precious"
+        tell("done")
+    """
+    file = tmp_path / "of the program"
+    file.write_bytes(b"precious")
+    with observed(code, file) as process:
+        assert process.hear() == "done"
+
+
+def test_no_descriptor_is_opened_in_the_programs_table() -> None:
+    code = """
+        import resource, mapscratch
+        mapscratch.Cache  # loads what it needs
+        before = os.open("/dev/null", os.O_RDONLY)
+        os.close(before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, before))  # none is left
+        cache = mapscratch.Cache()
+        cache.put("a", b"something")
+        tell()
+        wait()
+    """
+    with observed(code) as process:
+        process.hear()
+        (found,) = boards_of(process.pid)
+        assert found.path == "/dev/zero (deleted)"
+        (mapping,) = take_census([process.pid]).processes[0].mappings
+        assert mapping.cache
+        assert mapping.cache.entries == 1
+
+
+def test_a_limit_on_the_size_of_files_ends_nobody(lazyfree: str, pattern: PatternFile) -> None:
+    code = """
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        import mapscratch
+        cache = mapscratch.Cache()
+        from support.prelude import *
+        check()
+        in_child(check)
+        tell()
+        wait()
+    """
+    with observed(code, pattern.path, lazyfree) as process:
+        process.hear()
+        found = take_census([process.pid]).processes[0]
+        assert {each.kind for each in found.mappings} == {"map", "cache"}
+
+
+@pytest.mark.parametrize("value", ["off", "on"])
+def test_the_switch(value: str, lazyfree: str, pattern: PatternFile) -> None:
+    code = """
+        import mapscratch
+        cache = mapscratch.Cache()
+        cache.put("a", b"something")
+        from support.prelude import *
+        check()
+        in_child(check)
+        tell([m.counts().filled, cache.stats().entries])
+        wait()
+    """
+    environment = {"MAPSCRATCH_BOARD": value}
+    with observed(code, pattern.path, lazyfree, environment=environment) as process:
+        assert process.hear() == [PAGES, 1]
+        assert bool(boards_of(process.pid)) == (value == "on")
+        assert bool(take_census([process.pid]).processes) == (value == "on")
+
+
+# --- shared memory of no file
+
+
+def test_other_shared_memory_is_no_board() -> None:
+    code = """
+        import mmap
+        memory = mmap.mmap(-1, 16384 * 256)
+        tell()
+        wait()
+        memory[:8] = b"scratch\\n"
+        tell()
+        wait()
+    """
+    with observed(code) as process:
+        process.hear()
+        (found,) = boards_of(process.pid)
+        assert take_census([process.pid]).processes == ()
+        if not os.geteuid():
+            size = found.end - found.start
+            assert not range_memory(found.start, size, process.pid).usage.rss  # looking makes none
+        process.go_on()
+        process.hear()
+        assert take_census([process.pid]).processes[0].problem
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_no_way_in_is_said_of_our_processes_alone(
+    is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for way in ("_by_memory", "_by_mapping"):
+        monkeypatch.setattr(board, way, lambda pid, mapped: None)
+    code = """
+        import mmap
+        if len(sys.argv) > 1:
+            import mapscratch
+            cache = mapscratch.Cache()
+        else:
+            memory = mmap.mmap(-1, 16384 * 256)
+        tell()
+        wait()
+    """
+    with observed(code, *["ours"] * is_ours) as process:
+        process.hear()
+        problems = [each.problem for each in take_census([process.pid]).processes]
+        assert len(problems) == is_ours
+        assert all("run as root" in (problem or "") for problem in problems)
+
+
+# --- counts
+
+
+def test_counts_are_exact_while_the_process_forks(lazyfree: str, pattern: PatternFile) -> None:
+    """Each fork moves the board."""
+    code = """
+        from support.prelude import *
+        other = ScratchMap(path, engine="dontneed")
+        ends, dropped = [], 0
+        def work():
+            global dropped
+            while not ends:
+                for page in range(8):
+                    other[page * PAGESIZE] = 1
+                dropped += other.drop() or 0
+        thread = threading.Thread(target=work)
+        thread.start()
+        for _ in range(100):
+            in_child(lambda: None)
+        ends.append(True)
+        thread.join()
+        tell([dropped, other.counts().dropped])
+        wait()
+    """
+    with observed(code, pattern.path, lazyfree) as process:
+        dropped, counted = process.hear()
+        assert dropped
+        assert counted == dropped
+        found = take_census([process.pid]).processes[0].mappings
+        assert dropped in [each.dropped_pages for each in found]
+
+
+def test_totals_never_fall(lazyfree: str, pattern: PatternFile) -> None:
+    code = """
+        from support.prelude import *
+        tell()
+        while True:
+            with ScratchMap(path, engine=engine) as each:
+                each[:]
+    """
+    with observed(code, pattern.path, lazyfree) as process:
+        process.hear()
+        maps = board.mapped_files(process.pid)
+        last = 0
+        for _ in range(1500):
+            found = board.read_board(process.pid, maps)
+            assert found
+            filled = scratch._totals(found).filled_pages
+            assert filled >= last
+            last = filled
+        assert last
+
+
+def test_a_child_has_no_mapping_that_was_being_closed(pattern: PatternFile) -> None:
+    code = """
+        from support.prelude import *
+        def work():
+            while True:
+                with ScratchMap(path, engine=engine) as each:
+                    each.store(0, 1)
+        for _ in range(2):
+            threading.Thread(target=work, daemon=True).start()
+        for _ in range(40):
+            child = os.fork()
+            if not child:
+                tell(os.getpid())
+                while True:
+                    time.sleep(60)
+            wait()
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+    """
+    with observed(code, pattern.path, "dontneed") as process:
+        for _ in range(40):
+            child = process.hear()
+            maps = board.mapped_files(child)
+            found = board.read_board(child, maps)
+            assert found
+            for slot in found.slots:
+                assert any(
+                    each.start <= slot.address < each.end and each.path == slot.name
+                    for each in maps
+                )
+            process.go_on()
+
+
+def test_memory_that_outlives_its_cache_is_no_others() -> None:
+    code = """
+        import numpy as np, mapscratch
+        cache = mapscratch.Cache()
+        value = cache.get("a", lambda: np.ones(1 << 20)).__enter__()
+        del cache
+        other = mapscratch.Cache()
+        tell()
+        wait()
+    """
+    with observed(code) as process:
+        process.hear()
+        mappings = take_census([process.pid]).processes[0].mappings
+        empty = [each for each in mappings if each.cache and not each.cache.entries]
+        assert [each.bytes for each in empty] == [0]
+
+
+# --- names
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\x1eb", "a\x85b\u2028c", " a \t"])
+def test_names_of_files_with_what_ends_a_line_elsewhere(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"x" * PAGESIZE)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        names = [each.path for each in board.mapped_files(os.getpid())]
+    assert str(path) in names
+
+
+@pytest.mark.parametrize("name", ["a\\rUid:\\t7", "a\\x1eUid: 7 7", "Uid:\\x0b7 7"])
+def test_the_name_of_a_process_is_no_line_of_its_status(name: str) -> None:
+    code = f"""
+        import ctypes
+        ctypes.CDLL(None).prctl(15, b"{name}", 0, 0, 0)  # PR_SET_NAME
+        tell()
+        wait()
+    """
+    with observed(code) as process:
+        process.hear()
+        assert processes._user(process.pid) == processes._user(os.getpid())
+        assert scratch._user(process.pid) == processes._user(os.getpid())
+
+
+def test_a_fifo_in_the_place_of_a_mapped_file_is_not_opened(tmp_path: Path) -> None:
+    """What has the path now may have the number of the file that was mapped."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    area = range_memory(0, 1 << 63).areas[0]
+    mapping = processes._Mapping(replace(area, path=str(fifo)), ("0:0", fifo.stat().st_ino))
+    assert processes._where(os.getpid(), mapping) is None
+
+
+# --- who says that each of their mappings is all of their memory
+
+
+def test_slots_without_end_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    area = range_memory(0, 1 << 63).areas[0]
+    areas = [replace(area, start=index * 8192, end=index * 8192 + 4096) for index in range(4000)]
+    whole = type("Range", (), {"areas": areas})
+    monkeypatch.setattr(scratch, "range_memory", lambda *_: whole)
+    monkeypatch.setattr(scratch, "_MOST_AREAS_LOOKED_AT", 20_000)
+    slots = [
+        board.Slot(number, "map", "kernel", 0, 1 << 56, 0, "", (0,) * 8)
+        for number in range(1, 4000)
+    ]
+    found = list(scratch._Memory(os.getpid(), slots).mappings())
+    looked_at = sum(each.resident_bytes is not None for each in found)
+    assert looked_at == 5

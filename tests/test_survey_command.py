@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from datetime import datetime
 
 import pytest
 from elf_oracle import compile_library, needs_compiler
-from support.held import sleeping
+from support.held import python, running, sleeping
+from support.pseudoterminal import in_a_terminal
 
 from mapscratch import __version__, commands
 from mapscratch.census.take import Census, Wanted, take_census
@@ -155,6 +157,74 @@ def test_names_that_terminals_and_csv_could_mistake(tmp_path, capsys):
     assert row["path"] == str(path.resolve())
 
 
+HOSTILE = "lib\x1b]0;pwned\x07.so"
+SAFE = "lib?]0;pwned?.so"
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A folder with a library, and a file to skip, whose names steer terminals."""
+    shutil.copyfile(LIBRARIES[0], tmp_path / HOSTILE)
+    (tmp_path / "bad\x1b[31m\x9b.so").write_bytes(b"\x7fELF")
+    return tmp_path
+
+
+def test_names_that_steer_terminals(hostile, capsys):
+    output = run(capsys, hostile)
+    assert re.search(rf"^{re.escape(SAFE)}  +[0-9]", output, re.MULTILINE)
+    assert "bad?[31m?.so: not an ELF file" in " ".join(output.split())
+    assert set(output) - {"\n"} == {letter for letter in output if letter.isprintable()}
+    # A program gets the name as it is.
+    (row,) = csv.DictReader(io.StringIO(run(capsys, hostile, "--csv", "-")))
+    assert row["path"] == str(hostile.resolve() / HOSTILE)
+
+
+@pytest.mark.parametrize("form", [[], ["--csv", "-"]], ids=str)
+def test_names_that_steer_terminals_in_one(hostile, form):
+    """With the bar: it names files, too."""
+    program = [sys.executable, "-m", "mapscratch", "survey", hostile, *form]
+    shown = in_a_terminal(program)
+    assert b"pwned" in shown
+    assert b"looking for files" in shown, "no bar was shown"
+    assert b"\x1b]0" not in shown
+    assert b"\x1b[31m" not in shown
+    assert b"\x07" not in shown
+    assert "\x9b".encode() not in shown
+
+
+def test_a_process_whose_name_steers_terminals(capsys):
+    code = "open('/proc/self/comm', 'w').write('a\\x1b[31m\\x07'); print(flush=True); input()"
+    with running(python(code)) as (number, _):
+        output = run(capsys, "--pid", number)
+        assert "a?[31m? " in output
+        assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("columns", [24, 40, 60])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_figures(columns, pid, capsys, monkeypatch):
+    document = json.loads(run(capsys, *LIBRARIES, "--pid", pid, "--json", "-"))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output = run(capsys, *LIBRARIES, "--pid", pid)
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not re.search(r" \S*…", output), "only names may be cut"
+    first = next(number for number, line in enumerate(lines) if line.startswith("librar"))
+    assert lines[first].split()[-2:] == ["saved", "dirtied"]
+    largest = sorted(document["libraries"], key=lambda one: (-one["dirtied_pages"], one["path"]))
+    for line, library in zip(lines[first + 2 :], largest, strict=False):
+        found = line.split()[-2:]
+        assert found == [f"{library['saved_pages']:,}", f"{library['dirtied_pages']:,}"]
+    assert columns > 40 or "No room for: RELRO" in " ".join(output.split())
+    assert columns < 40 or max(line.count("█") for line in lines) == min(30, columns - 33)
+
+
+def test_one_library_is_not_counted_in_per_cent(capsys):
+    sentence = last_sentence(run(capsys, LIBRARIES[0]))
+    assert sentence.endswith(
+        ("The library is bound at load or has no PLT.", "The library is bound lazily.")
+    )
+
+
 def test_skipped_files_are_told(tmp_path, capsys):
     for number in range(7):
         (tmp_path / f"bad{number}.so").write_bytes(b"\x7fELF" + bytes(number))
@@ -184,6 +254,7 @@ def test_a_library_without_relocations(tmp_path, capsys):
         (["--json", "-", "--csv", "-"], "can't both be printed"),
         (["--json", "/nonexistent/x.json"], "can't be written to"),
         (["--csv", "/"], "/: Is a directory"),
+        (["--json", "/tmp/x", "--csv", "/tmp/../tmp/x"], "/tmp/x: is named twice"),
     ],
 )
 def test_an_error_is_one_line_and_status_2(arguments, message, capsys):
@@ -195,14 +266,33 @@ def test_an_error_is_one_line_and_status_2(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--pid", "x"], ["--pid", "0"], ["--top", "-1"], ["--processes", "0"], ["--sort", "size"]],
+    ("arguments", "message"),
+    [
+        (["--pid", "x"], "expected all or the number of a process, 1 to 4,194,304, not 'x'"),
+        (["--pid", "0"], "1 to 4,194,304"),
+        (["--pid", "9" * 5000], "1 to 4,194,304"),
+        (["--top", "-1"], "expected a number from 0 to 10,000,000, not '-1'"),
+        (["--processes", "0"], "expected a number from 1 to 10,000,000, not '0'"),
+        (["--processes", "9" * 20], "from 1 to 10,000,000"),
+        (["--sort", "size"], "invalid choice"),
+        (["--json", ""], "is empty"),
+        (["--csv", ""], "is empty"),
+    ],
+    ids=lambda value: str(value)[:30],
 )
-def test_wrong_use_is_explained(arguments, capsys):
+def test_wrong_use_is_explained(arguments, message, capsys):
     with pytest.raises(SystemExit) as raised:
         main(["survey", *arguments])
     assert raised.value.code == 2
-    assert f"argument {arguments[0]}" in capsys.readouterr().err
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {arguments[0]}" in line and message in line
+
+
+def test_an_empty_name_is_not_the_current_folder(capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["survey", LIBRARIES[0], ""])
+    assert raised.value.code == 2
+    assert "the name of a file is empty" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -145,6 +145,7 @@ def _nothing(wanted: Wanted, skipped: Sequence[Skipped]) -> str:
         return f"{skipped[0].path}: {skipped[0].reason}"
     if skipped:
         first = skipped[0]
-        return f"none of {len(skipped)} files can be surveyed; {first.path}: {first.reason}"
+        what = "files and processes" if wanted.has_processes else "files"
+        return f"none of {len(skipped):,} {what} can be surveyed; {first.path}: {first.reason}"
     names = ", ".join(str(name) for name in wanted.names) or "what was asked for"
     return f"{names}: no ELF file is there"

@@ -29,7 +29,6 @@ from mapscratch.reporting.documents import Document, machine_document
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 NAME = "mapscratch.survey"
 VERSION = 1
@@ -297,14 +296,12 @@ def print_survey(
     whole = totals(census)
     if census.processes:
         found = sorted_processes(census, order)
-        console.print(_process_table(console, found[:top]))
-        console.print(_PROCESS_CAPTION, style="dim")
+        _print_processes(console, found[:top])
         _print_rest(console, len(found) - len(found[:top]), "processes")
         console.print()
     if census.libraries:
         libraries = sorted_libraries(census, order)
-        console.print(_library_table(console, libraries[:top]))
-        console.print(_LIBRARY_CAPTION, style="dim")
+        _print_libraries(console, libraries[:top])
         _print_rest(console, len(libraries) - len(libraries[:top]), "libraries")
         console.print()
         console.print("Fixups a page, over all pages that relocation dirties:")
@@ -329,7 +326,17 @@ def answer(whole: Totals) -> str:
         f"{pages.mean:,.0f} on average.{_by_library(whole)} PLT slots are on "
         f"{_share(whole.plt_pages, whole)} of these pages; {_share(whole.saved_pages, whole)} hold "
         "nothing else and are saved by `mapscratch run`; what dirties the others is data. "
-        f"{whole.bind_now_or_no_plt_share:.0%} of {_count(whole.libraries, 'library', 'libraries')} are bound at load or have no PLT."
+        f"{_bound(whole)}"
+    )
+
+
+def _bound(whole: Totals) -> str:
+    if whole.libraries == 1:
+        is_bound = whole.bind_now_or_no_plt_share
+        return f"The library {'is bound at load or has no PLT' if is_bound else 'is bound lazily'}."
+    return (
+        f"{whole.bind_now_or_no_plt_share:.0%} of {whole.libraries:,} libraries are bound at load "
+        "or have no PLT."
     )
 
 
@@ -351,11 +358,15 @@ def _share(part: int, whole: Totals) -> str:
 
 def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]:
     if whole.libraries:
+        text = (
+            f" Its entries take up to {_pages(whole.text_pages)} of text instead, which may be "
+            "dropped."
+        )
         yield (
-            f"{_count(whole.libraries, 'library', 'libraries')}: {whole.fixups:,} fixups; saved "
-            f"{_pages(whole.saved_pages)} of {_pages(whole.dirtied_pages)} dirtied, for each "
-            "process that loads all of it. Its entries take up to "
-            f"{_pages(whole.text_pages)} of text instead, which may be dropped."
+            f"{_count(whole.libraries, 'library', 'libraries')}: "
+            f"{_count(whole.fixups, 'fixup', 'fixups')}; saved {_pages(whole.saved_pages)} of "
+            f"{_pages(whole.dirtied_pages)} dirtied, for each process that loads all of it."
+            f"{text if whole.text_pages else ''}"
         )
     if census.wanted.has_files:
         yield (
@@ -371,7 +382,7 @@ def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]
             f"relocated, {each:,.0f} in the median process. By Pss, where what forked processes "
             f"share counts once: {_size(whole.relocated_pss_bytes)} relocated."
         )
-    yield f"{census.seconds:.1f} s."
+    yield f"It took {census.seconds:.1f} s to look at this."
 
 
 def _print_rest(console: Console, count: int, what: str) -> None:
@@ -379,8 +390,8 @@ def _print_rest(console: Console, count: int, what: str) -> None:
         console.print(f"and {count:,} {what} more; --top 0 shows all", style="dim")
 
 
-def _library_table(console: Console, libraries: Sequence[LibrarySurvey]) -> Table:
-    return _plain_table(
+def _print_libraries(console: Console, libraries: Sequence[LibrarySurvey]) -> None:
+    _print_table(
         console,
         ("library", "fixups", "a page", "max", "bound", "PLT", "RELRO", "saved", "dirtied"),
         [
@@ -397,17 +408,17 @@ def _library_table(console: Console, libraries: Sequence[LibrarySurvey]) -> Tabl
             )
             for library in libraries
         ],
+        left_out_first=("RELRO", "PLT", "bound", "max", "fixups", "a page"),
+    )
+    console.print(
+        "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation "
+        "in all: pages of 4 KiB.",
+        style="dim",
     )
 
 
-_LIBRARY_CAPTION = (
-    "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation in "
-    "all: pages of 4 KiB."
-)
-
-
-def _process_table(console: Console, processes: Sequence[ProcessSurvey]) -> Table:
-    return _plain_table(
+def _print_processes(console: Console, processes: Sequence[ProcessSurvey]) -> None:
+    _print_table(
         console,
         ("process", "pid", "user", "Pss", "anonymous", "other", "by Pss", "saved", "relocated"),
         [
@@ -424,34 +435,58 @@ def _process_table(console: Console, processes: Sequence[ProcessSurvey]) -> Tabl
             )
             for process in processes
         ],
+        left_out_first=("other", "anonymous", "user", "Pss", "by Pss", "pid"),
+    )
+    console.print(
+        "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` "
+        "saves, their part by Pss; and other ones. anonymous: memory of no file.",
+        style="dim",
     )
 
 
-_PROCESS_CAPTION = (
-    "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` "
-    "saves, their part by Pss; and other ones. anonymous: memory of no file."
-)
+def _print_table(
+    console: Console,
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left_out_first: Sequence[str],
+) -> None:
+    """Print a table. Where there is no room its first column gives way, then whole columns do.
 
-
-def _plain_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column gives way where there is no room."""
+    Args:
+        console: where to.
+        titles: of the columns; names are in the first one.
+        rows: the cells.
+        left_out_first: columns, the first to be left out first. A figure is never cut.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
-    widths = [
-        max(len(title), *(len(row[number]) for row in rows)) if rows else len(title)
+    widths = {
+        title: max(len(title), *(len(row[number]) for row in rows)) if rows else len(title)
         for number, title in enumerate(titles)
-    ]
-    # One column of the terminal lies between two of the table.
-    left = console.width - sum(width + 1 for width in widths[1:])
-    first = max(_NARROWEST_NAME, min(widths[0], left))
-    table.add_column(titles[0], no_wrap=True, overflow="ellipsis", width=first)
-    for title, width in zip(titles[1:], widths[1:], strict=True):
-        table.add_column(title, justify="right", no_wrap=True, width=width)
+    }
+    shown = list(titles)
+    missing = []
+    for title in left_out_first:
+        if _room_for_names(console, shown, widths) >= min(_NARROWEST_NAME, widths[titles[0]]):
+            break
+        shown.remove(title)
+        missing.append(title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    room = max(1, min(widths[titles[0]], _room_for_names(console, shown, widths)))
+    table.add_column(titles[0], no_wrap=True, overflow="ellipsis", width=room)
+    for title in shown[1:]:
+        table.add_column(title, justify="right", no_wrap=True, width=widths[title])
     for row in rows:
-        table.add_row(*row)
-    return table
+        table.add_row(*(cell for title, cell in zip(titles, row, strict=True) if title in shown))
+    console.print(table)
+    if missing:
+        console.print(f"No room for: {', '.join(missing)}; --json has all.", style="dim")
+
+
+def _room_for_names(console: Console, shown: Sequence[str], widths: dict[str, int]) -> int:
+    # One column of the terminal lies between two of the table.
+    return console.width - sum(widths[title] + 1 for title in shown[1:])
 
 
 def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:
@@ -459,11 +494,15 @@ def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:
     glyph, dash = ("█", "\N{EN DASH}") if unicode else ("#", "-")
     most = max((pages for _, _, pages in found.histogram), default=1)
     whole = sum(pages for _, _, pages in found.histogram)
+    lines = []
     for low, high, pages in found.histogram:
         label = str(low) if low == high else f"{low}{dash}{high}"
-        bar = glyph * max(1, round(pages * _BAR_COLUMNS / most))
         unit = "page " if pages == 1 else "pages"
-        yield f"  {label:>9} {bar:<{_BAR_COLUMNS}} {pages:>9,} {unit} {pages / whole:>4.0%}"
+        lines.append((f"  {label:>9} ", pages, f" {pages:>9,} {unit} {pages / whole:>4.0%}"))
+    columns = min([_BAR_COLUMNS, *(console.width - len(a + b) for a, _, b in lines)])
+    for before, pages, after in lines:
+        bar = glyph * max(1, round(pages * columns / most)) if columns > 0 else ""
+        yield f"{before}{bar:<{max(0, columns)}}{after}"
 
 
 def _kinds_line(libraries: Sequence[LibrarySurvey]) -> str:

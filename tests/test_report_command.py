@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.report_documents import make_compare, make_cost, make_survey, saved
 
 from mapscratch.commands import main, report
-from mapscratch.commands.parts import Part, run_part
+from mapscratch.commands.parts import Outcome, Part, run_part
+from mapscratch.kernelstats.availability import Availability
 
 LIBRARY = next(
     (
@@ -70,7 +73,9 @@ def test_to_standard_output(tmp_path):
         (b'{"document": ["mapscratch.survey"]}', "no document of mapscratch"),
         (b'{"document": "mapscratch.cost", "version": 1}', "--survey takes a mapscratch.survey"),
         (b'{"document": "<x>\\u0000\\n", "version": 1}', "--survey takes a mapscratch.survey"),
-        (b'{"document": "mapscratch.survey", "version": 2}', "make it again"),
+        (b'{"document": "mapscratch.survey", "version": 2}', "a newer mapscratch made it"),
+        (b'{"document": "mapscratch.survey", "version": 0}', "make it again"),
+        (b'{"document": "mapscratch.survey", "version": 1}', "no 'libraries' in it"),
         (b'{"document": "mapscratch.survey", "version": true}', "make it again"),
         (b'{"document": "mapscratch.survey"}', "make it again"),
     ],
@@ -164,26 +169,64 @@ def test_a_part_that_takes_too_long_is_interrupted_and_cleans_up(tmp_path):
     assert not (tmp_path / "c.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_what_runs_and_leaves_nothing(number, tmp_path):
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "mapscratch", "report", "-o", str(tmp_path / "x.html")]
+@contextmanager
+def running_report(folder: Path, *before: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A report that runs its first command, and the numbers of the processes that it started."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [*before, sys.executable, "-m", "mapscratch", "report", "-o", str(folder / "x.html")]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr
-    told = [process.stderr.readline() for _ in range(2)]
-    assert "survey" in told[1]
-    children: list[int] = []
+    try:
+        assert any("survey" in line for line in process.stderr)
+        assert wait_until(lambda: _children(process.pid))
+        yield process, _children(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_what_runs_and_leaves_nothing(number, tmp_path):
+    with running_report(tmp_path) as (process, children):
+        process.send_signal(number)
+        # Another one doesn't keep it from cleaning up.
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert error.splitlines()[-1].endswith("interrupted; everything that was made is removed")
+        assert not [child for child in children if Path(f"/proc/{child}").exists()]
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hangup_is_ignored_where_it_was_before(tmp_path):
+    with running_report(tmp_path, "nohup") as (process, children):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        assert _children(process.pid) == children
+
+
+def test_what_runs_ends_if_the_report_is_killed(tmp_path):
+    with running_report(tmp_path) as (process, children):
+        process.kill()
+        process.wait()
+        assert wait_until(lambda: not any(map(_runs, children)))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object]) -> bool:
     until = time.monotonic() + 30
-    while not children and time.monotonic() < until:
-        time.sleep(0.1)
-        children = _children(process.pid)
-    assert children
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.splitlines()[-1].endswith("interrupted; everything that was made is removed")
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
-    assert list(tmp_path.iterdir()) == []
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _children(pid: int) -> list[int]:
@@ -213,6 +256,65 @@ def test_from_nothing_every_part_that_fails_is_told(tmp_path, monkeypatch, capsy
     assert f"mapscratch survey {LIBRARY} --json s.json" in html
     assert [path.name for path in kept.iterdir()] == ["s.json"]
     assert json.loads((kept / "s.json").read_text())["document"] == "mapscratch.survey"
+
+
+def test_nothing_that_could_be_made_is_an_error(tmp_path, monkeypatch, capsys):
+    def part(name, *_, **__):
+        return Part(name, name, (name, "--from", str(tmp_path / "none")), "x.json", 60.0)
+
+    monkeypatch.setattr(report, "_part", part)
+    output, kept = tmp_path / "page.html", tmp_path / "kept"
+    assert main(["report", "-o", str(output), "--keep", str(kept)]) == 2
+    assert "nothing could be measured" in capsys.readouterr().err.splitlines()[-1]
+    assert "Nothing could be measured here" in output.read_text(encoding="utf-8")
+    assert not kept.exists()
+
+
+def test_where_nothing_can_be_kept_nothing_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "run_part", lambda *_: pytest.fail("something was run"))
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for folder in (file, file / "below"):
+        assert main(["report", "-o", str(tmp_path / "x.html"), "--keep", str(folder)]) == 2
+        assert str(file) in capsys.readouterr().err
+    assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "option", [("--swap", "all"), ("--keep", "kept"), ("--seconds", "30")], ids=lambda one: one[0]
+)
+def test_options_of_what_is_run_do_not_go_with_files(option, tmp_path, capsys):
+    path = saved(make_survey(), tmp_path)
+    output = tmp_path / "x.html"
+    assert main(["report", "-o", str(output), "--survey", str(path), *option]) == 2
+    assert f"leave {option[0]} away" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_why_swap_can_not_be_made_is_told(tmp_path, monkeypatch, capsys):
+    def probe(kind, size=0):
+        return Availability(False, f"no {kind}: be root")
+
+    def part(name, seconds, swap, **_):
+        assert swap == "none"
+        words = ("survey", LIBRARY, "--json", f"{{folder}}/{name}.json")
+        return Part(name, name, words, f"{name}.json", 60.0)
+
+    def run(part, folder, tick):
+        document = {"survey": make_survey, "cost": make_cost, "compare": make_compare}[part.name]()
+        if part.name == "cost":
+            document["left_out"] = {"line.swap.zram": "it is not there, and was not asked for"}
+        return Outcome(part, document, "", False, 1.0)
+
+    monkeypatch.setattr(report, "probe_temporary_swap", probe)
+    monkeypatch.setattr(report, "_part", part)
+    monkeypatch.setattr(report, "run_part", run)
+    output = tmp_path / "page.html"
+    assert main(["report", "-o", str(output), "--swap", "all"]) == 0
+    assert "swap zram: not made: no zram: be root" in capsys.readouterr().err
+    html = output.read_text(encoding="utf-8")
+    assert html.count("no zram: be root") == 2
+    assert "not asked for" not in html
 
 
 def test_the_parts_keep_to_the_time_in_all():

@@ -3,12 +3,14 @@
 
 So each is exactly what a user would type, one that fails or hangs costs its own part and nothing
 else, and memory that a survey took is given back before times are measured. Ctrl-C reaches us alone
-and is passed on once: each command removes what it made, and we wait for that.
+and is passed on once: each command removes what it made, and we wait for that. If we are killed,
+the kernel passes on the same.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from mapscratch.commands import EXIT_WRONG
+from mapscratch.commands import EXIT_INTERRUPTED, EXIT_WRONG, main
 
 Tick = Callable[[float], None]
 """Is told now and then how many seconds a part has run."""
@@ -27,6 +29,7 @@ Tick = Callable[[float], None]
 _POLL_SECONDS = 0.1
 _SECONDS_TO_CLEAN_UP = 20.0
 _LONGEST_REASON = 300
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +88,22 @@ def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Out
         tick: is told how long it has run.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the command has ended and cleaned up.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the command has ended and cleaned up.
     """
     started = time.monotonic()
     errors = folder / f"{part.file}.errors"
     # Without the folder that we are in among the paths of modules: what lies there isn't ours.
-    command = [sys.executable, "-P", "-m", "mapscratch", *part.arguments(folder)]
-    with errors.open("wb") as stderr, _passing_on_termination():
+    command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
+    with errors.open("wb") as stderr, _later() as came:
         process = subprocess.Popen(
-            command,
+            command + part.arguments(folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             process_group=0,
         )
         try:
-            late = _wait(process, started + part.limit, tick, started)
+            late = _wait(process, started + part.limit, tick, started, came)
         finally:
             _end(process)
     seconds = time.monotonic() - started
@@ -114,43 +117,52 @@ def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Out
     return Outcome(part, document, reason, wrong, seconds)
 
 
-def _wait(process: subprocess.Popen[bytes], until: float, tick: Tick, started: float) -> bool:
-    """Waits for its end; True if it is still running when its time is over."""
-    while time.monotonic() < until:
+def _wait(
+    process: subprocess.Popen[bytes],
+    until: float,
+    tick: Tick,
+    started: float,
+    came: list[int],
+) -> bool:
+    """Waits for its end, or for a signal; True if it still runs when its time is over."""
+    while time.monotonic() < until and not came:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
             return False
         tick(time.monotonic() - started)
-    return True
+    return not came
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupts it if it still runs, and lets it clean up; a second Ctrl-C doesn't stop that."""
+    """Interrupts it if it still runs, and lets it clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
+        process.send_signal(number)  # Not if it has ended.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_CLEAN_UP)
             return
-        with suppress(ProcessLookupError):
-            process.send_signal(number)
-        until = time.monotonic() + _SECONDS_TO_CLEAN_UP
-        while process.poll() is None and time.monotonic() < until:
-            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                process.wait(_POLL_SECONDS)
 
 
 @contextmanager
-def _passing_on_termination() -> Iterator[None]:
-    """SIGTERM and SIGHUP end us as Ctrl-C does: after the command has cleaned up."""
+def _later() -> Iterator[list[int]]:
+    """What would end us within it, Ctrl-C again and again, is noted and does so after it."""
+    came: list[int] = []
 
-    def interrupt(number: int, _: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # nohup, and shells for what runs in the background, have some ignored.
+    previous = {number: signal.getsignal(number) for number in numbers}
+    noted = [number for number, handler in previous.items() if handler != signal.SIG_IGN]
+    for number in noted:
+        signal.signal(number, note)
     try:
-        yield
+        yield came
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number in noted:
+            signal.signal(number, previous[number])
+    if came:
+        raise KeyboardInterrupt
 
 
 def _saved(path: Path) -> object:
@@ -163,3 +175,19 @@ def _saved(path: Path) -> object:
 def _last_line(path: Path) -> str:
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("mapscratch: ")[:_LONGEST_REASON] if lines else ""
+
+
+def _run_for(parent: int, words: list[str]) -> int:
+    """A command, in the process that was started for it: it is interrupted if its parent ends."""
+    import ctypes
+
+    # A shell's background jobs ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+    if os.getppid() != parent:
+        return EXIT_INTERRUPTED
+    return main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(_run_for(int(sys.argv[1]), sys.argv[2:]))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make one HTML page of it all: how expensive the fixups are on this machine.
 
-Without a file it runs survey, cost and compare itself, which takes at most the time that --seconds
-gives. With files it runs nothing: what isn't among them is said to be missing, with the command
-that makes it. The page needs no network and no other file; it opens from disk, in light and dark,
-on a phone and on paper.
+Without a file it runs survey, cost and compare itself, which takes at most about the time that
+--seconds gives. With files it runs nothing: what isn't among them is said to be missing, with the
+command that makes it. The page needs no network and no other file; it opens from disk, in light and
+dark, on a phone and on paper.
 
 Without --swap nothing on the machine is changed.
 
@@ -19,25 +19,27 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
 from mapscratch.commands import EXIT_WRONG
 from mapscratch.commands.parts import Outcome, Part, run_part
-from mapscratch.commands.terminal import Progress, check_output_files, progress_bar
+from mapscratch.commands.terminal import Progress, check_output_files, file_path, progress_bar
 from mapscratch.experiment.results import SwapChoice
 from mapscratch.kernelstats import SwapKind, probe_temporary_swap
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents
-from mapscratch.reporting.page_reading import Node, as_document, read_document
+from mapscratch.reporting.page_reading import Node, ReportError, as_document, read_document
 
 DEFAULT_SECONDS = 270.0
 DEFAULT_OUTPUT = Path("report.html")
@@ -48,6 +50,9 @@ _WEIGHTS = {"cost": 2.0, "compare": 1.0}
 _SHARE_MEASURED = 0.8
 """Of a part's time, what it may measure for; it starts, makes swap and cleans up beside that."""
 _SECONDS_TO_START = 3.0
+_SWAP_KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
+"""The most telling one first, for the time may be short for the last."""
+_LEAST_SWAP = 256 << 20
 _SURVEY = "survey.json"
 _FILES = ("survey", "cost", "compare", "ps")
 
@@ -63,18 +68,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=file_path,
         default=DEFAULT_OUTPUT,
         metavar="FILE",
         help=f"the page, - for standard output (default: {DEFAULT_OUTPUT})",
     )
     for name in ("survey", "cost", "ps"):
         parser.add_argument(
-            f"--{name}", type=Path, metavar="FILE", help=f"what `mapscratch {name} --json` saved"
+            f"--{name}",
+            type=file_path,
+            metavar="FILE",
+            help=f"what `mapscratch {name} --json` saved",
         )
     parser.add_argument(
         "--compare",
-        type=Path,
+        type=file_path,
         action="append",
         default=[],
         metavar="FILE",
@@ -83,8 +91,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--seconds",
         type=_seconds,
-        default=DEFAULT_SECONDS,
-        help=f"time for what it runs itself (default: {DEFAULT_SECONDS:g})",
+        help=f"about how long what it runs itself may take in all (default: {DEFAULT_SECONDS:g})",
     )
     parser.add_argument(
         "--swap",
@@ -95,14 +102,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="save the JSON of what it runs itself, too"
+        "--keep",
+        type=file_path,
+        metavar="FOLDER",
+        help="save the JSON of what it runs itself, too, each when it is done",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns 1 if a comparison found a wrong word."""
-    check_output_files([arguments.output])
+    """Runs the command; 1 if a comparison found a wrong word, 2 if there is nothing to show."""
+    _check(arguments)
     created = datetime.now().astimezone()
     if any(getattr(arguments, name) for name in _FILES):
         documents = _from_files(arguments)
@@ -112,8 +122,32 @@ def run(arguments: argparse.Namespace) -> int:
     _write(arguments.output, text)
     if str(arguments.output) != "-":
         print(f"{arguments.output}: {len(text) >> 10} KiB, open it in a browser")
+    if not documents.all():
+        reasons = "; ".join(
+            dict.fromkeys(f"{name}: {reason}" for name, reason in documents.missing)
+        )
+        raise ReportError(f"nothing could be measured, the page says why: {reasons}")
     wrong = any(one.count("wrong_words") for one in documents.compares)
     return EXIT_WRONG if wrong else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Finds out before anything is run."""
+    check_output_files([arguments.output])
+    given = [f"--{name}" for name in _FILES if getattr(arguments, name)]
+    own = [f"--{name}" for name in ("swap", "seconds", "keep") if getattr(arguments, name)]
+    if given and own:
+        raise ReportError(
+            f"with {', '.join(given)} nothing is run: leave {', '.join(own)} away, or the files"
+        )
+    folder = arguments.keep
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    at = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not at.is_dir() or not os.access(at, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "can't be written to", str(at))
 
 
 def _from_files(arguments: argparse.Namespace) -> Documents:
@@ -133,18 +167,18 @@ def _read(path: Path | None, name: str) -> Node | None:
 
 
 def _from_nothing(arguments: argparse.Namespace) -> Documents:
+    refused = _refused_swaps(arguments.swap)
     with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
-        outcomes = _run_all(arguments, Path(folder))
-        if arguments.keep:
-            _keep(outcomes, Path(folder), arguments.keep)
+        outcomes = _run_all(arguments, refused, Path(folder))
     found: dict[str, list[Node]] = {name: [] for name in _FILES}
-    missing = []
+    missing = [(f"swap {kind}", reason) for kind, reason in refused.items()]
     for outcome in outcomes:
         part = outcome.part
         if outcome.document is None:
             missing.append((part.name, outcome.reason))
             continue
         name = f"mapscratch.{part.name}"
+        _tell_of_swaps(outcome.document, refused)
         found[part.name].append(as_document(outcome.document, part.file, name))
     return Documents(
         survey=next(iter(found["survey"]), None),
@@ -155,31 +189,39 @@ def _from_nothing(arguments: argparse.Namespace) -> Documents:
     )
 
 
-def _run_all(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
+def _run_all(
+    arguments: argparse.Namespace, refused: Mapping[SwapKind, str], folder: Path
+) -> list[Outcome]:
     started = time.monotonic()
-    swaps = _swaps(arguments.swap)
+    whole = arguments.seconds or DEFAULT_SECONDS
+    swaps = _swaps(arguments.swap, refused)
     names = ["survey", "cost", *["compare"] * len(swaps)]
     outcomes: list[Outcome] = []
-    with _progress(arguments.seconds) as say:
+    with _progress(whole) as say:
+        for kind, reason in refused.items():
+            say(f"swap {kind}: not made: {reason}", 0.0)
         for index, name in enumerate(names):
-            left = max(arguments.seconds - (time.monotonic() - started), _SECONDS_TO_START)
+            left = max(whole - (time.monotonic() - started), _SECONDS_TO_START)
             seconds = max(left * _share(name, names[index:]), _SECONDS_TO_START)
             several = len(swaps) > 1
             # One run of costs measures all of them in turns.
             swap = swaps[index - 2] if name == "compare" else "all" if several else swaps[0]
             with_survey = bool(outcomes and outcomes[0].document)
             part = _part(name, seconds, swap, several=several, with_survey=with_survey)
+            part = replace(part, limit=min(part.limit, left))
             begun = time.monotonic() - started
-            say(part.title, begun / arguments.seconds)
+            say(part.title, begun / whole)
 
             def tick(
                 ran: float, title: str = part.title, begun: float = begun, most: float = seconds
             ) -> None:
-                say(title, (begun + min(ran, most)) / arguments.seconds)
+                say(title, (begun + min(ran, most)) / whole)
 
             outcome = run_part(part, folder, tick)
             outcomes.append(outcome)
-            say(_told(outcome), (time.monotonic() - started) / arguments.seconds)
+            say(_told(outcome), (time.monotonic() - started) / whole)
+            if arguments.keep and outcome.document is not None:
+                _keep(part, folder, arguments.keep, say)
     return outcomes
 
 
@@ -190,12 +232,30 @@ def _share(name: str, ahead: Sequence[str]) -> float:
     return _WEIGHTS[name] / sum(_WEIGHTS[other] for other in ahead)
 
 
-def _swaps(wanted: Sequence[str]) -> list[str]:
-    """One sweep for each; the most telling one first, for the time may be short for the last."""
+def _refused_swaps(wanted: Sequence[str]) -> dict[SwapKind, str]:
+    """Of all kinds, if all are wanted, those that can't be made here, and why."""
+    if "all" not in wanted:
+        return {}
+    probes = {kind: probe_temporary_swap(kind, _LEAST_SWAP) for kind in _SWAP_KINDS}
+    return {kind: probe.reason for kind, probe in probes.items() if not probe}
+
+
+def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
+    """One sweep for each."""
     if "all" not in wanted:
         return list(dict.fromkeys(wanted)) or ["none"]
-    kinds: tuple[SwapKind, ...] = ("file", "zram", "zswap")
-    return [kind for kind in kinds if probe_temporary_swap(kind)] or ["none"]
+    return [kind for kind in _SWAP_KINDS if kind not in refused] or ["none"]
+
+
+def _tell_of_swaps(document: object, refused: Mapping[SwapKind, str]) -> None:
+    """Why a swap wasn't measured: not because nobody asked for it, but because it can't be made."""
+    left_out = document.get("left_out") if isinstance(document, dict) else None
+    if not isinstance(left_out, dict):
+        return
+    for name in left_out:
+        for kind, reason in refused.items():
+            if f"swap.{kind}" in name:
+                left_out[name] = reason
 
 
 def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: bool) -> Part:
@@ -232,7 +292,7 @@ def _progress(seconds: float) -> Iterator[Progress]:
     """A bar if standard error is a terminal; else a line whenever something else is done."""
     if sys.stderr.isatty():
         with progress_bar() as progress:
-            progress(f"at most {seconds:.0f} s", 0.0)
+            progress(f"about {seconds:.0f} s at most", 0.0)
             yield progress
         return
     said: list[str] = []
@@ -242,15 +302,17 @@ def _progress(seconds: float) -> Iterator[Progress]:
             said.append(what)
             print(f"[{min(share, 1):4.0%}] {what}", file=sys.stderr, flush=True)
 
-    say(f"at most {seconds:.0f} s", 0.0)
+    say(f"about {seconds:.0f} s at most", 0.0)
     yield say
 
 
-def _keep(outcomes: Sequence[Outcome], source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for outcome in outcomes:
-        if outcome.document is not None:
-            shutil.copyfile(source / outcome.part.file, folder / outcome.part.file)
+def _keep(part: Part, source: Path, folder: Path, say: Progress) -> None:
+    """What can't be kept is told, and the page is made all the same."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / part.file, folder / part.file)
+    except OSError as error:
+        say(f"{part.file}: not kept: {error.strerror or error}", 1.0)
 
 
 def _again(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> Iterator[str]:

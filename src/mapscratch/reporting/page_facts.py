@@ -122,9 +122,21 @@ class Histogram:
 
 
 def histogram_of(documents: Documents) -> Histogram | None:
-    """Fixups a page of a survey's libraries, or else of those that costs were reckoned for."""
-    found = _surveyed(documents.survey) if documents.survey else None
-    return found or (_reckoned(documents.cost) if documents.cost else None)
+    """Fixups a page of a survey's libraries, or else of those that costs were reckoned for.
+
+    Where costs were reckoned for other pages than the survey's, it is those: the break-evens are
+    theirs.
+    """
+    found = surveyed(documents)
+    reckoned = _reckoned(documents.cost) if documents.cost else None
+    if found and reckoned and documents.cost and documents.cost.children("break_even"):
+        return found if found.counts in ((), reckoned.counts) else reckoned
+    return found or reckoned
+
+
+def surveyed(documents: Documents) -> Histogram | None:
+    """Fixups a page of a survey's libraries; None without any."""
+    return _surveyed(documents.survey) if documents.survey else None
 
 
 def _surveyed(survey: Node) -> Histogram | None:

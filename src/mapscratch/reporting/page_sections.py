@@ -33,6 +33,7 @@ from mapscratch.reporting.page_facts import (
     kernel_part_us,
     kinds_of_fixups,
     relative_share,
+    surveyed,
     sweep_of,
     ways_of,
 )
@@ -393,7 +394,7 @@ def _device_form(documents: Documents, histogram: Histogram | None) -> str:
 def fixups_section(documents: Documents) -> str:
     """How many fixups pages have, over all libraries here."""
     title = "Fixups a page, over the libraries here"
-    survey, histogram = documents.survey, histogram_of(documents)
+    survey, histogram = documents.survey, surveyed(documents)
     if survey is None:
         return section("fixups", title, missing(documents, "survey", "How many fixups pages have"))
     totals = survey.child("totals")
@@ -486,6 +487,7 @@ def costs_section(documents: Documents) -> str:
     parts = []
     if ways.scratch:
         parts.append(_break_even_table(documents, ways, histogram))
+        parts.append(_other_pages(documents, histogram))
     else:
         parts.append(paragraph("No engine that drops pages was measured.", class_="missing"))
     if ways.others and ways.swaps:
@@ -493,6 +495,19 @@ def costs_section(documents: Documents) -> str:
     parts.append(_measurements(documents.cost))
     parts.append(_checks(documents.cost))
     return section("costs", title, *parts)
+
+
+def _other_pages(documents: Documents, histogram: Histogram | None) -> str:
+    """Says so where the costs weren't reckoned for the pages of the survey."""
+    of_survey = surveyed(documents)
+    if histogram is None or of_survey is None or histogram.counts == of_survey.counts:
+        return ""
+    again = "mapscratch cost --from cost.json --survey survey.json --json costs-here.json"
+    return paragraph(
+        f"This was reckoned for {shown(histogram.whose)}, and not for those of the survey. This "
+        f"reckons with the survey's, and measures nothing: {command(again)}.",
+        class_="note",
+    )
 
 
 def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | None) -> str:

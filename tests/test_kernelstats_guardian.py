@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
+from mapscratch.kernelstats import guardian_process
 from mapscratch.kernelstats.guardian import Guardian
 
 OWNER = """
@@ -222,3 +223,22 @@ def test_without_an_interpreter_it_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_outside_of_its_block_it_does_nothing() -> None:
     with pytest.raises(RuntimeError, match="inside of its with block"):
         Guardian().remember("restore_setting", "x", "y")
+
+
+def test_what_was_merged_is_unmerged_before_the_setting_is_put_back(tmp_path: Path) -> None:
+    setting = tmp_path / "run"
+    os.mkfifo(setting)
+    descriptor = os.open(setting, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        guardian_process.stop_merging(str(setting), "0")
+        assert os.read(descriptor, 4096) == b"20"
+    finally:
+        os.close(descriptor)
+
+
+def test_turning_on_merging_is_undone(setting: Path) -> None:
+    with Guardian() as guardian:
+        former = guardian.act("start_merging", str(setting))
+        assert setting.read_text().startswith("1")
+        assert str(former).startswith("as before")
+    assert is_restored(setting)

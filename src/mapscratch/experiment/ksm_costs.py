@@ -3,7 +3,9 @@
 
 Equal pages are how processes at equal load addresses could share relocated pages. The settings
 (Documentation/admin-guide/mm/ksm.rst) are those of the whole machine: they are changed for a
-moment, one process at a time, and put back whatever becomes of this process.
+moment, one process at a time, and put back whatever becomes of this process. While KSM is on it
+merges what other processes have offered it, too; in the end everything is unmerged, so nothing is
+done where pages are merged already.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class KsmTimer(Timer):
                 "KSM: merging a page with its equal",
                 "page",
                 "Processor time of ksmd for each page that was saved: it looks at both, and "
-                "reads them in two passes at least. It goes on looking at those that don't change.",
+                "reads them in two passes at least. It goes on looking at those that don't change. "
+                "Meanwhile it merges other processes' mergeable memory as well, which counts here; "
+                "all of it is unmerged afterwards.",
             ),
             Heading(
                 _NAMES[1],
@@ -61,8 +65,12 @@ class KsmTimer(Timer):
         content = real_words(_PAGES * _WORDS_PER_PAGE)
         with Guardian() as guardian:
             for name, value in _settings():
+                path = f"{_SETTINGS}/{name}"
                 try:
-                    guardian.act("change_setting", f"{_SETTINGS}/{name}", value)
+                    if name == "run":
+                        guardian.act("start_merging", path)
+                    else:
+                        guardian.act("change_setting", path, value)
                 except OSError as error:
                     raise CannotMeasure(
                         f"KSM's settings can't be changed: {error.strerror}"
@@ -70,6 +78,11 @@ class KsmTimer(Timer):
                 # The first one is locked now: who runs another measurement has to wait.
                 if name != "run" and _is_at_work():
                     raise CannotMeasure("KSM is at work here already: it isn't disturbed")
+                if name != "run" and _has_merged():
+                    raise CannotMeasure(
+                        "KSM has merged pages here, which would be unmerged: "
+                        f"echo 2 >{_SETTINGS}/run, if they may"
+                    )
             with Workers([_KsmSession(thread, content)]) as workers:
                 (answer,) = workers.all("measure")
         if isinstance(answer, str):
@@ -89,6 +102,19 @@ def _settings() -> list[tuple[str, str]]:
 
 def _is_at_work() -> bool:
     return Path(f"{_SETTINGS}/run").read_text(encoding="ascii").strip() == "1"
+
+
+def _has_merged() -> bool:
+    """Whether a process has merged pages. Who sees ksmd sees all processes.
+
+    The kernel's own count (pages_shared) isn't asked: while KSM is off it keeps those of processes
+    that have ended.
+    """
+    for name in Path("/proc").glob("[0-9]*/ksm_merging_pages"):
+        with contextlib.suppress(OSError):
+            if name.read_text(encoding="ascii").strip() != "0":
+                return True
+    return False
 
 
 def _ksmd() -> int:

@@ -67,6 +67,16 @@ def restore_setting(path: str, value: str) -> None:
     _write(path, value)
 
 
+def stop_merging(path: str, value: str) -> None:
+    """Give KSM's setting `run` its former value, with no page merged that wasn't before.
+
+    0 alone leaves merged what is: then the next store to it by any process is a page fault. What 2
+    undoes is everything, so nothing may have been merged before.
+    """
+    _patiently(lambda: _write(path, "2"))
+    _write(path, value)
+
+
 def return_process(group: str, pid: int, home: str) -> None:
     """Move a process back to the control group it came from, if it is still in ``group``."""
     if pid in _processes(group):
@@ -86,7 +96,14 @@ def remove_group(group: str, home: str) -> None:
 
 UNDO: dict[str, Callable[..., None]] = {
     step.__name__: step
-    for step in (remove_swap_file, remove_zram, restore_setting, return_process, remove_group)
+    for step in (
+        remove_swap_file,
+        remove_zram,
+        restore_setting,
+        stop_merging,
+        return_process,
+        remove_group,
+    )
 }
 
 
@@ -110,8 +127,14 @@ def change_setting(path: str, value: str) -> tuple[str, Step]:
     return former, ["restore_setting", path, former]
 
 
+def start_merging(path: str) -> tuple[str, Step]:
+    """Turn on KSM by its setting `run`, as `change_setting` does, and unmerge in the end."""
+    former, _ = change_setting(path, "1")
+    return former, ["stop_merging", path, former]
+
+
 ACTIONS: dict[str, Callable[..., tuple[Argument, Step]]] = {
-    action.__name__: action for action in (add_zram, change_setting)
+    action.__name__: action for action in (add_zram, change_setting, start_merging)
 }
 
 

@@ -14,7 +14,9 @@ from support.files import PatternFile, make_file
 from support.observed import observed
 
 from mapscratch.census import board, processes, scratch
+from mapscratch.census.files import is_elf
 from mapscratch.census.scratch import take_census
+from mapscratch.elf.source import ElfError, open_source
 from mapscratch.kernelstats import range_memory
 
 PAGES = 40
@@ -319,6 +321,29 @@ def test_a_fifo_in_the_place_of_a_mapped_file_is_not_opened(tmp_path: Path) -> N
     area = range_memory(0, 1 << 63).areas[0]
     mapping = processes._Mapping(replace(area, path=str(fifo)), ("0:0", fifo.stat().st_ino))
     assert processes._where(os.getpid(), mapping) is None
+
+
+def test_devices_and_pipes_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    really = os.open
+
+    def watched(name: str, flags: int) -> int:
+        if not flags & os.O_PATH:
+            opened.append(name)
+        return really(name, flags)
+
+    monkeypatch.setattr(os, "open", watched)
+    os.mkfifo(tmp_path / "fifo")
+    link = tmp_path / "link"
+    link.symlink_to("/dev/zero")
+    for path in (tmp_path / "fifo", link, tmp_path):
+        assert not is_elf(os.fspath(path))
+        with pytest.raises(ElfError, match="not a regular file"), open_source(path):
+            pass
+    assert opened == []
+    assert is_elf("/proc/self/exe")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        is_elf(os.fspath(tmp_path / "missing"))
 
 
 # --- who says that each of their mappings is all of their memory

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mapscratch.elf.source import ElfError, open_regular
+
 _MAGIC = b"\x7fELF"
 _LOADER_DIRECTORIES = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
 """Where ld.so looks if its cache has no answer (ld.so(8)); Debian's are in the cache anyway."""
@@ -223,8 +225,10 @@ def is_elf(path: str) -> bool:
     Raises:
         OSError: it can't be read.
     """
-    # Without O_NONBLOCK the open of a pipe, which may have taken a file's place, would wait.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = open_regular(path)
+    except ElfError:  # a pipe or a device, which may have taken a file's place
+        return False
     try:
         return os.read(descriptor, len(_MAGIC)) == _MAGIC
     finally:

@@ -75,6 +75,28 @@ class ByteSource:
         return b"".join(pieces)
 
 
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a regular file; nothing else is opened: with a device that does something.
+
+    Raises:
+        ElfError: the path cannot be that of a file, or is a directory, pipe or device.
+        OSError: the file does not exist or may not be read (as `open` raises).
+    """
+    try:
+        # O_PATH finds it and doesn't open it (open(2)); what it has found nobody can exchange.
+        found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except ValueError as problem:
+        raise ElfError(f"{path!r}: {problem}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise ElfError(f"{os.fspath(path)}: not a regular file")
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, path) from None
+    finally:
+        os.close(found)
+
+
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
     """Open a regular file as a `ByteSource`, closed at the end of the `with` block.
@@ -83,15 +105,8 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
         ElfError: the path cannot be that of a file, or is a directory, pipe or device.
         OSError: the file does not exist or may not be read (as `open` raises).
     """
+    descriptor = open_regular(path)
     try:
-        # Without O_NONBLOCK the open of a pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as problem:
-        raise ElfError(f"{path!r}: {problem}") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ElfError(f"{os.fspath(path)}: not a regular file")
-        yield ByteSource(Path(path), descriptor, status)
+        yield ByteSource(Path(path), descriptor, os.fstat(descriptor))
     finally:
         os.close(descriptor)

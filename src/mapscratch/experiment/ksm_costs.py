@@ -112,7 +112,7 @@ def _has_merged() -> bool:
     """
     for name in Path("/proc").glob("[0-9]*/ksm_merging_pages"):
         with contextlib.suppress(OSError):
-            if name.read_text(encoding="ascii").strip() != "0":
+            if int(name.read_text(encoding="ascii") or 0):  # empty: it has no memory any more
                 return True
     return False
 

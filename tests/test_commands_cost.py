@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +25,17 @@ from mapscratch.commands import main
 from mapscratch.elf import default_libraries
 from mapscratch.experiment.baselines import Alternatives
 from mapscratch.experiment.cost_model import Layout, distribution_of_counts
+from mapscratch.experiment.timers import working_folder
 from mapscratch.kernelstats import Availability
-from mapscratch.reporting.cost import cost_document, cost_report, costs_from_document
+from mapscratch.reporting.cost import (
+    CostDocumentError,
+    alternatives_from_document,
+    cost_document,
+    cost_report,
+    costs_from_document,
+    created_from_document,
+    pages_from_document,
+)
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIBRARY = str(default_libraries()[1])
@@ -106,7 +117,7 @@ def test_figures_of_an_earlier_run_are_told_and_nothing_is_measured(figures, cap
         "-z now, -fno-plt",
     ):
         assert part in output
-    assert output.endswith(" a page.")
+    assert output.endswith(" in a long scope.")
     assert "How expensive are the fixups?" in output
 
 
@@ -141,7 +152,7 @@ def test_without_swap_a_device_is_assumed_and_that_is_said(tmp_path, capsys):
     path.write_text(json.dumps(document_of(make_costs(lines=LINES[2:]))))
     output = run(capsys, "--from", str(path))
     assert "Swap was not measured; nvme at 80 µs is assumed" in output
-    assert "Against nvme at 80 µs" in output
+    assert "Against nvme (assumed, 8" in output
 
 
 def test_libraries_say_whose_pages(figures, capsys):
@@ -152,11 +163,11 @@ def test_libraries_say_whose_pages(figures, capsys):
 
 def test_a_survey_says_whose_pages_and_which_processes(figures, survey, capsys):
     output = run(capsys, "--from", figures, "--survey", str(survey), "--processes", "50")
-    assert "1 surveyed libraries: 100 with fixups" in output
+    assert "1 surveyed library: 100 with fixups" in output
     assert "75% of them relative" in output
     assert "2 surveyed processes" in output
     assert "drawn from the 2 that were seen, with 200 pages" in output
-    assert "50 processes on each of 1 hosts" in output
+    assert "50 processes on one host" in output
 
 
 def test_a_fleet_is_told_with_its_assumptions(figures, tmp_path, capsys):
@@ -185,6 +196,37 @@ def test_it_fits_into_80_columns_without_colour_or_unicode(figures):
     assert max(map(len, lines)) <= 80
     assert not any("\x1b" in line for line in lines)
     assert done.stderr == b""
+
+
+def test_files_are_saved_even_if_nobody_reads_to_the_end(figures, tmp_path):
+    pytest.importorskip("matplotlib")
+    saved, chart = tmp_path / "out.json", tmp_path / "out.svg"
+    program = [sys.executable, "-m", "mapscratch", "cost", "--from", figures]
+    process = subprocess.Popen(
+        [*program, "--json", str(saved), "--chart", str(chart)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert json.loads(saved.read_text())["document"] == "mapscratch.cost"
+    assert chart.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("columns", [1, 20, 40, 60, 80, 200])
+def test_numbers_and_names_are_whole_in_any_terminal(figures, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    options = ["--device-latency", "disk", "--processes", "1000000", "--hosts", "1000000"]
+    assert main(["cost", "--from", figures, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    if columns >= 40:
+        assert max(map(len, lines)) <= columns
+        assert not any("…" in line for line in lines)
+        starts = [line.split("  ")[0] for line in lines]
+        for name in ("private, swapfile", "private, disk, read-ahead", "lazyfree"):
+            assert name in starts
+        text = "\n".join(lines)
+        assert "years ±" in text and "PiB" in text
+        assert "title of swap.file.in" in " ".join(text.split()) or columns < 60
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -255,7 +297,7 @@ def test_what_is_no_use_is_found_before_anything_is_measured(measured, tmp_path,
     survey.write_text(json.dumps(SURVEY | {"processes": []}))
     for arguments in (
         ["--survey", str(survey), "--processes", "5"],
-        ["--processes", "5", "--hosts", "9" * 12],
+        ["--processes", "9" * 12, "--hosts", "9" * 6],
         ["--json", "/"],
         ["--chart", "x.pdf"],
     ):
@@ -275,17 +317,112 @@ def test_what_does_not_go_together_is_said(figures, survey, capsys):
         (["--from", "/nonexistent.json"], "/nonexistent.json: No such file or directory"),
         (["--from", __file__], "is no JSON"),
         (["--from", str(survey)], "this is mapscratch.survey"),
-        (["--from", figures, "--survey", figures], "make one with `mapscratch survey --json"),
+        (
+            ["--from", figures, "--survey", figures],
+            "name what `mapscratch survey --json FILE` saved",
+        ),
         (["--from", figures, "--survey", "/nonexistent.json"], "No such file or directory"),
         (["--from", figures, "--chart", "chart.pdf"], ".svg or .png"),
         (["--from", figures, "--json", "/nonexistent/x.json"], "can't be written to"),
         (["--from", figures, "--json", "/"], "Is a directory"),
-        (["--from", figures, "--processes", "9" * 11, "--hosts", "9" * 11], "a fleet has 1 to"),
+        (["--from", figures, "--processes", "9" * 12, "--hosts", "9" * 6], "a fleet has 1 to"),
+        (["--from", "/"], "/ is no regular file"),
+        (["--from", figures, "--survey", os.devnull], "is no regular file"),
+        (["--from", figures, "--json", "x.svg", "--chart", "x.svg"], "is named twice"),
     ):
         assert main(["cost", *arguments]) == commands.EXIT_ERROR, arguments
         captured = capsys.readouterr()
         (line,) = captured.err.splitlines()
         assert line.startswith("mapscratch: ") and message in line
+
+
+@pytest.mark.parametrize("option", ["--from", "--survey"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"a": NaN}', "a number that makes no sense (NaN)"),
+        (b"[-Infinity]", "a number that makes no sense (-Infinity)"),
+        (b"[1e999]", "a number that makes no sense (1e999)"),
+        (b"[1" + b"0" * 9000 + b"]", "a number that makes no sense (1000"),
+        (b"\x7fELF\xff\xfe", "is no JSON"),
+        (b"\xff", "is no JSON"),
+        (b"", "is no JSON"),
+        (b"[]", "mapscratch"),
+    ],
+)
+def test_whatever_a_file_holds_is_refused_in_a_line(
+    figures, tmp_path, option, content, message, capsys
+):
+    path = tmp_path / "odd"
+    path.write_bytes(content)
+    others = [] if option == "--from" else ["--from", figures]
+    assert main(["cost", *others, option, str(path)]) == commands.EXIT_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and len(line) < 300
+
+
+@pytest.mark.parametrize("option", ["--from", "--survey"])
+def test_a_pipe_is_not_waited_for(figures, tmp_path, option, capsys):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert main(["cost", "--from", figures, option, str(path)]) == commands.EXIT_ERROR
+    assert "is no regular file" in capsys.readouterr().err
+
+
+def wrong(value: object) -> object:
+    """Something of another type."""
+    return {"x": 1} if not isinstance(value, dict) else "x"
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_figures_that_are_damaged_anywhere_are_refused_or_read(tmp_path, remove, measured, capsys):
+    tried = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.0, 0.2)
+    whole = document_of(make_costs(), alternatives=tried)
+
+    def places(value, *way):
+        if isinstance(value, dict | list) and way[:1] != ("baselines",):
+            names = value if isinstance(value, dict) else range(min(len(value), 1))
+            for name in names:
+                yield (*way, name)
+                yield from places(value[name], *way, name)
+
+    path = tmp_path / "cost.json"
+    refused = 0
+    for *way, name in places(json.loads(json.dumps(whole))):
+        document = json.loads(json.dumps(whole))
+        at = document
+        for step in way:
+            at = at[step]
+        if remove:
+            del at[name]
+        else:
+            at[name] = wrong(at[name])
+        try:
+            for read in (costs_from_document, pages_from_document, created_from_document):
+                read(document)
+            alternatives_from_document(document)
+        except CostDocumentError as error:
+            refused += 1
+            assert "this" in str(error) and "mapscratch.cost" in str(error)
+            assert "Error" not in str(error)
+            continue
+        if not remove and way[:1] == ["measurements"]:
+            path.write_text(json.dumps(document))
+            assert main(["cost", "--from", str(path)]) == 0, (way, name)
+    assert refused > 30
+
+
+def test_a_later_version_is_told_from_damage(figures, survey, tmp_path, capsys):
+    path = tmp_path / "newer.json"
+    path.write_text(json.dumps({"document": "mapscratch.cost", "version": 99}))
+    assert main(["cost", "--from", str(path)]) == commands.EXIT_ERROR
+    assert "version 99 of mapscratch.cost, and this mapscratch reads 1; a newer" in (
+        capsys.readouterr().err
+    )
+    path.write_text(json.dumps(SURVEY | {"version": 99}))
+    assert main(["cost", "--from", figures, "--survey", str(path)]) == commands.EXIT_ERROR
+    assert "version 99 of mapscratch.survey, and this" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -318,7 +455,11 @@ def test_a_survey_that_is_no_use_says_why(figures, tmp_path, change, message, ca
         ["--device-latency", "-1"],
         ["--processes", "0"],
         ["--processes", "x"],
+        ["--processes", "9" * 20],
         ["--hosts", "-2"],
+        ["--hosts", "9" * 5000],
+        ["--from", ""],
+        ["--json", ""],
     ],
 )
 def test_wrong_use_is_explained(arguments, capsys):
@@ -367,7 +508,12 @@ def processes_of_session(session: int) -> list[int]:
     return found
 
 
-def test_ctrl_c_leaves_nothing_behind():
+def measuring_folders(pid: int) -> list[Path]:
+    return list(Path("/var/tmp").glob(f"mapscratch-cost-{pid}-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_it_leaves_nothing_behind(number):
     program = [sys.executable, "-m", "mapscratch", "cost", "--seconds", "100"]
     process = subprocess.Popen(
         program,
@@ -379,12 +525,36 @@ def test_ctrl_c_leaves_nothing_behind():
     assert process.stdout
     assert process.stdout.readline().startswith("At most 100 s")
     time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == commands.EXIT_INTERRUPTED
     assert errors == "mapscratch: interrupted; everything that was made is removed\n"
     for _ in range(250):
-        if not processes_of_session(process.pid):
+        if not processes_of_session(process.pid) and not measuring_folders(process.pid):
             return
         time.sleep(0.02)
     raise AssertionError(f"left behind: {processes_of_session(process.pid)}")
+
+
+def test_what_a_killed_one_left_is_swept_by_the_next_and_nothing_else():
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    place = Path("/var/tmp")
+    left = place / f"mapscratch-cost-{killed.pid}-left"
+    of_a_living_one = place / f"mapscratch-cost-{os.getpid()}-living"
+    locked = place / f"mapscratch-cost-{killed.pid}-locked"
+    folders = (left, of_a_living_one, locked)
+    try:
+        for folder in folders:
+            folder.mkdir()
+            (folder / "file").write_text("x")
+        lock = os.open(locked, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with working_folder() as folder:
+            assert Path(folder).is_dir()
+        os.close(lock)
+        assert [folder.exists() for folder in folders] == [False, True, True]
+        assert not Path(folder).exists()
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

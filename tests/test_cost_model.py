@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from mmap import PAGESIZE
 
@@ -181,7 +182,9 @@ def test_rounds_that_contradict_each_other_are_for_swap():
     found = break_even(swap_lines(costs)[0], scratch_lines(costs)[0])
     assert found.pays == "never"
     assert (found.fixups.minimum, found.fixups.maximum) == (-math.inf, math.inf)
-    assert "known ones never, however few" in answer(cost_report(costs, PAGES))
+    assert "making its fixups again takes no less time in most rounds." in answer(
+        cost_report(costs, PAGES)
+    )
 
 
 noisy = st.tuples(st.floats(-50, 200), st.floats(-300, 600), st.floats(-5, 5), st.floats(-50, 50))
@@ -352,7 +355,8 @@ def test_a_document_has_what_it_promises():
         ({"document": "mapscratch.survey", "version": 1}, "this is mapscratch.survey"),
         ({"document": "mapscratch.cost", "version": 2, "machine": {}}, "measure again"),
         ({"document": "mapscratch.cost", "version": 1, "machine": {}}, "damaged"),
-        ({"document": "mapscratch.cost", "version": 1, "machine": "x"}, "damaged"),
+        ({"document": "mapscratch.cost", "version": 1, "machine": "x"}, "has no machine"),
+        ({"document": "mapscratch.cost", "version": 99}, "a newer mapscratch made it"),
     ],
 )
 def test_another_document_is_refused(document, message):
@@ -382,14 +386,14 @@ def test_the_answer_names_prices_limits_and_shares():
     text = answer(report_of())
     assert "A relative one costs ld.so 2.0 ns" in text
     assert "150 ns to 400 ns" in text
-    assert "known and relative ones however many fit in a page" not in text  # zram: known 240
-    assert "relative ones however many fit in a page" in text
+    assert "Against swapfile (60 µs), dropping a page with lazyfree" in text
+    assert "its fixups again takes less time with any number of fixups. Against" in text
+    assert "Against zram (14 µs), it takes less time with any number of relative ones" in text
+    assert "with up to 250 known ones (67% of pages have no more)" in text
     # 170 in the mean, three quarters relative: 0.75 * 2 + 0.25 * 150 (or 400) ns each.
     assert "as ld.so does it 6.6 µs in a short scope and 17 µs in a long scope" in text
-    assert "ones mixed as here in a long scope up to" in text
-    assert "% of pages have no more)" in text
     assert "symbolic ones" not in text
-    assert text.endswith(".")
+    assert text.endswith(" in a long scope (33%).")
 
 
 def test_a_mixed_fixup_costs_what_those_of_a_page_do_in_the_mean():
@@ -404,8 +408,39 @@ def test_a_mixed_fixup_costs_what_those_of_a_page_do_in_the_mean():
 def test_symbolic_ones_are_weighed_alone_where_the_mixture_is_not_known():
     pages = distribution_of_counts("three pages", np.array([10, 100, 400]))
     text = answer(cost_report(make_costs(), pages))
-    assert "symbolic ones alone in a short scope up to" in text
-    assert text.endswith(" a page.")
+    assert "with up to 47 symbolic ones alone in a short scope and with up to 18" in text
+    assert text.endswith(" in a long scope.")
+
+
+@pytest.mark.parametrize("swaps", ["", "f", "fzs"])
+@pytest.mark.parametrize("other", [None, device("disk"), device("0")])
+@pytest.mark.parametrize("scratch_us", [2.0, 25.0, 100.0])
+@pytest.mark.parametrize("share", [None, 0.7])
+def test_the_answer_is_plain_english_whatever_was_measured(swaps, other, scratch_us, share):
+    names = {"f": "swap.file", "z": "swap.zram", "s": "swap.zswap"}
+    lines = [make_line(names[one], (30.0 + at, 0.1)) for at, one in enumerate(swaps)]
+    costs = make_costs(lines=[*lines, make_line("lazyfree", (scratch_us, 30.0))])
+    pages = distribution_of_counts("a library", np.array([1, 9]), relative_share=share)
+    text = answer(cost_report(costs, pages, device=other))
+    assert text.startswith("How expensive are the fixups? A relative one costs") and text[-1] == "."
+    for odd in ("  ", " ,", " .", "..", "inf", "nan", "with with", "and and", "()", "None", "> "):
+        assert odd not in text
+    assert not re.search(r"\d{4}", text)  # Thousands are separated.
+    for swap, title in (("f", "swapfile"), ("z", "zram"), ("s", "zswap")):
+        assert text.count(f"{title} (") == (swap in swaps)
+    if other and other.latency_us > 1000:
+        assert "Against disk (assumed, 10,0" in text or "and disk (assumed" in text
+        assert "less time with any number of fixups" in text
+    if not other and not swaps:
+        assert text.endswith("Swap was not measured, so there is nothing to weigh.")
+    elif scratch_us == 100.0 and swaps:
+        assert "more time, even without fixups" in text
+
+
+def test_one_fixup_is_one():
+    costs = make_costs(lines=[make_line("swap.zram", (8.0, 0.0)), make_line("lazyfree", (7.9, 90))])
+    pages = distribution_of_counts("three pages", np.array([10, 100, 400]), relative_share=0.0)
+    assert "up to 1 one mixed as here in a short scope" in answer(cost_report(costs, pages))
 
 
 def test_without_swap_or_engine_the_answer_says_what_is_missing():
@@ -432,7 +467,7 @@ def test_the_picture_has_every_line_and_steep_ones_leave_it():
 def test_a_device_far_above_the_others_is_named_and_not_drawn():
     chart = cost_chart(report_of(device=device("disk")))
     assert [one.name for one in chart.series][:3] == ["swapfile", "zram", "lazyfree, known"]
-    assert "disk at 10,000 µs takes 10005 µs: far above it." in chart.note
+    assert "disk at 10,000 µs takes 10,005 µs: far above it." in chart.note
 
 
 def test_all_pairs_are_weighed():

@@ -26,11 +26,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from mmap import PAGESIZE
 from pathlib import Path
@@ -41,10 +42,14 @@ import numpy as np
 from mapscratch.commands.terminal import (
     Progress,
     check_output_files,
+    file_name,
+    file_path,
     make_console,
     progress_bar,
+    whole_number,
     write_text,
 )
+from mapscratch.commands.termination import interrupted_by_termination
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.experiment.baselines import Alternatives, BaselineError, try_alternatives
@@ -61,9 +66,17 @@ from mapscratch.experiment.cost_model import (
     swap_lines,
 )
 from mapscratch.experiment.costs import Costs
-from mapscratch.experiment.fleet import Fleet, Population, check_fleet, plan_fleet
+from mapscratch.experiment.fleet import (
+    MOST_HOSTS,
+    MOST_PROCESSES,
+    Fleet,
+    Population,
+    check_fleet,
+    plan_fleet,
+)
 from mapscratch.experiment.measure import DEFAULT_SECONDS, measure
 from mapscratch.kernelstats import SwapError, SwapKind, active_swaps, probe_temporary_swap
+from mapscratch.reporting import survey as surveys
 from mapscratch.reporting.charts import check_chart_file, save_chart
 from mapscratch.reporting.cost import (
     alternatives_from_document,
@@ -71,11 +84,13 @@ from mapscratch.reporting.cost import (
     cost_document,
     cost_report,
     costs_from_document,
+    counted_in_words,
     created_from_document,
     pages_from_document,
     print_costs,
 )
 from mapscratch.reporting.documents import machine_document
+from mapscratch.reporting.reading import read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +100,6 @@ SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
 _ASSUMED_DEVICE = "nvme"
 _KSM = "/sys/kernel/mm/ksm/run"
 _LEAST_SWAP = 256 << 20
-_MOST = 10**12
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,6 +113,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "libraries",
         nargs="*",
+        type=file_name,
         metavar="LIB",
         help="whose pages are reckoned with; else some of this machine's libraries",
     )
@@ -110,7 +125,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--from",
         dest="source",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="take the figures of an earlier run (its --json), and measure nothing",
     )
@@ -137,27 +152,33 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--processes",
-        type=_count,
+        type=whole_number(1, MOST_PROCESSES),
         metavar="P",
         help="what P processes on each host would write, hold and compute",
     )
     parser.add_argument(
-        "--hosts", type=_count, metavar="H", help="on how many hosts (with --processes; default: 1)"
+        "--hosts",
+        type=whole_number(1, MOST_HOSTS),
+        metavar="H",
+        help="on how many hosts (with --processes; default: 1)",
     )
     parser.add_argument(
         "--survey",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="pages, and the processes of a fleet, from `mapscratch survey --json`",
     )
     parser.add_argument(
         "--json",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="save all figures; - prints them, and what is for people goes to standard error",
     )
     parser.add_argument(
-        "--chart", type=Path, metavar="FILE", help="save the picture as .svg or .png (matplotlib)"
+        "--chart",
+        type=file_path,
+        metavar="FILE",
+        help="save the picture as .svg or .png (matplotlib)",
     )
     parser.set_defaults(run=run)
 
@@ -176,20 +197,21 @@ def run(arguments: argparse.Namespace) -> int:
     survey = _survey(arguments.survey) if arguments.survey else None
     pages = _pages(arguments.libraries, survey, source)
     population = _population(pages, survey) if arguments.processes else None
+    first: list[str] = []
     if source is None:
         costs, alternatives = _measure(arguments, console)
         created = datetime.now().astimezone()
     else:
         costs, alternatives = costs_from_document(source), alternatives_from_document(source)
         created = created_from_document(source)
-        console.print(
+        first.append(
             f"Figures of {created:%d %B %Y, %H:%M}, {arguments.source}, Linux "
             f"{source['machine'].get('kernel', '?')}; nothing is measured."
         )
     other = arguments.device_latency
     if other is None and not swap_lines(costs):
         other = device(_ASSUMED_DEVICE)
-        console.print(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
+        first.append(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
     report = cost_report(
         costs,
         pages,
@@ -197,13 +219,16 @@ def run(arguments: argparse.Namespace) -> int:
         alternatives=alternatives,
         fleet=_fleet(arguments, costs, population, alternatives, other),
     )
-    print_costs(console, report)
+    # Files first: who reads what is printed may stop reading.
     if arguments.json:
         machine = source["machine"] if source else machine_document()
         document = cost_document(report, created, machine)
         write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
     if arguments.chart:
         save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
+    for sentence in first:
+        console.print(sentence)
+    print_costs(console, report)
     return 0
 
 
@@ -245,7 +270,7 @@ def _measure(arguments: argparse.Namespace, console: Console) -> tuple[Costs, Al
     console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
     if not swaps:
         console.print(_what_is_changed())
-    with progress_bar() as progress:
+    with interrupted_by_termination(), progress_bar() as progress:
         costs = measure(swaps, seconds=seconds, announce=console.print, progress=progress)
         return costs, _alternatives(arguments.libraries, console, progress)
 
@@ -326,27 +351,40 @@ def _pages(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise CostError(f"{path} is no JSON: name what `mapscratch cost --json` saved") from None
+    document = read_json(path, "what `mapscratch cost --json` saved")
     costs_from_document(document)
     found: dict[str, Any] = document
     return found
 
 
 def _survey(path: Path) -> dict[str, Any]:
+    wanted = "what `mapscratch survey --json FILE` saved"
+    document = read_json(path, wanted)
+    if not isinstance(document, dict) or document.get("document") != surveys.NAME:
+        raise CostError(f"{path} is no survey: name {wanted}")
+    if document.get("version") != surveys.VERSION:
+        raise CostError(
+            f"{path} has version {document.get('version')!r:.20} of {surveys.NAME}, and this "
+            f"mapscratch reads {surveys.VERSION}: survey again, or take the mapscratch that made it"
+        )
+    found: dict[str, Any] = document
+    return found
+
+
+@contextlib.contextmanager
+def _reading_survey() -> Iterator[None]:
+    """Whatever is missing, or of another type, makes the survey a damaged one."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or document.get("document") != "mapscratch.survey":
-        raise CostError(f"{path} is no survey: make one with `mapscratch survey --json {path}`")
-    return document
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CostError(f"this survey is damaged ({why}): survey again") from None
 
 
 def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
-    try:
+    with _reading_survey():
         libraries = survey["libraries"]
         counted = survey["totals"]["pages_by_fixups"]
         pages = max(1, survey["totals"]["dirtied_pages"])
@@ -358,10 +396,9 @@ def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
         relative = sum(
             one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
         )
-        title = f"{len(libraries):,} surveyed libraries"
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CostError(f"this survey is damaged ({error}): survey again") from None
-    return distribution_of_survey(title, counted, relative / total if total else None, layout)
+        title = counted_in_words(len(libraries), "surveyed library", "surveyed libraries")
+        share = relative / total if total else None
+        return distribution_of_survey(title, counted, share, layout)
 
 
 def _fleet(
@@ -387,16 +424,14 @@ def _population(pages: Distribution, survey: dict[str, Any] | None) -> Populatio
     """The surveyed processes; else processes that have loaded the libraries."""
     seen: list[int] = []
     if survey is not None:
-        try:
+        with _reading_survey():
             seen = [_own_pages(one) for one in survey["processes"] if one["relocated_pages"]]
-        except (KeyError, TypeError) as error:
-            raise CostError(f"this survey is damaged ({error}): survey again") from None
         if not seen:
             raise CostError(
                 "this survey has no processes, and a fleet is made of them: survey with --pid all, "
                 "or leave --survey away"
             )
-        title = f"{len(seen):,} surveyed processes"
+        title = counted_in_words(len(seen), "surveyed process", "surveyed processes")
     else:
         seen, title = [pages.total_pages], f"processes with {pages.title}"
     return Population(
@@ -415,7 +450,8 @@ def _own_pages(process: dict[str, Any]) -> int:
 
 
 def _subtitle(costs: Costs) -> str:
-    return f"medians over {costs.rounds} rounds; pages in turn, one process"
+    rounds = counted_in_words(costs.rounds, "round")
+    return f"medians over {rounds}; pages in turn, one process"
 
 
 # --- what the user may say ----------------------------------------------------------------------
@@ -436,9 +472,3 @@ def _device(text: str) -> Device:
         return device(text)
     except ModelError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
-        raise argparse.ArgumentTypeError(f"expected a positive number, not {text!r}")
-    return int(text)

@@ -34,6 +34,8 @@ from mapscratch.experiment.timers import Figures, Heading, Timer, real_words
 from mapscratch.experiment.workload import Workload, workload_of
 from mapscratch.kernelstats import SwapError, SwapKind, probe_temporary_swap, temporary_swap
 
+SWAP_NOTE = "Swap: "
+"""How the note on the swaps begins."""
 _PAGES = 512
 """With fixups, of a process."""
 _ENGINES = tuple(name for name in STRATEGIES if name != "private")
@@ -87,6 +89,8 @@ class LineTimer(Timer):
         self._announce = announce
         self._workloads: dict[_Shape, Workload] = {}
         self._there = ""
+        self._compressors: dict[str, str] = {}
+        self._read_ahead = _page_cluster()
         self._rounds: dict[str, list[dict[_Shape, Round]]] = {}
 
     def headings(self) -> list[Heading]:
@@ -101,11 +105,15 @@ class LineTimer(Timer):
                 known + " In a page that is in memory and ours.",
             ),
         ]
+        cluster = self._read_ahead
+        ahead = f" (vm.page-cluster {cluster}: up to {1 << cluster} pages)" if cluster >= 0 else ""
         for kind in self._kinds():
             about = (
                 "Pages in order, dense; the mean over libraries with 1 to 512 fixups a page, whose "
                 "other words are of real libraries."
             )
+            if kind in self._compressors:
+                about += f" Compressed by {self._compressors[kind]}."
             headings += [
                 Heading(
                     f"swap.{kind}.out", f"swap-out to {kind}", "page", f"MADV_PAGEOUT. {about}"
@@ -114,10 +122,22 @@ class LineTimer(Timer):
                     f"swap.{kind}.in",
                     f"swap-in from {kind}",
                     "page",
-                    f"The pages have left memory. With the kernel's read-ahead. {about}",
+                    f"The pages have left memory. With the kernel's read-ahead{ahead}. {about}",
                 ),
             ]
         return headings
+
+    def notes(self) -> list[str]:
+        """How the swaps compress, and what comes back with a page."""
+        parts = [f"{kind} compresses by {how}" for kind, how in self._compressors.items()]
+        swapped = any(what.startswith("swap.") for what in self._rounds)
+        if not swapped:
+            return []
+        cluster = self._read_ahead
+        pages = f"{1 << cluster} pages" if cluster else "no other page"
+        ahead = [f"read-ahead of {pages}"] if cluster >= 0 else []
+        told = "; ".join([", ".join(parts)] * bool(parts) + ahead)
+        return [f"{SWAP_NOTE}{told}."] if told else []
 
     def once(self, number: int) -> Figures:
         """One round for each library, strategy and swap."""
@@ -136,6 +156,7 @@ class LineTimer(Timer):
                     self._leave_out(kind, str(error.strerror))
                     continue
                 swap = kind or self._there
+                self._find_compressor(swap, surroundings.swap)
                 strategies = engines + ["private"] * bool(swap)
                 turns = [(name, shape) for shape in _SHAPES for name in strategies]
                 start = number * 7 % max(len(turns), 1)
@@ -212,6 +233,18 @@ class LineTimer(Timer):
                 self._leave_out(kind, "it is not there, and was not asked for")
         self._swaps = tuple(usable)
 
+    def _find_compressor(self, kind: str, swap: SwapDescription) -> None:
+        if kind == "zswap":
+            found = _text("/sys/module/zswap/parameters/compressor")
+        elif kind == "zram":
+            # The one in brackets is taken.
+            names = _text(f"/sys/block/{Path(swap.path).name}/comp_algorithm")
+            found = names.partition("[")[2].partition("]")[0]
+        else:
+            found = ""
+        if found:
+            self._compressors[kind] = found
+
     def _leave_out(self, kind: str, reason: str) -> None:
         names = (f"swap.{kind}.out", f"swap.{kind}.in", f"line.swap.{kind}")
         self.left_out |= dict.fromkeys(names, reason)
@@ -230,6 +263,20 @@ class LineTimer(Timer):
             return
         with temporary_swap(kind, self._swap_size()):
             yield Surroundings(describe_swap(temporary=True), None)
+
+
+def _page_cluster() -> int:
+    """Read-ahead from swap as the logarithm of a number of pages; -1 if that can't be read."""
+    found = _text("/proc/sys/vm/page-cluster")
+    return int(found) if found.isdecimal() else -1
+
+
+def _text(path: str) -> str:
+    """What the kernel says there; empty if it says nothing."""
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _trips(of_round: dict[_Shape, Round]) -> dict[_Shape, float]:

@@ -69,7 +69,7 @@ def measure(
             lines=tuple(found_lines),
             checks=tuple(check for timer in timers.values() for check in timer.checks()),
             left_out=left_out,
-            notes=tuple(run.notes),
+            notes=(*run.notes, *(note for timer in timers.values() for note in timer.notes())),
             rounds=run.rounds,
             seconds=time.monotonic() - started,
         )

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from mmap import PAGESIZE
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mapscratch.elf import default_libraries, relocations
 from mapscratch.experiment.costs import Check, Per
+
+_FOLDER = "mapscratch-cost-"
 
 Figures = dict[str, float]
 """By name; ns."""
@@ -63,15 +71,50 @@ class Timer(ABC):
         """What others say of the same; asked in the end."""
         return []
 
+    def notes(self) -> list[str]:
+        """What else the reader should know, a sentence each; asked in the end."""
+        return []
 
-def working_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for files that are measured with, on a disk if there is one; removed with it.
+
+@contextmanager
+def working_folder() -> Iterator[str]:
+    """A folder for files that are measured with, on a disk if there is one; removed in the end.
+
+    Folders of processes that were killed are removed as well.
 
     Raises:
         OSError: there is no place for it.
     """
-    place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
-    return tempfile.TemporaryDirectory(prefix=f"mapscratch-cost-{os.getpid()}-", dir=place)
+    place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+    _sweep(Path(place))
+    prefix = f"{_FOLDER}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as folder:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        finally:
+            os.close(lock)
+
+
+def _sweep(place: Path) -> None:
+    """Removes our folders whose processes have ended.
+
+    That no process has the number is not enough: in a container it may not be seen. The lock tells.
+    """
+    for folder in place.glob(f"{_FOLDER}*"):
+        owner = re.match(rf"{_FOLDER}(\d+)-", folder.name)
+        if not owner or Path("/proc", owner[1]).exists():
+            continue
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(folder, flags)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def real_words(count: int) -> NDArray[np.uint64]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from mmap import PAGESIZE
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from mapscratch.errors import UserError
 from mapscratch.experiment.baselines import Alternatives, Baseline, baselines
 from mapscratch.experiment.cost_model import (
     ALONE,
+    DEVICE,
+    DEVICE_AHEAD,
     ENGINES,
     WORDS_A_PAGE,
     BreakEven,
@@ -30,14 +32,16 @@ from mapscratch.experiment.cost_model import (
     Distribution,
     FixupCost,
     Layout,
+    Pays,
     RoundTrip,
     break_evens,
     read_ahead,
     scratch_lines,
     swap_lines,
 )
-from mapscratch.experiment.costs import Check, Costs, Fit, Line, Measurement, Point
-from mapscratch.experiment.fleet import Fleet
+from mapscratch.experiment.costs import Check, Costs, Fit, Line, Measurement, Per, Point
+from mapscratch.experiment.fleet import Fleet, Plan
+from mapscratch.experiment.lines import SWAP_NOTE
 from mapscratch.experiment.results import Spread
 from mapscratch.reporting.charts import ASCII, UNICODE, Chart, Series, style_of, text_chart
 from mapscratch.reporting.documents import Document, machine_document
@@ -58,6 +62,20 @@ _ROOM_ABOVE_SWAP = 1.5
 _FAR = 10.0
 """A swap so many times as dear as the cheapest is not drawn."""
 _NOT_MEASURED = "n/a"
+_ROOM_FOR_ALL = 64
+"""Columns of a terminal that has room for the least and the most as well."""
+_LEAST_LABEL = 12
+_BETWEEN = 3
+"""Columns between those of a table."""
+_TRIED_OTHERWISE = (
+    "library",
+    "pages",
+    "children",
+    "alone_bytes",
+    "child_bytes",
+    "equal_fixed",
+)
+"""Of `Alternatives`, what is not simply a number."""
 
 
 class CostDocumentError(UserError, ValueError):
@@ -142,12 +160,7 @@ def answer(report: CostReport) -> str:
     if not weighed:
         why = "swap" if report.scratches else "a scratch engine"
         return f"{first} {why.capitalize()} was not measured, so there is nothing to weigh."
-    engine = report.engine
-    swaps = _list(f"{one.title} ({microseconds(float(one.at(0)[0, 0]))})" for one in report.swaps)
-    return (
-        f"{first} {_whole_page(report)} Against {swaps}, dropping a page with {engine} and making "
-        f"its fixups again takes less time with {_limits(report, weighed)}."
-    )
+    return f"{first} {_whole_page(report)} {_weighing(report, weighed)}"
 
 
 def _whole_page(report: CostReport) -> str:
@@ -195,18 +208,80 @@ def _prices(report: CostReport) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _limits(report: CostReport, weighed: Iterable[BreakEven]) -> str:
-    """Up to how many fixups of each kind, one number for each swap."""
-    weighed = list(weighed)
-    if any(one.fixup.fixup == "mixed" for one in weighed):  # No page has symbolic ones alone.
-        weighed = [one for one in weighed if one.fixup.fixup != "symbolic"]
-    by_kind: dict[FixupCost, list[BreakEven]] = {}
-    for one in weighed:
-        by_kind.setdefault(one.fixup, []).append(one)
-    kinds: dict[str, list[FixupCost]] = {}
-    for fixup, limits in by_kind.items():
-        kinds.setdefault(_limits_of_kind(report, limits), []).append(fixup)
-    return _list(f"{_ones(fixups)} {limit}" for limit, fixups in kinds.items())
+def _weighing(report: CostReport, weighed: Iterable[BreakEven]) -> str:
+    """Against which swaps dropping takes less time, with how many fixups of which kind.
+
+    Swaps of which the same is to be said, but for the numbers, share a sentence.
+    """
+    limits = list(weighed)
+    if any(one.fixup.fixup == "mixed" for one in limits):  # No page has symbolic ones alone.
+        limits = [one for one in limits if one.fixup.fixup != "symbolic"]
+    by_swap: dict[str, list[BreakEven]] = {}
+    for one in limits:
+        by_swap.setdefault(one.swap, []).append(one)
+    alike: dict[tuple[Pays, ...], list[str]] = {}
+    for swap, ones in by_swap.items():
+        alike.setdefault(tuple(one.pays for one in ones), []).append(swap)
+    what = f"dropping a page with {report.engine} and making its fixups again takes"
+    sentences = []
+    for swaps in alike.values():
+        names = _list(_with_time(one) for one in report.swaps if one.what in swaps)
+        verdict = _verdict(report, [by_swap[swap] for swap in swaps])
+        sentences.append(f"Against {names}, {what} {verdict}.")
+        what = "it takes"
+    return " ".join(sentences)
+
+
+def _with_time(swap: RoundTrip) -> str:
+    """A swap's name, and what a page takes by it; of a device, that it is assumed."""
+    name = _without_latency(swap.title).replace(", read-ahead", " with read-ahead")
+    assumed = "assumed, " if swap.what in (DEVICE, DEVICE_AHEAD) else ""
+    return f"{name} ({assumed}{_microseconds(float(swap.at(0)[0, 0]))})"
+
+
+def _verdict(report: CostReport, by_swap: Sequence[Sequence[BreakEven]]) -> str:
+    """The same kinds of fixups, in the same ways, for each of some swaps."""
+    first = by_swap[0]
+    if all(one.pays == "never" for one in first):
+        dearer = all(
+            one.page_scratch_us.median >= one.page_swap_us.median
+            for ones in by_swap
+            for one in ones
+        )
+        return "more time, even without fixups" if dearer else "no less time in most rounds"
+    if all(one.pays == "always" for one in first):
+        return "less time with any number of fixups"
+    parts = []
+    for pays, number in (("always", "any number of"), ("up to", ""), ("never", "no")):
+        at = [index for index, one in enumerate(first) if one.pays == pays]
+        if number and at:
+            parts.append(f"{number} {_ones([first[index].fixup for index in at])}")
+        elif at:
+            parts += _numbers_of_kinds(report, [[ones[index] for ones in by_swap] for index in at])
+    return (
+        f"less time with {', with '.join(parts[:-1])}{' and with ' * (len(parts) > 1)}{parts[-1]}"
+    )
+
+
+def _numbers_of_kinds(report: CostReport, kinds: Iterable[Sequence[BreakEven]]) -> Iterator[str]:
+    """Up to how many of each kind, a number for each swap, and how many pages have no more."""
+    former = ""
+    have_no_more = " of pages have no more"
+    for ones in kinds:
+        fixup = ones[0].fixup
+        name = _ones([fixup])
+        if fixup.fixup == former:
+            name = f"in a {fixup.scope} scope"
+        numbers = [_number(one) for one in ones]
+        if set(numbers) == {"1"}:
+            name = re.sub(r"\bones\b", "one", name)
+        text = f"up to {_list(numbers)} {name}"
+        if fixup.fixup != "symbolic":  # How many pages have only such ones isn't known.
+            shares = [f"{report.pages.share_below(one.fixups.median):.0%}" for one in ones]
+            text += f" ({_list(shares)}{have_no_more})"
+            have_no_more = ""
+        yield text
+        former = fixup.fixup
 
 
 def _ones(fixups: Iterable[FixupCost]) -> str:
@@ -214,31 +289,18 @@ def _ones(fixups: Iterable[FixupCost]) -> str:
     names["symbolic"] = "symbolic ones alone"
     parts = [names[one.fixup] + (f" in a {one.scope} scope" if one.scope else "") for one in fixups]
     plain = [part for part in parts if " " not in part]
-    return _list([*([f"{_list(plain)} ones"] if plain else []), *(p for p in parts if " " in p)])
-
-
-def _limits_of_kind(report: CostReport, limits: list[BreakEven]) -> str:
-    ways = {one.pays for one in limits}
-    if ways == {"always"}:
-        return "however many fit in a page"
-    if ways == {"never"}:
-        return "never, however few"
-    found = f"up to {_list(map(_number, limits))} a page"
-    if limits[0].fixup.fixup == "symbolic":
-        return found  # How many pages have only such ones isn't known.
-    shares = [
-        1.0 if one.pays == "always" else report.pages.share_below(one.fixups.median)
-        for one in limits
-    ]
-    return f"{found} ({_list(f'{share:.0%}' for share in shares)} of pages have no more)"
+    others = [part for part in parts if " " in part]
+    return _list([*([f"{_list(plain)} ones"] if plain else []), *others])
 
 
 def _number(one: BreakEven) -> str:
     """With two digits: the rounds don't agree on more."""
-    if one.pays == "up to":
-        number = max(1.0, one.fixups.median)
-        return f"{round(number, 1 - int(math.log10(number))):,.0f}"
-    return f"{WORDS_A_PAGE}" if one.pays == "always" else "none"
+    number = max(1.0, one.fixups.median)
+    return f"{round(number, 1 - int(math.log10(number))):,.0f}"
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f} µs" if value >= 1000 else microseconds(value)
 
 
 def _list(parts: Iterable[str]) -> str:
@@ -246,6 +308,11 @@ def _list(parts: Iterable[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def counted_in_words(number: int, one: str, several: str = "") -> str:
+    """A number of things: one of them, or several."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def _ns(value: float) -> str:
@@ -272,7 +339,7 @@ def cost_chart(report: CostReport) -> Chart:
     series = [one for one in series if one.points]
     leaving = any(one.points[-1][0] < WORDS_A_PAGE for one in series)
     notes = ["Lines that end early go on upwards, out of the picture."] if leaving else []
-    notes += [f"{one.title} takes {microseconds(_highest(one))}: far above it." for one in far]
+    notes += [f"{one.title} takes {_microseconds(_highest(one))}: far above it." for one in far]
     title = "µs for a page to leave memory and come back, by its number of fixups"
     unit = ("fixup a page", "fixups a page")
     return Chart(title, tuple(series), " ".join(notes), unit, _CHART_POINTS)
@@ -436,7 +503,7 @@ def costs_from_document(document: object) -> Costs:
         return Costs(
             measurements=tuple(_read_measurement(one) for one in checked["measurements"]),
             lines=tuple(_read_line(one) for one in checked["lines"]),
-            checks=tuple(Check(**one) for one in checked["checks"]),
+            checks=tuple(_read_check(one) for one in checked["checks"]),
             left_out={str(name): str(why) for name, why in checked["left_out"].items()},
             notes=tuple(map(str, checked["notes"])),
             rounds=int(checked["rounds"]),
@@ -458,9 +525,11 @@ def pages_from_document(document: object) -> Distribution:
             fixups=np.array(pages["fixups"], dtype=np.float64),
             pages=np.array(pages["pages"], dtype=np.int64),
             relative_share=_number_or_none(pages["relative_share"]),
-            layout=Layout(**pages["layout"]) if pages["layout"] else None,
+            layout=Layout(**_numbers(pages["layout"])) if pages["layout"] else None,
         )
-        if not found.total_pages or found.fixups.shape != found.pages.shape:
+        if found.fixups.ndim != 1 or found.fixups.shape != found.pages.shape:
+            raise ValueError("pages are not one for each number of fixups")
+        if not len(found.pages) or found.pages.min() < 1 or found.fixups.min() < 0:
             raise ValueError("no pages")
         return found
 
@@ -474,7 +543,19 @@ def alternatives_from_document(document: object) -> Alternatives | None:
     checked = _checked(document)
     with _reading():
         found = checked["alternatives"]
-        return Alternatives(**found) if found else None
+        if not found:
+            return None
+        fixed = found["equal_fixed"]
+        rest = {name: value for name, value in found.items() if name not in _TRIED_OTHERWISE}
+        return Alternatives(
+            library=str(found["library"]),
+            pages=int(found["pages"]),
+            children=int(found["children"]),
+            alone_bytes=int(found["alone_bytes"]),
+            child_bytes=int(found["child_bytes"]),
+            equal_fixed=_number_or_none(fixed),
+            **_numbers(rest),
+        )
 
 
 def created_from_document(document: object) -> datetime:
@@ -495,13 +576,16 @@ def _checked(document: object) -> Mapping[str, Any]:
             f"this is {what or 'no document of mapscratch'}, and {NAME} is wanted: make one with "
             "`mapscratch cost --json FILE`"
         )
-    if not isinstance(document.get("machine"), dict):
-        raise CostDocumentError(f"this document of {NAME} is damaged (machine): measure again")
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        newer = isinstance(version, int) and version > VERSION
+        what = "a newer mapscratch made it: take that, or measure again"
         raise CostDocumentError(
-            f"this document has version {document.get('version')}, and {VERSION} is understood: "
-            "measure again"
+            f"this is version {version!r:.20} of {NAME}, and this mapscratch reads {VERSION}; "
+            f"{what if newer else 'measure again'}"
         )
+    if not isinstance(document.get("machine"), dict):
+        raise CostDocumentError(f"this document of {NAME} has no machine: measure again")
     return document
 
 
@@ -510,9 +594,10 @@ def _reading() -> Iterator[None]:
     """Whatever is missing, or of another type, makes the document a damaged one."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise CostDocumentError(
-            f"this document of {NAME} is damaged ({type(error).__name__}: {error}): measure again"
+            f"this document of {NAME} is damaged ({why}): measure again"
         ) from None
 
 
@@ -520,15 +605,37 @@ def _number_or_none(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items()}
+
+
+def _read_check(one: Mapping[str, Any]) -> Check:
+    return Check(
+        what=str(one["what"]),
+        ours=float(one["ours"]),
+        theirs=float(one["theirs"]),
+        ratio=float(one["ratio"]),
+        agrees=bool(one["agrees"]),
+        note=str(one["note"]),
+    )
+
+
 def _read_spread(one: Mapping[str, Any]) -> Spread:
     return Spread(float(one["median"]), float(one["minimum"]), float(one["maximum"]))
+
+
+def _read_per(value: Any) -> Per:
+    if value not in get_args(Per):
+        raise ValueError(f"for each {value!r:.20}")
+    per: Per = value
+    return per
 
 
 def _read_measurement(one: Mapping[str, Any]) -> Measurement:
     return Measurement(
         name=str(one["name"]),
         title=str(one["title"]),
-        per=one["per"],
+        per=_read_per(one["per"]),
         spread=_read_spread(one),
         rounds=int(one["rounds"]),
         note=str(one["note"]),
@@ -536,7 +643,7 @@ def _read_measurement(one: Mapping[str, Any]) -> Measurement:
 
 
 def _read_line(one: Mapping[str, Any]) -> Line:
-    fits = tuple(Fit(**fit) for fit in one["fits"])
+    fits = tuple(Fit(**_numbers(fit)) for fit in one["fits"])
     if not fits:
         raise ValueError("a line without a fit")
     return Line(
@@ -544,7 +651,12 @@ def _read_line(one: Mapping[str, Any]) -> Line:
         fixups=str(one["fixups"]),
         fits=fits,
         points=tuple(
-            Point(fixups, clean, mappings, Spread(median, least, most))
+            Point(
+                float(fixups),
+                float(clean),
+                float(mappings),
+                Spread(float(median), float(least), float(most)),
+            )
             for (fixups, median, least, most), (clean, mappings) in zip(
                 one["points"], one["layouts"], strict=True
             )
@@ -561,20 +673,20 @@ def print_costs(console: Console, report: CostReport) -> None:
     costs = report.costs
     console.print()
     if costs.measurements:
-        console.print(_measurements_table(report))
+        console.print(_measurements_table(report, console.width))
     for reason, names in _reasons(costs.left_out).items():
         console.print(f"Left out: {', '.join(names)}; {reason}", style="dim")
     for check in costs.checks:
         console.print(_check_line(check))
     for note in costs.notes:
-        console.print(f"Note: {note}")
+        console.print(note if note.startswith(SWAP_NOTE) else f"Note: {note}")
     console.print()
     _print_chart(console, report)
     if report.break_even:
         console.print()
         console.print("Up to how many fixups a page dropping it takes less time than swapping it")
         console.print()
-        console.print(_break_even_table(report))
+        _print_tables(console, _break_even_tables(report, console.width))
         for line in _explanations(report):
             console.print(line)
     console.print()
@@ -582,6 +694,13 @@ def print_costs(console: Console, report: CostReport) -> None:
     if report.fleet:
         _print_fleet(console, report.fleet)
     console.print(answer(report))
+
+
+def _print_tables(console: Console, tables: Iterable[Table]) -> None:
+    for index, table in enumerate(tables):
+        if index:
+            console.print()
+        console.print(table)
 
 
 def _reasons(left_out: Mapping[str, str]) -> dict[str, list[str]]:
@@ -592,14 +711,16 @@ def _reasons(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     return names
 
 
-def _measurements_table(report: CostReport) -> Table:
+def _measurements_table(report: CostReport, width: int) -> Table:
     costs = report.costs
-    rounds = f"{costs.rounds} round{'s' if costs.rounds != 1 else ''}"
-    table = _plain_table(f"ns, medians over {rounds}", "median", "least", "most", "for each")
+    first = f"ns, medians over {counted_in_words(costs.rounds, 'round')}"
+    titles = ["median", "least", "most", "for each"]
+    kept = range(4) if width >= _ROOM_FOR_ALL else (0, 3)  # Numbers are never cut.
+    table = _plain_table(first, *(titles[at] for at in kept))
+    table.columns[0].min_width = _LEAST_LABEL
     for one in costs.measurements:
-        spread = one.spread
-        numbers = [_decimal(value) for value in _three(spread)]
-        table.add_row(one.title, *numbers, one.per)
+        cells = [*(_decimal(value) for value in _three(one.spread)), one.per]
+        table.add_row(one.title, *(cells[at] for at in kept))
     return table
 
 
@@ -608,10 +729,41 @@ def _plain_table(first: str, *others: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for title in others:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    title: str
+    cells: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        texts = (line for cell in (self.title, *self.cells) for line in cell.splitlines())
+        return max(map(len, texts), default=0)
+
+
+def _tables(width: int, labels: Sequence[_Column], numbers: Sequence[_Column]) -> Iterator[Table]:
+    """A table, or if it were too wide for the terminal, several with the same labels."""
+    room = width - sum(one.width + _BETWEEN for one in labels)
+    left = list(numbers)
+    while left:
+        taken, used = [left.pop(0)], 0
+        used = taken[0].width
+        while left and used + _BETWEEN + left[0].width <= room:
+            used += _BETWEEN + left[0].width
+            taken.append(left.pop(0))
+        table = _plain_table(labels[0].title, *(one.title for one in (*labels[1:], *taken)))
+        table.columns[0].no_wrap = used <= room
+        for column in table.columns[1 : len(labels)]:
+            column.justify = "left"
+            column.no_wrap = used <= room
+        for cells in zip(*(one.cells for one in (*labels, *taken)), strict=True):
+            table.add_row(*cells)
+        yield table
 
 
 def _decimal(value: float) -> str:
@@ -620,10 +772,12 @@ def _decimal(value: float) -> str:
 
 
 def _check_line(check: Check) -> str:
-    result = "agrees" if check.agrees else "DOES NOT AGREE"
+    tolerance = check.note.rpartition("; ")[2].removesuffix(".")
+    agrees = tolerance if tolerance.startswith("agrees") else f"agrees ({tolerance})"
+    result = agrees if check.agrees else f"DOES NOT AGREE: {check.note.removesuffix('.')}"
     return (
         f"Check: {check.what}: ours {_decimal(check.ours)}, theirs {_decimal(check.theirs)} "
-        f"({check.ratio:.2f} x): {result}{'' if check.agrees else f': {check.note}'}."
+        f"({check.ratio:.2f} x): {result}."
     )
 
 
@@ -645,22 +799,36 @@ def _print_chart(console: Console, report: CostReport) -> None:
         console.print(text)
 
 
-def _break_even_table(report: CostReport) -> Table:
+def _break_even_tables(report: CostReport, width: int) -> Iterator[Table]:
     found = {(one.engine, one.fixup.title, one.swap): one for one in report.break_even}
     swaps = {one.swap: _without_latency(one.swap_title) for one in report.break_even}
-    table = _plain_table("engine", "fixups", *swaps.values())
-    table.columns[1].justify = "left"
-    # If there is not the room, the brackets go below their number.
-    for column in table.columns[2:]:
-        column.no_wrap = False
-    former = ""
-    for engine, fixup in dict.fromkeys((engine, fixup) for engine, fixup, _ in found):
-        limits = [_limit(found[engine, fixup, swap]) for swap in swaps]
-        if not _has_brackets(report):
-            limits = [limit.partition(" ")[0] for limit in limits]
-        table.add_row("" if engine == former else engine, fixup, *limits)
-        former = engine
-    return table
+    rows = list(dict.fromkeys((engine, fixup) for engine, fixup, _ in found))
+    engines = [engine for engine, _ in rows]
+    labels = [
+        _Column(
+            "engine",
+            tuple(
+                "" if former == engine else engine
+                for former, engine in zip(["", *engines], engines, strict=False)
+            ),
+        ),
+        _Column("fixups", tuple(fixup for _, fixup in rows)),
+    ]
+
+    def columns(between: str) -> list[_Column]:
+        """If there is not the room, the brackets go below their number."""
+        made = []
+        for swap, title in swaps.items():
+            limits = [_limit(found[engine, fixup, swap]) for engine, fixup in rows]
+            if not _has_brackets(report):
+                limits = [limit.partition(" ")[0] for limit in limits]
+            cells = tuple(limit.replace(" ", between) for limit in limits)
+            made.append(_Column(title.replace(", ", "," + between), cells))
+        return made
+
+    beside = columns(" ")
+    needed = sum(one.width + _BETWEEN for one in (*labels, *beside)) - _BETWEEN
+    return _tables(width, labels, beside if needed <= width else columns("\n"))
 
 
 def _has_brackets(report: CostReport) -> bool:
@@ -705,7 +873,7 @@ def _explanations(report: CostReport) -> Iterator[str]:
     trips = {one.title: one.at(0)[0, 0] for one in (*report.swaps, *report.scratches)}
     yield (
         "A page's round trip without fixups: "
-        f"{', '.join(f'{title} {microseconds(float(us))}' for title, us in trips.items())}."
+        f"{', '.join(f'{title} {_microseconds(float(us))}' for title, us in trips.items())}."
     )
     yield (
         f"Pages: {pages.title}: {pages.total_pages:,} with fixups, {pages.median:.0f} on the one "
@@ -732,15 +900,21 @@ def _explanations(report: CostReport) -> Iterator[str]:
 
 def _cold(report: CostReport) -> str:
     """What dropping costs if the file has left memory as well."""
-    disk = report.costs.measurement("fault.disk")
-    cached = report.costs.measurement("fault.page_cache")
-    if not disk or not cached:
+    order, disk, swap = (
+        report.costs.measurement(name)
+        for name in ("fault.disk.sequential", "fault.disk", "swap.file.in")
+    )
+    ways = [
+        f"{_microseconds(one.median / 1e3)} {how}"
+        for one, how in ((order, "in order"), (disk, "at random"))
+        if one
+    ]
+    if not ways:
         return ""
-    more = (disk.median - cached.median) / 1e3
+    beside = f" (swap-in from a file, in order: {_microseconds(swap.median / 1e3)})" if swap else ""
     return (
-        "The file's page is in the page cache here. Where it was dropped too, it is read again, "
-        f"for {microseconds(max(more, 0.0))} more: about what a page from a swapfile on the same "
-        "device takes, and the fixups come on top."
+        "The file's page is in the page cache here. Where it was dropped too, it is read again: "
+        f"{', '.join(ways)}{beside}; the fixups come on top."
     )
 
 
@@ -758,21 +932,17 @@ def _print_baselines(console: Console, report: CostReport) -> None:
 
 
 def _print_fleet(console: Console, fleet: Fleet) -> None:
-    console.print(f"{fleet.processes:,} processes on each of {fleet.hosts:,} hosts")
+    processes = counted_in_words(fleet.processes, "process", "processes")
+    hosts = f"each of {fleet.hosts:,} hosts" if fleet.hosts > 1 else "one host"
+    console.print(f"{processes} on {hosts}")
     console.print()
-    table = _plain_table("", "to swap", "memory", "left after", "waiting", "processor")
-    for plan in fleet.plans:
-        table.add_row(
-            plan.title,
-            _bytes(plan.written_bytes),
-            _bytes(plan.private_bytes),
-            _bytes(plan.kept_bytes),
-            _seconds(plan.seconds),
-            _seconds(plan.cpu_seconds),
-        )
-    console.print(table)
+    names = _Column("", tuple(_without_latency(plan.title) for plan in fleet.plans))
+    columns = [
+        _Column(title, tuple(map(said, fleet.plans))) for title, said in _FLEET_COLUMNS.items()
+    ]
+    _print_tables(console, _tables(console.width, [names], columns))
     console.print(
-        f"{fleet.pages:,} pages with fixups ({fleet.population}), "
+        f"{counted_in_words(fleet.pages, 'page')} with fixups ({fleet.population}), "
         f"{_bytes(fleet.pages * PAGESIZE)}; the files' own pages: "
         f"{_bytes(fleet.page_cache_bytes)} of page cache, shared. As much comes back from swap as "
         "went there. Assumed:"
@@ -783,22 +953,41 @@ def _print_fleet(console: Console, fleet: Fleet) -> None:
 
 
 def _bytes(amount: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024:
-            return (
-                f"{amount:,.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
-            )
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    at = 0
+    while amount >= 1023.95 and at < len(units) - 1:  # What is rounded to 1024 is of the next.
         amount /= 1024
-    return f"{amount:,.1f} PiB"
+        at += 1
+    text = f"{amount:,.0f}" if not at or amount >= 100 else f"{amount:.1f}"
+    return f"{text} {units[at]}"
 
 
 def _seconds(spread: Spread) -> str:
     """A time, with half the range in per cent."""
-    value, unit = spread.median, "s"
-    if value >= 7200:
-        value, unit = value / 3600, "h"
-    text = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"
     if not spread.median:
         return _NOT_MEASURED
+    value = spread.median
+    size, unit = next(
+        ((size, unit) for size, unit in _TIME_UNITS if value >= 2 * size), _TIME_UNITS[-1]
+    )
+    value /= size
+    text = f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
     half = (spread.maximum - spread.minimum) / 2 / spread.median
-    return f"{text} ±{half:.0%}"
+    return f"{text} {unit} ±{half:.0%}"
+
+
+_TIME_UNITS = (
+    (365.25 * 86_400, "years"),
+    (86_400, "days"),
+    (3600, "h"),
+    (1, "s"),
+    (1e-3, "ms"),
+    (1e-6, "µs"),
+)
+_FLEET_COLUMNS: dict[str, Callable[[Plan], str]] = {
+    "to swap": lambda plan: _bytes(plan.written_bytes),
+    "memory": lambda plan: _bytes(plan.private_bytes),
+    "left after": lambda plan: _bytes(plan.kept_bytes),
+    "waiting": lambda plan: _seconds(plan.seconds),
+    "processor": lambda plan: _seconds(plan.cpu_seconds),
+}

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON from a file that anybody may have written: whatever it holds, reading it ends well."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from mapscratch.errors import UserError
+
+LARGEST_FILE = 256 << 20
+LARGEST_NUMBER = 1e18
+"""Of what is measured and counted; sums of many such numbers are finite still."""
+
+
+class ReadingError(UserError, ValueError):
+    """The file is no use; the message says what is wrong with it, and what to name instead."""
+
+
+def read_json(path: Path, wanted: str) -> Any:
+    """What a file holds, all of whose numbers are finite.
+
+    Args:
+        path: of a regular file; what a program is still writing to is not waited for.
+        wanted: what should have been named, for the error.
+
+    Raises:
+        ReadingError: it is no regular file, too large, no JSON, or nested too deeply.
+        OSError: it can't be read.
+    """
+    try:
+        return json.loads(
+            _content(path), parse_constant=_number, parse_float=_number, parse_int=_whole_number
+        )
+    except _NoUseError as error:
+        reason = str(error)
+    except RecursionError:
+        reason = "is nested too deeply"
+    except ValueError:
+        reason = "is no JSON"
+    raise ReadingError(f"{path} {reason}: name {wanted}")
+
+
+class _NoUseError(ValueError):
+    """Why a file is no use, in words that follow its name."""
+
+
+def _content(path: Path) -> bytes:
+    # A pipe that nobody writes to would be waited for in open, too.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _NoUseError("is no regular file")
+    with open(descriptor, "rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise _NoUseError(f"is larger than {LARGEST_FILE >> 20} MiB")
+    return content
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
+        raise _NoUseError(f"has a number that makes no sense ({text[:20]})")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    _number(text)
+    return int(text)

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 from dataclasses import replace
 from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
+from support import seccomp
 from support.files import PatternFile, make_file
 from support.observed import observed
 
@@ -183,6 +185,52 @@ def test_no_way_in_is_said_of_our_processes_alone(
         problems = [each.problem for each in take_census([process.pid]).processes]
         assert len(problems) == is_ours
         assert all("run as root" in (problem or "") for problem in problems)
+
+
+def test_locked_memory_of_no_file_holds_no_more_than_is_used() -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to lock all memory")
+    code = """
+        import ctypes
+        assert not ctypes.CDLL(None).mlockall(3)  # MCL_CURRENT | MCL_FUTURE
+        from mapscratch._native import BoardEntry
+        entry = BoardEntry(None, None)
+        fork(lambda: None)
+        wait()
+    """
+    with observed(code) as process:
+        child, _ = process.hear()
+        for pid in (process.pid, child):
+            (found,) = boards_of(pid)
+            usage = range_memory(found.start, found.end - found.start, pid).usage
+            assert 0 < usage.rss <= 4 * PAGESIZE
+
+
+@pytest.mark.skipif(not seccomp.is_supported(), reason="clone's number is not known here")
+def test_a_raw_clone_changes_no_memory_of_its_parents() -> None:
+    code = """
+        import ctypes, mapscratch
+        from support.seccomp import system_call_number
+        cache = mapscratch.Cache()
+        cache.put("a", b"something")
+        child = ctypes.CDLL(None).syscall(system_call_number("clone"), 17, 0, 0, 0, 0)
+        if not child:
+            cache.put("b", b"something")
+            with cache.get("a"):
+                tell(os.getpid())
+            while True:
+                time.sleep(60)
+        wait()
+    """
+    with observed(code) as process:
+        child = process.hear()
+        try:
+            (mapping,) = take_census([process.pid]).processes[0].mappings
+            assert mapping.cache
+            assert (mapping.cache.entries, mapping.cache.hits) == (1, 0)
+            assert take_census([child]).processes == ()
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 # --- counts

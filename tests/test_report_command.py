@@ -325,6 +325,13 @@ def test_the_parts_keep_to_the_time_in_all():
     assert left == pytest.approx(0)
 
 
+def test_a_part_has_time_beyond_its_own():
+    part = report._part("cost", 100.0, "file", several=False, with_survey=True)
+    assert part.limit == 125
+    assert part.words[part.words.index("--seconds") + 1] == "77"
+    assert report._part("survey", 10.0, "none", several=False, with_survey=False).limit == 30
+
+
 def test_time_that_is_too_short_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["report", "--seconds", "3"])

@@ -318,7 +318,8 @@ def _crossings(ways: Ways, frame: _Frame, x: Scale, y: Scale) -> list[str]:
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
     for one in ways.drawn:
-        for swap in ways.swaps:
+        # The number is that of the swap that is beaten least.
+        for swap in sorted(ways.swaps, key=lambda swap: ways.limit(one, swap) or 0.0):
             at, limit = one.as_dear_as(swap), ways.limit(one, swap)
             if at is None or limit is None or not 1 <= at < WORDS_A_PAGE:
                 continue

@@ -31,7 +31,7 @@ from mapscratch.reporting.cost import cost_document, cost_report
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents, histogram_of, ways_of
 from mapscratch.reporting.page_reading import ReportError, as_document
-from mapscratch.reporting.page_svg import TO, Scale, apart, microseconds, percent, shown
+from mapscratch.reporting.page_svg import TO, Scale, apart, mebibytes, microseconds, percent, shown
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
 VOID = {"meta", "input"}
@@ -452,6 +452,14 @@ def test_ticks_lie_on_the_axis(low, high, logarithmic):
 )
 def test_times_are_told_in_their_unit(value, expected):
     assert microseconds(value).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(0, "0"), (229_376, "224 KiB"), (13_793 * 4096, "54 MiB"), (5 << 20, "5.0 MiB")],
+)
+def test_memory_is_told_as_a_survey_tells_it(size, expected):
+    assert mebibytes(size).replace("\N{NO-BREAK SPACE}", " ") == expected
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,9 @@ def as_document(value: Any, where: str, expected: str) -> Node:
 def _check_version(version: object, where: str, expected: str) -> None:
     if version == _VERSION and not isinstance(version, bool):
         return
-    found = f"version {str(version)[:20]!a} of {expected}, and this program reads {_VERSION}"
+    text = str(version)[:20]
+    text = text if text.isascii() and text.isalnum() else ascii(text)
+    found = f"version {text} of {expected}, and this program reads {_VERSION}"
     newer = isinstance(version, int) and version > _VERSION
     what = "a newer mapscratch made it, take that" if newer else "make it again"
     raise ReportError(f"{where}: {found}: {what}")

@@ -263,11 +263,12 @@ def _two(value: float) -> str:
 
 
 def mebibytes(size: float) -> str:
-    """An amount of memory."""
-    if size >= 1 << 30:
-        return f"{digits(size / (1 << 30))}{_UNIT}GiB"
-    if size >= 1 << 20:
-        return f"{digits(size / (1 << 20))}{_UNIT}MiB"
+    """An amount of memory, with as many digits as the other commands print."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= 10 * factor:
+            return f"{size / factor:,.0f}{_UNIT}{unit}"
+        if size >= factor:
+            return f"{size / factor:.1f}{_UNIT}{unit}"
     return f"{size / 1024:.0f}{_UNIT}KiB" if size else "0"
 
 

@@ -397,4 +397,5 @@ def _ahead(limits: Sequence[BreakEven]) -> str:
             one.pays, f"from {one.fixups.median:,.0f} on with"
         )
         kinds.setdefault(limit, []).append(one.fixup.title)
-    return ", ".join(f"{limit} {' or '.join(titles)} ones" for limit, titles in kinds.items())
+    ahead = sorted(kinds.items(), key=lambda item: item[0] == "never with")
+    return ", ".join(f"{limit} {' or '.join(titles)} ones" for limit, titles in ahead)

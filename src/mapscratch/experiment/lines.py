@@ -129,14 +129,15 @@ class LineTimer(Timer):
 
     def notes(self) -> list[str]:
         """How the swaps compress, and what comes back with a page."""
-        parts = [f"{kind} compresses by {how}" for kind, how in self._compressors.items()]
+        parts = [f"{kind} by {how}" for kind, how in self._compressors.items()]
         swapped = any(what.startswith("swap.") for what in self._rounds)
         if not swapped:
             return []
         cluster = self._read_ahead
         pages = f"{1 << cluster} pages" if cluster else "no other page"
         ahead = [f"read-ahead of {pages}"] if cluster >= 0 else []
-        told = "; ".join([", ".join(parts)] * bool(parts) + ahead)
+        first = ", ".join(parts).replace(" by ", " compresses by ", 1)
+        told = "; ".join([first] * bool(parts) + ahead)
         return [f"{SWAP_NOTE}{told}."] if told else []
 
     def once(self, number: int) -> Figures:

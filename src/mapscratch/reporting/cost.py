@@ -255,7 +255,10 @@ def _verdict(report: CostReport, by_swap: Sequence[Sequence[BreakEven]]) -> str:
     for pays, number in (("always", "any number of"), ("up to", ""), ("never", "no")):
         at = [index for index, one in enumerate(first) if one.pays == pays]
         if number and at:
-            parts.append(f"{number} {_ones([first[index].fixup for index in at])}")
+            fixups = [first[index].fixup for index in at]
+            simple = [one for one in fixups if not one.scope]
+            others = [[one] for one in fixups if one.scope]
+            parts += [f"{number} {_ones(group)}" for group in (simple, *others) if group]
         elif at:
             parts += _numbers_of_kinds(report, [[ones[index] for ones in by_swap] for index in at])
     return (
@@ -284,13 +287,12 @@ def _numbers_of_kinds(report: CostReport, kinds: Iterable[Sequence[BreakEven]]) 
         former = fixup.fixup
 
 
-def _ones(fixups: Iterable[FixupCost]) -> str:
+def _ones(fixups: Sequence[FixupCost]) -> str:
+    """One kind, or several that are the same in all scopes."""
     names = {"known value": "known", "relative": "relative", "mixed": "ones mixed as here"}
     names["symbolic"] = "symbolic ones alone"
     parts = [names[one.fixup] + (f" in a {one.scope} scope" if one.scope else "") for one in fixups]
-    plain = [part for part in parts if " " not in part]
-    others = [part for part in parts if " " in part]
-    return _list([*([f"{_list(plain)} ones"] if plain else []), *others])
+    return _list(parts) + ("" if " " in parts[-1] else " ones")
 
 
 def _number(one: BreakEven) -> str:

@@ -65,10 +65,12 @@ def test_to_standard_output(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no JSON"),
+        (b"", "is no JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe\x00", "no JSON"),
         (b'{"document": "mapscratch.survey", "version": NaN}', "NaN"),
+        (b'{"totals": {"fixups": 1e300}}', "makes no sense"),
+        (b'{"totals": {"fixups": 1' + 400 * b"0" + b"}}", "makes no sense"),
         (b"[]", "no document of mapscratch"),
         (b'{"document": ["mapscratch.survey"]}', "no document of mapscratch"),
         (b'{"document": "mapscratch.cost", "version": 1}', "--survey takes a mapscratch.survey"),
@@ -98,10 +100,8 @@ BAD = [
     ("libraries", [{"path": 7}]),
     ("libraries", [{"dirtied_pages": -1}]),
     ("libraries", [{"dirtied_pages": "many"}]),
-    ("libraries", [{"kinds": {"RELATIVE": 1e300}}]),
     ("totals", []),
     ("totals", {"libraries": True}),
-    ("totals", {"fixups": 10**400}),
     ("totals", {"fixups_per_page": {"histogram": [[1, 2]]}}),
     ("totals", {"fixups_per_page": {"histogram": [[1, 2, None]]}}),
     ("processes", [{"pid": "1"}]),
@@ -131,6 +131,12 @@ def test_a_page_that_was_there_stays_if_a_new_one_can_not_be_made(tmp_path, caps
     assert output.read_text() == "old"
     assert main(["report", "-o", str(tmp_path), "--survey", str(path)]) == 2
     assert "directory" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["report", "--survey", str(tmp_path / "pipe")]) == 2
+    assert "regular file" in capsys.readouterr().err
 
 
 def test_files_that_are_not_there(tmp_path, capsys):

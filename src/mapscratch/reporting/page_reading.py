@@ -8,16 +8,15 @@ an error that names the file and the member. Nothing here trusts a text: see `pa
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mapscratch.errors import UserError
+from mapscratch.reporting.reading import LARGEST_NUMBER, read_json
 
 NAMES = ("mapscratch.survey", "mapscratch.cost", "mapscratch.compare", "mapscratch.ps")
 """The documents that a page is made from."""
@@ -30,8 +29,6 @@ _LISTS = {
 }
 """What each has at least, if only without an item."""
 _VERSION = 1
-_LARGEST_FILE = 256 << 20
-_LARGEST_NUMBER = 1e18
 _LONGEST_NAME = 60
 
 
@@ -146,7 +143,7 @@ class Node:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._error(name, "a number")
         # An integer beyond the largest float can't even be compared as one.
-        if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER or math.isnan(value):
+        if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER or math.isnan(value):
             raise self._error(name, "a number that makes sense")
         return float(value)
 
@@ -167,26 +164,12 @@ def read_document(path: Path, expected: str) -> Node:
         expected: its name, of `NAMES`.
 
     Raises:
-        ReportError: the file holds no such document; the message says what it holds.
+        ReadingError: the file can't be read as JSON.
+        ReportError: it holds no such document; the message says what it holds.
         OSError: it can't be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise ReportError(f"{path}: no file that documents are saved in")
-    if status.st_size > _LARGEST_FILE:
-        raise ReportError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, no document is so large")
-    try:
-        value = json.loads(path.read_bytes(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason: object = error
-        if isinstance(error, RecursionError):
-            reason = "it is nested too deeply"
-        elif isinstance(error, UnicodeDecodeError):
-            reason = "it is no text"
-        name = expected.rpartition(".")[2]
-        raise ReportError(
-            f"{path}: no JSON ({reason}); --{name} takes what `mapscratch {name} --json` saved"
-        ) from None
+    name = expected.rpartition(".")[2]
+    value = read_json(path, f"what `mapscratch {name} --json` saved")
     return as_document(value, os.fspath(path), expected)
 
 
@@ -218,7 +201,3 @@ def _check_version(version: object, where: str, expected: str) -> None:
     newer = isinstance(version, int) and version > _VERSION
     what = "a newer mapscratch made it, take that" if newer else "make it again"
     raise ReportError(f"{where}: {found}: {what}")
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number in JSON")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -34,6 +35,7 @@ from mapscratch.experiment.cost_model import (
     scratch_lines,
     swap_lines,
 )
+from mapscratch.experiment.costs import Measurement
 from mapscratch.experiment.results import Spread
 from mapscratch.reporting.cost import (
     CostDocumentError,
@@ -475,3 +477,20 @@ def test_all_pairs_are_weighed():
     found = break_evens(swap_lines(costs, device("disk")), scratch_lines(costs))
     assert len(found) == 4 * 2 * 4
     assert all(one.fixups.minimum <= one.fixups.median <= one.fixups.maximum for one in found)
+
+
+def test_other_ways_say_what_is_kept_and_do_not_trust_a_median_that_rounds_dispute():
+    disputed = Measurement("fork.page", "fork", "page", Spread(186.0, 1.8, 440.0), 9, "")
+    costs = make_costs()
+    costs = dataclasses.replace(costs, measurements=(disputed,))
+    tried = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.0, 0.25)
+    told = {one.name: one.sentence for one in baselines(costs, tried)}
+    assert "copied at fork for < 440 ns a page" in told["prefork"]
+    assert "compress to 25% by zlib -1, one library" in told["zswap"]
+    assert (
+        "Dropping keeps 16 bytes a fixup whose value is known, which is more than"
+        in (told["zswap"])
+    )
+    assert "from 64 a page on" in told["zswap"]
+    (fork,) = (one.sentence for one in baselines(make_costs()) if one.name == "prefork")
+    assert "copied at fork for 20 ns a page" in fork

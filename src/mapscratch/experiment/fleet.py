@@ -288,14 +288,16 @@ def _assumptions(
 ) -> Iterator[str]:
     kinds = len(population.pages)
     if kinds == 1:
-        yield f"Every process has {int(population.pages[0]):,} pages with fixups."
+        pages = int(population.pages[0])
+        yield f"Every process has {pages:,} page{'s' if pages != 1 else ''} with fixups."
     else:
         yield (
             f"Each host's processes are drawn from the {kinds:,} that were seen, with "
             f"{population.pages.mean():,.0f} pages with fixups in the mean."
         )
     clean_pages = population.layout.clean_pages
-    yield f"A page has {population.fixups:.0f} fixups, " + (
+    fixups = f"{population.fixups:.0f}"
+    yield f"A page has {fixups} fixup{'s' if fixups != '1' else ''}, " + (
         f"and {clean_pages:.2g} pages without any lie beside it."
         if clean_pages
         else "and nothing else is mapped beside it."

@@ -69,12 +69,25 @@ static void *map_board(int file) {
     return mapped;
 }
 
+/*
+ * mremap unmaps what is in its way first, and may fail after that (mm/mremap.c, for want of memory). Then figures
+ * are counted elsewhere, and nobody else's memory may come to be where they were.
+ */
+static void close_hole(void) {
+    if (!mprotect(scratch_board.slots, BOARD_BYTES, PROT_READ | PROT_WRITE))
+        return;
+    atomic_store_explicit(scratch_board.is_ours, 0, memory_order_relaxed);
+    mmap(scratch_board.slots, BOARD_BYTES, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+}
+
 /* Puts it in the place of the board that there is, or makes it the first. If it can't it is gone. */
 static bool put_in_place(void *mapped) {
     if (scratch_board.slots &&
         (void *)syscall(SYS_mremap, mapped, (size_t)BOARD_BYTES, (size_t)BOARD_BYTES,
                         MREMAP_MAYMOVE | MREMAP_FIXED, scratch_board.slots) == MAP_FAILED) {
         munmap(mapped, BOARD_BYTES);
+        close_hole();
         return false;
     }
     if (!scratch_board.slots)

@@ -17,7 +17,7 @@ ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false build
 define make_venv
 @test -x $(1)/bin/python || $(2) -m venv $(1)
 @$(1)/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
-@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test \
+@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group unit \
   'numpy>=1.26' 'pyelftools>=0.30' 'rich>=13.7'
 endef
 
@@ -109,7 +109,7 @@ $(WHEEL_TESTS): wheel-test-%: wheel
 	test -x .venv-$*/bin/python || "$$python" -m venv .venv-$* || exit 1; \
 	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1' || exit 1; \
 	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
-	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group test || exit 1; \
+	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group unit || exit 1; \
 	warnings=; test $* = 3.11 || warnings='-W error'; \
 	.venv-$*/bin/python -m pytest $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $(UNIT_TESTS)
 

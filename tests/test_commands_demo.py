@@ -114,7 +114,7 @@ def test_it_limits_itself_where_there_is_no_cgroup(
 def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) -> None:
     before = leftovers()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mapscratch", "demo", "--limit", "256"],
+        [sys.executable, "-m", "mapscratch", "demo", "--limit", "128"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

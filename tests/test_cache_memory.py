@@ -77,7 +77,7 @@ def test_more_than_memory_where_an_lru_is_killed() -> None:
     assert (status, output) == (0, "right\n"), errors
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_the_same_tests_in_a_sandbox_without_userfaultfd() -> None:
     if not is_supported():
         pytest.skip("the numbers of this machine's system calls are not known")

@@ -207,6 +207,7 @@ BUSY = 0.5
 """The share of the time in which somebody waits for a processor."""
 
 
+@pytest.mark.stress
 @needs_readelf
 @pytest.mark.timeout(240)
 def test_the_prediction_is_what_compare_measures(monkeypatch):

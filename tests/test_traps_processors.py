@@ -46,7 +46,7 @@ def page_out(m: ScratchMap) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_no_new_page_is_swapped(lazyfree: str, processors: None, tmp_path: Path) -> None:
     file = make_file(tmp_path / "pattern", 160)
     with some_swap(), ScratchMap(file.path, engine=lazyfree, access=mmap.ACCESS_READ) as m:

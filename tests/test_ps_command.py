@@ -207,8 +207,14 @@ def test_nobody_uses_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 
 def test_named_with_one_that_uses_it(process: Observed, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = output(capsys, "--pid", str(process.pid), "--pid", str(os.getpid())).splitlines()
-    assert f"Process {os.getpid()} uses no scratch memory." in lines
+    # Not this process: other tests may have left scratch memory in it.
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            pids = ("--pid", str(process.pid), "--pid", str(other.pid))
+            lines = output(capsys, *pids).splitlines()
+        finally:
+            other.kill()
+    assert f"Process {other.pid} uses no scratch memory." in lines
     assert f"Process {process.pid} uses no scratch memory." not in lines
 
 

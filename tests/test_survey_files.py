@@ -156,8 +156,14 @@ def test_damaged_files_are_skipped_with_the_reason(library, tmp_path):
     )
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers that have what a test has put in place, also where other tests have left threads."""
+    monkeypatch.setattr(census_libraries.threading, "active_count", lambda: 1)
+
+
 @needs_compiler
-def test_a_worker_that_is_killed_costs_its_file(library, tmp_path, monkeypatch):
+def test_a_worker_that_is_killed_costs_its_file(library, tmp_path, monkeypatch, forked):
     victim = tmp_path / "victim.so"
     victim.write_bytes(library.read_bytes())
     survey = census_libraries.survey
@@ -176,7 +182,7 @@ def test_a_worker_that_is_killed_costs_its_file(library, tmp_path, monkeypatch):
 
 
 @needs_compiler
-def test_a_file_that_takes_too_long_is_given_up(library, tmp_path, monkeypatch):
+def test_a_file_that_takes_too_long_is_given_up(library, tmp_path, monkeypatch, forked):
     slow = tmp_path / "slow.so"
     slow.write_bytes(library.read_bytes())
     survey = census_libraries.survey
@@ -191,7 +197,7 @@ def test_a_file_that_takes_too_long_is_given_up(library, tmp_path, monkeypatch):
 
 
 @needs_compiler
-def test_a_mistake_of_ours_is_told_and_ends_nothing(library, tmp_path, monkeypatch):
+def test_a_mistake_of_ours_is_told_and_ends_nothing(library, tmp_path, monkeypatch, forked):
     def wrong(path):
         raise ZeroDivisionError("division by zero")
 

@@ -224,7 +224,7 @@ def test_an_address_goes_from_thread_to_thread(engine: str, file: PatternFile) -
 
         def come_and_go(seed):
             generator = random.Random(seed)
-            for _ in range(2000):
+            for _ in range(1000):
                 pages = generator.randrange(1, 41)
                 mapping = ScratchMap(path, engine=engine, length=pages * PAGESIZE)
                 for page in (0, pages // 2, pages - 1):

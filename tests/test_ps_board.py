@@ -20,6 +20,8 @@ from mapscratch.census.files import is_elf
 from mapscratch.census.scratch import take_census
 from mapscratch.elf.source import ElfError, open_source
 from mapscratch.kernelstats import range_memory
+from mapscratch.kernelstats.maps import MappedFile, mapped_files
+from mapscratch.kernelstats.procfs import user_name
 
 PAGES = 40
 
@@ -29,8 +31,8 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> PatternFile:
     return make_file(tmp_path_factory.mktemp("ps") / "pattern", PAGES)
 
 
-def boards_of(pid: int) -> list[board.MappedFile]:
-    return [each for each in board.mapped_files(pid) if board.is_board(each)]
+def boards_of(pid: int) -> list[MappedFile]:
+    return [each for each in mapped_files(pid) if board.is_board(each)]
 
 
 # --- descriptors, limits, the switch
@@ -275,7 +277,7 @@ def test_totals_never_fall(lazyfree: str, pattern: PatternFile) -> None:
     """
     with observed(code, pattern.path, lazyfree) as process:
         process.hear()
-        maps = board.mapped_files(process.pid)
+        maps = mapped_files(process.pid)
         last = 0
         for _ in range(1500):
             found = board.read_board(process.pid, maps)
@@ -308,7 +310,7 @@ def test_a_child_has_no_mapping_that_was_being_closed(pattern: PatternFile) -> N
     with observed(code, pattern.path, "dontneed") as process:
         for _ in range(40):
             child = process.hear()
-            maps = board.mapped_files(child)
+            maps = mapped_files(child)
             found = board.read_board(child, maps)
             assert found
             for slot in found.slots:
@@ -344,7 +346,7 @@ def test_names_of_files_with_what_ends_a_line_elsewhere(name: str, tmp_path: Pat
     path = tmp_path / name
     path.write_bytes(b"x" * PAGESIZE)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
-        names = [each.path for each in board.mapped_files(os.getpid())]
+        names = [each.path for each in mapped_files(os.getpid())]
     assert str(path) in names
 
 
@@ -358,8 +360,7 @@ def test_the_name_of_a_process_is_no_line_of_its_status(name: str) -> None:
     """
     with observed(code) as process:
         process.hear()
-        assert processes._user(process.pid) == processes._user(os.getpid())
-        assert scratch._user(process.pid) == processes._user(os.getpid())
+        assert user_name(process.pid) == user_name(os.getpid())
 
 
 def test_a_fifo_in_the_place_of_a_mapped_file_is_not_opened(tmp_path: Path) -> None:

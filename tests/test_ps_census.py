@@ -25,6 +25,7 @@ from support.observed import observed
 from mapscratch.census import board, scratch
 from mapscratch.census.scratch import CacheFigures, ScratchMapping, ScratchProcess, take_census
 from mapscratch.kernelstats import range_memory
+from mapscratch.kernelstats.maps import mapped_files
 from mapscratch.reporting.ps import prometheus_lines, ps_document, ps_lines
 
 PAGES = 40
@@ -222,7 +223,7 @@ def caches(pid: int) -> CacheFigures:
 
 
 def board_file(pid: int) -> int:
-    (found,) = (each for each in board.mapped_files(pid) if board.is_board(each))
+    (found,) = (each for each in mapped_files(pid) if board.is_board(each))
     return found.inode
 
 
@@ -378,7 +379,7 @@ def test_nobody_can_cut_off_or_change_what_is_read(pattern: PatternFile) -> None
     """
     with observed(code, pattern.path, "dontneed") as process:
         process.hear()
-        (found,) = (each for each in board.mapped_files(process.pid) if board.is_board(each))
+        (found,) = (each for each in mapped_files(process.pid) if board.is_board(each))
         name = f"/proc/{process.pid}/map_files/{found.start:x}-{found.end:x}"
         descriptor = os.open(name, os.O_RDWR)
         try:
@@ -405,7 +406,7 @@ def test_locked_memory_holds_no_more_of_it_than_is_used(pattern: PatternFile) ->
         pytest.skip("needs root, to lock all memory")
     with observed(code, pattern.path, "dontneed") as process:
         process.hear()
-        (found,) = (each for each in board.mapped_files(process.pid) if board.is_board(each))
+        (found,) = (each for each in mapped_files(process.pid) if board.is_board(each))
         usage = range_memory(found.start, found.end - found.start, process.pid).usage
         assert usage.rss <= 4 * PAGESIZE
 
@@ -479,7 +480,7 @@ def test_mappings_that_come_and_go_while_they_are_read(pattern: PatternFile) -> 
         }
         seen = set()
         for _ in range(60):
-            found = board.read_board(process.pid, board.mapped_files(process.pid))
+            found = board.read_board(process.pid, mapped_files(process.pid))
             assert found
             for slot in found.slots:
                 assert slot.length == lengths[slot.name]
@@ -557,7 +558,7 @@ def test_processes_that_end_meanwhile_are_no_error(monkeypatch: pytest.MonkeyPat
     ended.wait()
     with pytest.raises(ProcessLookupError, match=str(ended.pid)):
         take_census([ended.pid])
-    monkeypatch.setattr(scratch, "_all_pids", lambda: [ended.pid, os.getpid()])
+    monkeypatch.setattr(scratch, "all_pids", lambda: [ended.pid, os.getpid()])
     assert take_census().unreadable == 0
     # While others come and go.
     with subprocess.Popen(

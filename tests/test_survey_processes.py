@@ -198,11 +198,11 @@ def exact_parts(family: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]
 
 def test_of_all_processes_those_that_ended_do_no_harm(library, monkeypatch):
     with running(python(LOAD, library)) as (pid, _):
-        everything = census_processes._all_pids()
+        everything = census_processes._other_pids()
         assert pid in everything
         assert os.getpid() not in everything
         # One that ended, and kthreadd, which has no memory.
-        monkeypatch.setattr(census_processes, "_all_pids", lambda: [(1 << 22) - 1, 2, pid])
+        monkeypatch.setattr(census_processes, "_other_pids", lambda: [(1 << 22) - 1, 2, pid])
         census = survey_processes(None)
         assert pid in [process.pid for process in census.processes]
         assert library in [one.path for one in census.libraries]
@@ -218,7 +218,7 @@ def test_a_process_that_ends_between_its_mappings_and_its_pages(library, monkeyp
     read_files = census_processes.survey_files
     with running(python(LOAD, library)) as (pid, _):
         monkeypatch.setattr(census_processes, "survey_files", end_first)
-        monkeypatch.setattr(census_processes, "_all_pids", lambda: [pid])
+        monkeypatch.setattr(census_processes, "_other_pids", lambda: [pid])
         assert survey_processes(None).processes == ()
 
 

@@ -9,7 +9,6 @@ still take long.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mapscratch.elf import ElfError, LibrarySurvey, survey
+from mapscratch.programs.parent import end_with
 
 from .files import Skipped
 
@@ -31,7 +31,6 @@ Progress = Callable[[str, float], None]
 
 SECONDS_FOR_ONE = 30.0
 """The largest library of Debian, half a gigabyte, takes one."""
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +181,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], parent: int) 
     for other in inherited:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if not end_with(parent):
         return
     with suppress(EOFError, OSError):
         while True:

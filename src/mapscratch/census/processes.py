@@ -18,7 +18,6 @@ RELRO too, so that this hardly mixes what is shared with what is not; and it nee
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.errors import UserError
 from mapscratch.kernelstats import MemoryArea, MemoryUsage, page_entries, range_memory, total
+from mapscratch.kernelstats.maps import mapped_files
 from mapscratch.kernelstats.pagemap import (
     EXCLUSIVE,
     FILE_OR_SHARED,
@@ -42,7 +42,7 @@ from mapscratch.kernelstats.pagemap import (
     PRESENT,
     SWAPPED,
 )
-from mapscratch.kernelstats.procfs import no_such_process, open_process_file
+from mapscratch.kernelstats.procfs import all_pids, command_name, user_name
 
 from .files import Skipped, is_elf
 from .libraries import SECONDS_FOR_ONE, LibraryCensus, Progress, survey_files
@@ -200,7 +200,7 @@ def survey_processes(
 def _processes(
     pids: Sequence[int] | None, skipped: list[Skipped], progress: Progress
 ) -> Iterator[_Process]:
-    numbers = sorted(set(_all_pids() if pids is None else pids))
+    numbers = sorted(set(_other_pids() if pids is None else pids))
     for done, pid in enumerate(numbers):
         progress(f"process {pid}", 0.2 * done / len(numbers))
         try:
@@ -215,13 +215,15 @@ def _processes(
             skipped.append(Skipped(Path(f"/proc/{pid}"), problem.strerror or str(problem)))
 
 
-def _all_pids() -> list[int]:
-    found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-    return [pid for pid in found if pid != os.getpid()]
+def _other_pids() -> list[int]:
+    return [pid for pid in all_pids() if pid != os.getpid()]
 
 
 def _read_process(pid: int) -> _Process:
-    identities = _identities(pid)
+    # By first address and offset: a process may map other files while it is looked at.
+    identities = {
+        (one.start, one.offset): (one.device, one.inode) for one in mapped_files(pid) if one.inode
+    }
     areas = range_memory(0, _WHOLE_ADDRESS_SPACE, pid).areas
     mappings = []
     anonymous = 0
@@ -233,48 +235,12 @@ def _read_process(pid: int) -> _Process:
             mappings.append(_Mapping(area, identity))
     return _Process(
         pid=pid,
-        command=_command(pid),
-        user=_user(pid),
+        command=command_name(pid),
+        user=user_name(pid),
         usage=total(area.usage for area in areas),
         anonymous_bytes=anonymous,
         mappings=tuple(mappings),
     )
-
-
-def _identities(pid: int) -> dict[tuple[int, int], FileIdentity]:
-    """The file of each file mapping, by its first address and its offset in the file."""
-    result = {}
-    with os.fdopen(open_process_file(pid, "maps"), "rb") as maps:
-        try:
-            lines = maps.readlines()
-        except ProcessLookupError:
-            raise no_such_process(pid) from None
-    for line in lines:
-        addresses, _, offset, device, inode, *_ = line.decode(errors="replace").split(maxsplit=5)
-        if inode != "0":
-            start = int(addresses.partition("-")[0], 16)
-            result[start, int(offset, 16)] = (device, int(inode))
-    return result
-
-
-def _command(pid: int) -> str:
-    try:
-        return os.fsdecode(Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))
-    except OSError:
-        raise no_such_process(pid) from None
-
-
-def _user(pid: int) -> str:
-    # The owner of /proc/PID is root's where a process isn't dumpable.
-    try:
-        # The name of the process may hold anything but a newline; str.splitlines knows others.
-        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
-    except OSError:
-        raise no_such_process(pid) from None
-    number = next((int(line.split()[2]) for line in lines if line.startswith(b"Uid:")), -1)
-    with suppress(KeyError, OverflowError):
-        return pwd.getpwuid(number).pw_name
-    return str(number)
 
 
 def _files(

@@ -13,7 +13,6 @@ Processes go on while they are looked at: figures of one are not of one moment.
 from __future__ import annotations
 
 import os
-import pwd
 import struct
 from bisect import bisect_right
 from collections import defaultdict
@@ -23,18 +22,17 @@ from dataclasses import dataclass, fields, replace
 from mmap import PAGESIZE
 from typing import Literal
 
+from mapscratch.kernelstats.maps import MappedFile, mapped_files
 from mapscratch.kernelstats.pagemap import PageFlags, count_pages
-from mapscratch.kernelstats.procfs import no_such_process
+from mapscratch.kernelstats.procfs import all_pids, command_name, user_name
 from mapscratch.kernelstats.smaps import MemoryArea, range_memory
 from mapscratch.programs.launch import ResolverCounts
 
 from .board import (
     Board,
     BoardError,
-    MappedFile,
     Slot,
     is_board,
-    mapped_files,
     read_board,
     read_shared_page,
 )
@@ -201,7 +199,7 @@ def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
     processes = []
     runs: dict[tuple[str, int], tuple[str, ResolverCounts, list[int]]] = {}
     unreadable = 0
-    for pid in sorted(set(_all_pids() if pids is None else pids)):
+    for pid in sorted(set(all_pids() if pids is None else pids)):
         try:
             maps = mapped_files(pid)
             process = _process(pid, maps)
@@ -227,10 +225,6 @@ def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
         ),
         unreadable=unreadable,
     )
-
-
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def _is_kernel_thread(pid: int) -> bool:
@@ -262,33 +256,13 @@ def _process(pid: int, maps: list[MappedFile]) -> ScratchProcess | None:
         return None  # a child that has only its parent's board: it is about to execute something
     return ScratchProcess(
         pid=pid,
-        command=_command(pid),
-        user=_user(pid),
+        command=command_name(pid),
+        user=user_name(pid),
         problem=problem,
         mappings=tuple(mappings),
         unlisted=board.beyond + board.wrong if board else 0,
         totals=_totals(board) if board else None,
     )
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:
-        return os.fsdecode(file.read().rstrip(b"\n"))
-    raise no_such_process(pid)
-
-
-def _user(pid: int) -> str:
-    number = _user_number(pid)
-    with suppress(KeyError, OverflowError):
-        return pwd.getpwuid(number).pw_name
-    return str(number)
-
-
-def _user_number(pid: int) -> int:
-    """The effective user. The owner of /proc/PID is root where a process isn't dumpable."""
-    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
-        return next((int(line.split()[2]) for line in file if line.startswith(b"Uid:")), -1)
-    raise no_such_process(pid)
 
 
 # --- what the board has, and what the kernel says of it

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from mapscratch.commands import EXIT_INTERRUPTED, EXIT_WRONG, main
+from mapscratch.programs.parent import end_with
 
 Tick = Callable[[float], None]
 """Is told now and then how many seconds a part has run."""
@@ -29,7 +30,6 @@ Tick = Callable[[float], None]
 _POLL_SECONDS = 0.1
 _SECONDS_TO_CLEAN_UP = 20.0
 _LONGEST_REASON = 300
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +179,9 @@ def _last_line(path: Path) -> str:
 
 def _run_for(parent: int, words: list[str]) -> int:
     """A command, in the process that was started for it: it is interrupted if its parent ends."""
-    import ctypes
-
     # A shell's background jobs ignore it, and so would what they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != parent:
-        return EXIT_INTERRUPTED
-    return main(words)
+    return main(words) if end_with(parent, signal.SIGINT) else EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

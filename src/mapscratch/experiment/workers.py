@@ -20,11 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from mapscratch.errors import UserError
+from mapscratch.programs.parent import end_with
 
 PATIENCE = 120.0
 """Seconds in which a worker has to answer. The longest step takes a few seconds."""
-
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 class WorkerError(UserError, RuntimeError):
@@ -191,7 +190,8 @@ def _serve(
     """The worker's main loop: a method's name in, its answer out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _end_with(parent)
+    if not end_with(parent):
+        os._exit(1)
     for other in inherited:
         other.close()
     while True:
@@ -209,12 +209,3 @@ def _called(method: Callable[[], object]) -> tuple[bool, object]:
         return True, method()
     except Exception as error:  # Whatever it is, the parent reports it and ends the run.
         return False, f"{type(error).__name__}: {error}"
-
-
-def _end_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends, by SIGKILL too (prctl(2))."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)

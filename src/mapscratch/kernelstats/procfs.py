@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
+from contextlib import suppress
 from typing import Literal
 
 Pid = int | Literal["self"]
@@ -46,6 +48,42 @@ def _not_allowed(path: str) -> str:
         return f"reading {path} needs the rights to trace that process: run as its user or as root"
     # ptrace(2), "Ptrace access mode checking"; as in a container, for a process outside of it.
     return f"even root may not read {path} here: that process has rights that this root hasn't"
+
+
+def all_pids() -> list[int]:
+    """The numbers of the processes that /proc shows, threads of the kernel among them."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def command_name(pid: int) -> str:
+    """The name of a process (/proc/PID/comm).
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    with suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:
+        return os.fsdecode(file.read().rstrip(b"\n"))
+    raise no_such_process(pid)
+
+
+def user_name(pid: int) -> str:
+    """The effective user of a process; a number where it has no name.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    number = _user_number(pid)
+    with suppress(KeyError, OverflowError):
+        return pwd.getpwuid(number).pw_name
+    return str(number)
+
+
+def _user_number(pid: int) -> int:
+    # The owner of /proc/PID is root where a process isn't dumpable. Lines of bytes: the name of the
+    # process, which stands there too, may hold what str.splitlines takes for the end of a line.
+    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        return next((int(line.split()[2]) for line in file if line.startswith(b"Uid:")), -1)
+    raise no_such_process(pid)
 
 
 def no_such_process(pid: Pid) -> ProcessLookupError:

@@ -32,13 +32,13 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
 
-from mapscratch import __version__
 from mapscratch.commands.terminal import (
     check_output_files,
     file_name,
     file_path,
     make_console,
     progress_bar,
+    time_in_seconds,
     whole_number,
 )
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
@@ -47,7 +47,7 @@ from mapscratch.experiment.strategies import STRATEGIES
 from mapscratch.experiment.workload import DEFAULT_PAGES, read_workload
 from mapscratch.reporting.charts import chart_of, check_chart_file, save_chart
 from mapscratch.reporting.comparison import print_comparison, print_plan
-from mapscratch.reporting.documents import comparison_document
+from mapscratch.reporting.documents import comparison_document, document_head
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=time_in_seconds(1),
         default=DEFAULT_SECONDS,
         help=f"time for everything (default: {DEFAULT_SECONDS:g})",
     )
@@ -193,10 +193,7 @@ def _run_code(arguments: argparse.Namespace, console: Console) -> int:
     print_code(console, comparison)
     if arguments.json:
         document = {
-            "document": "mapscratch.compare.code",
-            "version": 1,
-            "mapscratch": __version__,
-            "created": datetime.now().astimezone().isoformat(),
+            **document_head("mapscratch.compare.code", 1, datetime.now().astimezone()),
             **comparison.as_dict(),
         }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -232,13 +229,3 @@ def _process_counts(text: str) -> tuple[int, ...]:
     if counts[0] < 1 or counts[-1] > _MOST_PROCESSES:
         raise argparse.ArgumentTypeError(f"each number is 1 to {_MOST_PROCESSES}, unlike {text!r}")
     return tuple(counts)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1.0 <= value <= 86_400.0:
-        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, not {text!r}")
-    return value

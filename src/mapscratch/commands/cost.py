@@ -46,6 +46,7 @@ from mapscratch.commands.terminal import (
     file_path,
     make_console,
     progress_bar,
+    time_in_seconds,
     whole_number,
     write_text,
 )
@@ -79,6 +80,8 @@ from mapscratch.kernelstats import SwapError, SwapKind, active_swaps, probe_temp
 from mapscratch.reporting import survey as surveys
 from mapscratch.reporting.charts import check_chart_file, save_chart
 from mapscratch.reporting.cost import (
+    NAME,
+    VERSION,
     alternatives_from_document,
     cost_chart,
     cost_document,
@@ -89,8 +92,7 @@ from mapscratch.reporting.cost import (
     pages_from_document,
     print_costs,
 )
-from mapscratch.reporting.documents import machine_document
-from mapscratch.reporting.reading import read_json
+from mapscratch.reporting.reading import checked_document, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,7 +141,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=time_in_seconds(1),
         default=None,
         help=f"time for measuring (default: {DEFAULT_SECONDS:g})",
     )
@@ -221,8 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # Files first: who reads what is printed may stop reading.
     if arguments.json:
-        machine = source["machine"] if source else machine_document()
-        document = cost_document(report, created, machine)
+        document = cost_document(report, created, source["machine"] if source else None)
         write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
     if arguments.chart:
         save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
@@ -352,23 +353,12 @@ def _pages(
 
 def _read(path: Path) -> dict[str, Any]:
     document = read_json(path, "what `mapscratch cost --json` saved")
-    costs_from_document(document)
-    found: dict[str, Any] = document
-    return found
+    return checked_document(document, NAME, VERSION, str(path))
 
 
 def _survey(path: Path) -> dict[str, Any]:
-    wanted = "what `mapscratch survey --json FILE` saved"
-    document = read_json(path, wanted)
-    if not isinstance(document, dict) or document.get("document") != surveys.NAME:
-        raise CostError(f"{path} is no survey: name {wanted}")
-    if document.get("version") != surveys.VERSION:
-        raise CostError(
-            f"{path} has version {document.get('version')!r:.20} of {surveys.NAME}, and this "
-            f"mapscratch reads {surveys.VERSION}: survey again, or take the mapscratch that made it"
-        )
-    found: dict[str, Any] = document
-    return found
+    document = read_json(path, "what `mapscratch survey --json FILE` saved")
+    return checked_document(document, surveys.NAME, surveys.VERSION, str(path))
 
 
 @contextlib.contextmanager
@@ -455,16 +445,6 @@ def _subtitle(costs: Costs) -> str:
 
 
 # --- what the user may say ----------------------------------------------------------------------
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1.0 <= value <= 86_400.0:
-        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, not {text!r}")
-    return value
 
 
 def _device(text: str) -> Device:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mapscratch.commands import EXIT_INTERRUPTED
-from mapscratch.commands.terminal import printable, process_number
+from mapscratch.commands.terminal import printable, process_number, time_in_seconds
 
 if TYPE_CHECKING:
     from mapscratch.census.scratch import ScratchCensus
@@ -58,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--watch",
-        type=_seconds,
+        type=time_in_seconds(_SHORTEST_WATCH),
         nargs="?",
         const=_WATCH_SECONDS,
         metavar="SECONDS",
@@ -122,15 +121,3 @@ def _once(arguments: argparse.Namespace) -> Iterator[str]:
             each=arguments.each or arguments.pid is not None,
             named=arguments.pid or (),
         )
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not math.isfinite(value) or value < _SHORTEST_WATCH:
-        raise argparse.ArgumentTypeError(
-            f"expected a number of seconds, at least {_SHORTEST_WATCH:g}, not {text!r}"
-        )
-    return value

@@ -33,7 +33,13 @@ from typing import get_args
 
 from mapscratch.commands import EXIT_WRONG
 from mapscratch.commands.parts import Outcome, Part, run_part
-from mapscratch.commands.terminal import Progress, check_output_files, file_path, progress_bar
+from mapscratch.commands.terminal import (
+    Progress,
+    check_output_files,
+    file_path,
+    progress_bar,
+    time_in_seconds,
+)
 from mapscratch.experiment.results import SwapChoice
 from mapscratch.kernelstats import SwapKind, probe_temporary_swap
 from mapscratch.reporting.page import page
@@ -89,7 +95,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=time_in_seconds(20),
         help="about how long it may take to run all of it; a busy machine takes longer, and so do "
         f"very few seconds (default: {DEFAULT_SECONDS:g})",
     )
@@ -356,13 +362,3 @@ def _mode(path: Path) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 20.0 <= value <= 86_400.0:
-        raise argparse.ArgumentTypeError(f"expected 20 to 86400 seconds, not {text!r}")
-    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -110,6 +111,23 @@ def whole_number(least: int, most: int, what: str = "a number from") -> Callable
                 f"expected {what} {least:,} to {most:,}, not {_quoted(text)}"
             )
         return int(text)
+
+    return number
+
+
+def time_in_seconds(least: float, most: float = 86_400.0) -> Callable[[str], float]:
+    """The same, for a time."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected {least:g} to {most:g} seconds, not {_quoted(text)}"
+            )
+        return value
 
     return number
 

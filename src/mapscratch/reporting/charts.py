@@ -19,8 +19,11 @@ from mapscratch.reporting.verdict import swap_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.console import Console
 
 CHART_FORMATS = (".svg", ".png")
+ROWS = 14
+"""Of the drawing area of a text chart."""
 
 _STYLES = {"private": "red", "kernel": "magenta", "lazyfree": "green", "dontneed": "blue"}
 _COLOURS = {"private": "#c0392b", "kernel": "#8e44ad", "lazyfree": "#1e8449", "dontneed": "#2471a3"}
@@ -137,7 +140,7 @@ Cell = tuple[str, str]
 
 
 def text_chart(
-    chart: Chart, *, width: int = 80, height: int = 14, glyphs: Glyphs = UNICODE
+    chart: Chart, *, width: int = 80, height: int = ROWS, glyphs: Glyphs = UNICODE
 ) -> list[list[Cell]]:
     """Draws a chart in characters.
 
@@ -192,6 +195,20 @@ def text_chart(
 def plain(rows: Sequence[Sequence[Cell]]) -> str:
     """A text chart without colour."""
     return "\n".join("".join(text for text, _ in row).rstrip() for row in rows)
+
+
+def print_chart(console: Console, chart: Chart) -> None:
+    """Prints a text chart, in colour, with the characters that the terminal has."""
+    from rich.text import Text
+
+    unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
+    glyphs = UNICODE if unicode else ASCII
+    for row in text_chart(chart, width=min(console.width, 100), glyphs=glyphs):
+        text = Text()
+        for piece, name in row:
+            text.append(piece, style=style_of(name))
+        text.rstrip()
+        console.print(text)
 
 
 def style_of(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mapscratch.experiment.results import Comparison, Settings, Spread, Summary, SwapDescription
 from mapscratch.experiment.workload import Workload
-from mapscratch.reporting.charts import ASCII, UNICODE, chart_of, style_of, text_chart
+from mapscratch.reporting.charts import chart_of, print_chart, style_of
 from mapscratch.reporting.verdict import judge, swap_name
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def print_comparison(console: Console, comparison: Comparison, *, verbose: bool)
     for note in comparison.notes:
         console.print(f"Note: {note}")
     console.print()
-    _print_chart(console, comparison)
+    print_chart(console, chart_of(comparison))
     console.print()
     if verbose:
         _print_libraries(console, comparison)
@@ -182,23 +182,6 @@ def _page_in_line(comparison: Comparison) -> str:
         f"Swapped pages were made to leave memory altogether{stayed}, which is not timed, so that "
         "page-in reads the device, in ascending order and with the kernel's read-ahead."
     )
-
-
-def _print_chart(console: Console, comparison: Comparison) -> None:
-    from rich.text import Text
-
-    unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
-    rows = text_chart(
-        chart_of(comparison),
-        width=min(console.width, 100),
-        glyphs=UNICODE if unicode else ASCII,
-    )
-    for row in rows:
-        text = Text()
-        for piece, name in row:
-            text.append(piece, style=style_of(name))
-        text.rstrip()
-        console.print(text)
 
 
 def _print_libraries(console: Console, comparison: Comparison) -> None:

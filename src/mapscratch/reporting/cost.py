@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from mapscratch import __version__
 from mapscratch.errors import UserError
 from mapscratch.experiment.baselines import Alternatives, Baseline, baselines
 from mapscratch.experiment.cost_model import (
@@ -43,8 +42,9 @@ from mapscratch.experiment.costs import Check, Costs, Fit, Line, Measurement, Pe
 from mapscratch.experiment.fleet import Fleet, Plan
 from mapscratch.experiment.lines import SWAP_NOTE
 from mapscratch.experiment.results import Spread
-from mapscratch.reporting.charts import ASCII, UNICODE, Chart, Series, style_of, text_chart
-from mapscratch.reporting.documents import Document, machine_document
+from mapscratch.reporting.charts import ROWS, Chart, Series, print_chart
+from mapscratch.reporting.documents import Document, document_head
+from mapscratch.reporting.reading import checked_document
 from mapscratch.reporting.verdict import microseconds
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ VERSION = 1
 
 _CHART_POINTS = tuple(range(0, WORDS_A_PAGE + 1, 128))
 _MOST_SWAPS_WITH_BRACKETS = 3
-_CHART_ROWS = 14
 _ROOM_ABOVE_SWAP = 1.5
 """The chart is so many times as high as the dearest swap; steeper lines leave it."""
 _FAR = 10.0
@@ -79,7 +78,7 @@ _TRIED_OTHERWISE = (
 
 
 class CostDocumentError(UserError, ValueError):
-    """This is no document of ``mapscratch cost --json``; the message says what it is."""
+    """A document of ``mapscratch cost --json`` is damaged; the message says where."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -337,7 +336,7 @@ def cost_chart(report: CostReport) -> Chart:
         one = _series(_series_name(line), line, leaves_at)
         series.append(one)
         if one.points and one.points[-1][0] < WORDS_A_PAGE:
-            leaves_at -= top / _CHART_ROWS  # So that names stand below each other.
+            leaves_at -= top / ROWS  # So that names stand below each other.
     series = [one for one in series if one.points]
     leaving = any(one.points[-1][0] < WORDS_A_PAGE for one in series)
     notes = ["Lines that end early go on upwards, out of the picture."] if leaving else []
@@ -400,15 +399,12 @@ def cost_document(
     Args:
         report: what is said.
         created: when it was measured, with a time zone.
-        machine: where (`machine_document`); None for here.
+        machine: where, as another document has it; None for here.
     """
     costs = report.costs
     return {
-        "document": NAME,
-        "version": VERSION,
-        "mapscratch": __version__,
-        "created": created.isoformat(timespec="seconds"),
-        "machine": machine or machine_document(),
+        **document_head(NAME, VERSION, created),
+        **({"machine": machine} if machine else {}),
         "seconds": costs.seconds,
         "rounds": costs.rounds,
         "measurements": [_measurement(one) for one in costs.measurements],
@@ -498,7 +494,8 @@ def costs_from_document(document: object) -> Costs:
     """What was measured, out of `cost_document`'s document.
 
     Raises:
-        CostDocumentError: it is none.
+        ReadingError: it is none.
+        CostDocumentError: it is damaged.
     """
     checked = _checked(document)
     with _reading():
@@ -517,7 +514,8 @@ def pages_from_document(document: object) -> Distribution:
     """Whose pages were reckoned with, out of `cost_document`'s document.
 
     Raises:
-        CostDocumentError: it is none.
+        ReadingError: it is none.
+        CostDocumentError: it is damaged.
     """
     checked = _checked(document)
     with _reading():
@@ -540,7 +538,8 @@ def alternatives_from_document(document: object) -> Alternatives | None:
     """What small experiments showed, out of `cost_document`'s document; None if none was made.
 
     Raises:
-        CostDocumentError: it is none.
+        ReadingError: it is none.
+        CostDocumentError: it is damaged.
     """
     checked = _checked(document)
     with _reading():
@@ -564,7 +563,8 @@ def created_from_document(document: object) -> datetime:
     """When the figures were measured.
 
     Raises:
-        CostDocumentError: it is no document of `cost_document`.
+        ReadingError: it is none.
+        CostDocumentError: it is damaged.
     """
     checked = _checked(document)
     with _reading():
@@ -572,23 +572,10 @@ def created_from_document(document: object) -> datetime:
 
 
 def _checked(document: object) -> Mapping[str, Any]:
-    if not isinstance(document, dict) or document.get("document") != NAME:
-        what = document.get("document") if isinstance(document, dict) else None
-        raise CostDocumentError(
-            f"this is {what or 'no document of mapscratch'}, and {NAME} is wanted: make one with "
-            "`mapscratch cost --json FILE`"
-        )
-    version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
-        newer = isinstance(version, int) and version > VERSION
-        what = "a newer mapscratch made it: take that, or measure again"
-        raise CostDocumentError(
-            f"this is version {version!r:.20} of {NAME}, and this mapscratch reads {VERSION}; "
-            f"{what if newer else 'measure again'}"
-        )
-    if not isinstance(document.get("machine"), dict):
+    checked = checked_document(document, NAME, VERSION, "these figures")
+    if not isinstance(checked.get("machine"), dict):
         raise CostDocumentError(f"this document of {NAME} has no machine: measure again")
-    return document
+    return checked
 
 
 @contextmanager
@@ -683,7 +670,7 @@ def print_costs(console: Console, report: CostReport) -> None:
     for note in costs.notes:
         console.print(note if note.startswith(SWAP_NOTE) else f"Note: {note}")
     console.print()
-    _print_chart(console, report)
+    print_chart(console, cost_chart(report))
     if report.break_even:
         console.print()
         console.print("Up to how many fixups a page dropping it takes less time than swapping it")
@@ -781,24 +768,6 @@ def _check_line(check: Check) -> str:
         f"Check: {check.what}: ours {_decimal(check.ours)}, theirs {_decimal(check.theirs)} "
         f"({check.ratio:.2f} x): {result}."
     )
-
-
-def _print_chart(console: Console, report: CostReport) -> None:
-    from rich.text import Text
-
-    unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
-    rows = text_chart(
-        cost_chart(report),
-        width=min(console.width, 100),
-        height=_CHART_ROWS,
-        glyphs=UNICODE if unicode else ASCII,
-    )
-    for row in rows:
-        text = Text()
-        for piece, name in row:
-            text.append(piece, style=style_of(name))
-        text.rstrip()
-        console.print(text)
 
 
 def _break_even_tables(report: CostReport, width: int) -> Iterator[Table]:

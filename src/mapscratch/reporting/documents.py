@@ -44,11 +44,7 @@ def comparison_document(comparison: Comparison, created: datetime) -> Document:
     """
     settings = comparison.settings
     return {
-        "document": NAME,
-        "version": VERSION,
-        "mapscratch": __version__,
-        "created": created.isoformat(timespec="seconds"),
-        "machine": machine_document(),
+        **document_head(NAME, VERSION, created),
         "settings": {
             "processes": list(settings.processes),
             "rounds": settings.rounds,
@@ -71,14 +67,26 @@ def comparison_document(comparison: Comparison, created: datetime) -> Document:
     }
 
 
-def machine_document() -> Document:
-    """What every document says of the machine it was made on."""
+def document_head(name: str, version: int, created: datetime) -> Document:
+    """What every document begins with: what it is, when it was made, by what, on which machine.
+
+    Args:
+        name: of the kind of document.
+        version: of that kind.
+        created: when, with a time zone.
+    """
     kernel = os.uname()
     return {
-        "kernel": kernel.release,
-        "architecture": kernel.machine,
-        "processors": len(os.sched_getaffinity(0)),
-        "page_size": os.sysconf("SC_PAGESIZE"),
+        "document": name,
+        "version": version,
+        "mapscratch": __version__,
+        "created": created.isoformat(timespec="seconds"),
+        "machine": {
+            "kernel": kernel.release,
+            "architecture": kernel.machine,
+            "processors": len(os.sched_getaffinity(0)),
+            "page_size": os.sysconf("SC_PAGESIZE"),
+        },
     }
 
 

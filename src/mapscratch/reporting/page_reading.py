@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mapscratch.errors import UserError
-from mapscratch.reporting.reading import LARGEST_NUMBER, read_json
+from mapscratch.reporting.reading import LARGEST_NUMBER, checked_document, read_json
 
 NAMES = ("mapscratch.survey", "mapscratch.cost", "mapscratch.compare", "mapscratch.ps")
 """The documents that a page is made from."""
@@ -164,8 +164,9 @@ def read_document(path: Path, expected: str) -> Node:
         expected: its name, of `NAMES`.
 
     Raises:
-        ReadingError: the file can't be read as JSON.
-        ReportError: it holds no such document; the message says what it holds.
+        ReadingError: the file can't be read as JSON, or holds no such document; the message says
+            what it holds.
+        ReportError: the document is damaged.
         OSError: it can't be read.
     """
     name = expected.rpartition(".")[2]
@@ -177,27 +178,11 @@ def as_document(value: Any, where: str, expected: str) -> Node:
     """A document that was read; its name and version are checked.
 
     Raises:
-        ReportError: it is another one, or of another version.
+        ReadingError: it is another one, or of another version.
+        ReportError: it lacks what each has.
     """
-    option = f"--{expected.rpartition('.')[2]}"
-    if not isinstance(value, dict) or not isinstance(value.get("document"), str):
-        raise ReportError(f"{where}: no document of mapscratch; {option} takes a {expected}")
-    if value["document"] != expected:
-        found = value["document"][:_LONGEST_NAME]
-        raise ReportError(f"{where}: a document {found!a}, and {option} takes a {expected}")
-    _check_version(value.get("version"), where, expected)
+    checked = checked_document(value, expected, _VERSION, where)
     for name in _LISTS[expected]:
-        if value.get(name) is None:
+        if checked.get(name) is None:
             raise ReportError(f"{where}: no {name!a} in it: make the {expected} again")
-    return Node(value, where)
-
-
-def _check_version(version: object, where: str, expected: str) -> None:
-    if version == _VERSION and not isinstance(version, bool):
-        return
-    text = str(version)[:20]
-    text = text if text.isascii() and text.isalnum() else ascii(text)
-    found = f"version {text} of {expected}, and this program reads {_VERSION}"
-    newer = isinstance(version, int) and version > _VERSION
-    what = "a newer mapscratch made it, take that" if newer else "make it again"
-    raise ReportError(f"{where}: {found}: {what}")
+    return Node(checked, where)

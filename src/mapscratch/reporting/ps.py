@@ -10,9 +10,8 @@ from datetime import datetime
 from mmap import PAGESIZE
 from typing import Any
 
-from mapscratch import __version__
 from mapscratch.census.scratch import ConvertedRun, ScratchCensus, ScratchMapping, ScratchProcess
-from mapscratch.reporting.documents import Document, machine_document
+from mapscratch.reporting.documents import Document, document_head
 
 NAME = "mapscratch.ps"
 VERSION = 1
@@ -34,11 +33,7 @@ def ps_document(census: ScratchCensus, created: datetime, seconds: float) -> Doc
         seconds: that it took.
     """
     return {
-        "document": NAME,
-        "version": VERSION,
-        "mapscratch": __version__,
-        "created": created.isoformat(timespec="seconds"),
-        "machine": machine_document(),
+        **document_head(NAME, VERSION, created),
         "seconds": seconds,
         "processes": [_process_document(process) for process in census.processes],
         "runs": [

@@ -13,6 +13,7 @@ from typing import Any
 from mapscratch.errors import UserError
 
 LARGEST_FILE = 256 << 20
+_LONGEST = 60
 LARGEST_NUMBER = 1e18
 """Of what is measured and counted; sums of many such numbers are finite still."""
 
@@ -43,6 +44,40 @@ def read_json(path: Path, wanted: str) -> Any:
     except ValueError:
         reason = "is no JSON"
     raise ReadingError(f"{path} {reason}: name {wanted}")
+
+
+def checked_document(value: object, name: str, version: int, where: str) -> dict[str, Any]:
+    """What was read, if it is a document of one kind and version (`documents.document_head`).
+
+    Args:
+        value: what was read.
+        name: of the kind of document.
+        version: that this program reads.
+        where: it was read from, for the error.
+
+    Raises:
+        ReadingError: it is something else; the message says what, and what to do.
+    """
+    found = value.get("document") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or found != name:
+        what = "no document of mapscratch"
+        if isinstance(found, str):
+            what = f"a document {found[:_LONGEST]!a}"
+        command = name.rpartition(".")[2]
+        raise ReadingError(
+            f"{where}: {what}, and a {name} is wanted: name what `mapscratch {command} --json` "
+            "saved"
+        )
+    its = value.get("version")
+    if its != version or isinstance(its, bool):
+        newer = isinstance(its, int) and its > version
+        what = "a newer mapscratch made it, take that" if newer else "make it again"
+        text = str(its)[:_LONGEST]
+        text = text if text.isascii() and text.isalnum() else ascii(text)
+        raise ReadingError(
+            f"{where}: version {text} of {name}, and this mapscratch reads {version}: {what}"
+        )
+    return value
 
 
 class _NoUseError(ValueError):

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from mapscratch import __version__
 from mapscratch.census.processes import HeldFile, ProcessSurvey
 from mapscratch.census.take import Census
 from mapscratch.elf import FixupsPerPage, LibrarySurvey, fixups_per_page
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
-from mapscratch.reporting.documents import Document, machine_document
+from mapscratch.reporting.documents import Document, document_head
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,11 +137,7 @@ def survey_document(
     """
     whole = totals(census)
     document: Document = {
-        "document": NAME,
-        "version": VERSION,
-        "mapscratch": __version__,
-        "created": created.isoformat(timespec="seconds"),
-        "machine": machine_document(),
+        **document_head(NAME, VERSION, created),
         "seconds": census.seconds,
         "libraries": [library_document(one) for one in sorted_libraries(census, order)],
         "skipped": [{"path": str(one.path), "reason": one.reason} for one in census.skipped],

@@ -86,6 +86,7 @@ class Structure(HTMLParser):
         assert self.open.pop() == tag
 
 
+PAGES = cost_model.distribution_of_counts("libc", np.array([1, 1, 20, 300, 512]))
 FULL = documents(
     make_survey(), make_cost(), (make_compare(), make_compare("zram")), make_ps()
 )  # fmt: skip
@@ -221,7 +222,8 @@ def test_why_a_part_is_missing_is_told():
 def test_one_round_and_doubts_are_told_at_the_top():
     assert 'id="caution"' not in page(FULL, CREATED)
     checks = [make_cost()["checks"][0] | {"agrees": False}]
-    lines = [make_cost()["lines"][3] | {"page_us": -1.0}]
+    swap, lazyfree = make_cost()["lines"][0], make_cost()["lines"][3]
+    lines = [swap, lazyfree | {"page_us": -1.0}]
     cost = make_cost(notes=["Busy <&."], checks=checks, lines=lines)
     text = text_of(page(documents(cost=cost), CREATED))
     assert "care. Busy &lt;&amp;. Others measure relocation of libbig.so differently" in text
@@ -394,9 +396,7 @@ def test_pages_without_fixups_between_them_count_as_in_the_libraries():
 
 def test_ways_are_those_of_the_model():
     costs = make_costs()
-    counts = np.array([1, 1, 20, 300, 512])
-    pages = cost_model.distribution_of_counts("libc", counts)
-    report = cost_report(costs, pages)
+    report = cost_report(costs, PAGES)
     ways = ways_of(documents(cost=json.loads(json.dumps(cost_document(report, CREATED)))))
     assert {one.key for one in ways.swaps} == {"file", "zram"}
     assert [one.key for one in ways.scratch] == ["known", "relative", "short", "long"]
@@ -419,7 +419,9 @@ def test_ways_are_those_of_the_model():
 
 def test_devices_are_those_of_the_model():
     assert tuple(latency for _, latency in page_facts.DEVICES) == tuple(cost_model.DEVICES.values())
-    assert page_facts.kernel_part_us(FULL.cost) == pytest.approx(2.9 + 0.64)
+    kernel_us = cost_document(cost_report(make_costs(), PAGES), CREATED)["device"]["kernel_us"]
+    assert kernel_us == pytest.approx(4.0 + 0.9)
+    assert f'data-kernel-us="{2.9 + 0.64:.4g}"' in page(FULL, CREATED)
 
 
 @pytest.mark.parametrize("wanted", [[5, 5, 5], [0, 100, 101, 99], [-50, 400, 12, 13], [7], []])

@@ -134,13 +134,49 @@ def make_cost(**members: Any) -> Document:
              False, "https://lwn.net/Articles/190139/", {}),
         )
     ]  # fmt: skip
-    return _head("mapscratch.cost", 88.0) | {
+    document = _head("mapscratch.cost", 88.0) | {
         "measurements": measurements,
         "lines": lines,
         "checks": checks,
         "left_out": {"line.kernel": "this kernel has no MAP_SCRATCH"},
+        "device": {"name": None, "latency_us": None, "kernel_us": 2.9 + 0.64},
         "baselines": baselines,
     } | members  # fmt: skip
+    return {"break_even": _break_even(document)} | document
+
+
+def _break_even(cost: Document) -> list[Document]:
+    """Where the lines of a document meet."""
+    loader = {one["name"]: one["median"] for one in cost["measurements"]}
+    swaps = [one for one in cost["lines"] if one["what"].startswith("swap.")]
+    rows = []
+    for line in cost["lines"]:
+        if line in swaps:
+            continue
+        kinds = [
+            ("known value", None, line["fixup_ns"]),
+            ("relative", None, loader.get("relocation.relative")),
+            ("symbolic", "short", loader.get("relocation.symbolic.short")),
+            ("symbolic", "long", loader.get("relocation.symbolic.long")),
+        ]
+        for swap in swaps:
+            for fixup, scope, fixup_ns in kinds:
+                if fixup_ns is None:
+                    continue
+                gain_ns = (swap["page_us"] - line["page_us"]) * 1e3
+                slope = fixup_ns - swap["fixup_ns"]
+                limit = gain_ns / slope if slope > 0 else None
+                never = gain_ns <= 0 if limit is None else limit <= 0
+                more = not never and (limit is None or limit > 512)
+                rows.append({
+                    "swap": swap["what"].removeprefix("swap."), "engine": line["what"],
+                    "fixup": fixup, "scope": scope, "fixup_ns": fixup_ns,
+                    "page_swap_us": swap["page_us"], "swap_fixup_ns": swap["fixup_ns"],
+                    "page_scratch_us": line["page_us"],
+                    "pays": "never" if never else "always" if more else "up to",
+                    "more_than_fit": more, "fixups": limit, "minimum": limit, "maximum": limit,
+                })  # fmt: skip
+    return rows
 
 
 def make_break_even() -> list[Document]:

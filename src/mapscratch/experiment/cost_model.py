@@ -264,8 +264,7 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
     With read-ahead, where neighbours come back with a page, each waits for a part of the latency
     only: for the second line that is the part that it was here, see `read_ahead`.
     """
-    out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
-    kernel_us = (_bounds(out) + _bounds(fault)) / 1e3
+    kernel_us = kernel_part_us(costs)
     part = read_ahead(costs)
     lines = [_device_line(DEVICE, other.title, kernel_us + other.latency_us)]
     if part:
@@ -273,6 +272,17 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
         title = f"{other.title}, read-ahead"
         lines.append(_device_line(DEVICE_AHEAD, title, kernel_us + parts * other.latency_us))
     return lines
+
+
+def kernel_part_us(costs: Costs) -> Floats:
+    """Of a page's way through a device what is the kernel's work, in µs, as `device_lines` has it.
+
+    Returns:
+        shape (3,): the median, the least, the most.
+    """
+    out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
+    result: Floats = (_bounds(out) + _bounds(fault)) / 1e3
+    return result
 
 
 def read_ahead(costs: Costs) -> Spread | None:
@@ -373,6 +383,7 @@ class BreakEven:
         engine: what drops pages.
         fixup: what is made again, and for how much.
         page_swap_us: a page without fixups by swap.
+        swap_fixup_ns: by swap, ns more for each fixup: how it compresses depends on them.
         page_scratch_us: the same by the engine.
         fixups: the number; infinite where the lines don't meet, at most 0 where swap is faster for
             a page without fixups.
@@ -383,6 +394,7 @@ class BreakEven:
     engine: str
     fixup: FixupCost
     page_swap_us: Spread
+    swap_fixup_ns: float
     page_scratch_us: Spread
     fixups: Spread
 
@@ -414,6 +426,7 @@ def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
         engine=scratch.what,
         fixup=scratch.fixup,
         page_swap_us=swap.spread_at(0),
+        swap_fixup_ns=float(np.median(swap.fixup_ns[0])),
         page_scratch_us=scratch.spread_at(0),
         fixups=Spread(_median(values[0]), float(values[1].min()), float(values[2].max())),
     )

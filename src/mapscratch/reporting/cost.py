@@ -34,6 +34,7 @@ from mapscratch.experiment.cost_model import (
     Pays,
     RoundTrip,
     break_evens,
+    kernel_part_us,
     read_ahead,
     scratch_lines,
     swap_lines,
@@ -422,6 +423,7 @@ def cost_document(
         "device": {
             "name": report.device.name if report.device else None,
             "latency_us": report.device.latency_us if report.device else None,
+            "kernel_us": float(kernel_part_us(costs)[0]),
         },
         "break_even": [_break_even(one) for one in report.break_even],
         "alternatives": asdict(report.alternatives) if report.alternatives else None,
@@ -477,6 +479,7 @@ def _break_even(one: BreakEven) -> Document:
         "scope": one.fixup.scope,
         "fixup_ns": one.fixup.ns.median,
         "page_swap_us": one.page_swap_us.median,
+        "swap_fixup_ns": one.swap_fixup_ns,
         "page_scratch_us": one.page_scratch_us.median,
         "pays": one.pays,
         "fixups": median,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from mapscratch.experiment import cost_model
 from mapscratch.reporting.page_reading import Node, ReportError
 from mapscratch.reporting.verdict import WORDS_A_PAGE
 
@@ -31,17 +32,14 @@ FIXUP_NAMES = {
     "long": "long look-ups",
 }
 _MIXED = ("mixed-short", "mixed-long")
-_LOADER = {
-    "relative": "relocation.relative",
-    "short": "relocation.symbolic.short",
-    "long": "relocation.symbolic.long",
-}
-DEVICES = (("NVMe", 80.0), ("SATA SSD", 150.0), ("hard disk", 10_000.0))
-"""Assumed latencies of reading one page alone, in µs; see `mapscratch.experiment.cost_model`."""
+DEVICES = tuple(
+    (title, cost_model.DEVICES[name])
+    for name, title in (("nvme", "NVMe"), ("ssd", "SATA SSD"), ("disk", "hard disk"))
+)
+"""Assumed latencies of reading one page alone, in µs."""
 _PREFERRED = ("kernel", "lazyfree", "dontneed")
 _BIGGEST = 12
 _MOST_CLASSES = 64
-_COMPRESSED = ("zram", "zswap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,18 +300,17 @@ def ways_of(documents: Documents) -> Ways | None:
 
 
 def _ways_of_cost(cost: Node) -> Ways | None:
-    """What the document reckons with; where it has no break-even, what its lines say."""
+    """What the document reckons with."""
     points = {node.text("what"): _points(cost, node) for node in cost.children("lines")}
-    found = _ways_of_rows(cost, points) or _ways_of_lines(cost, points)
+    found = _ways_of_rows(cost, points)
     return _sorted_ways(*found, "mapscratch.cost", _limits(cost), _ranges(cost))
 
 
 _Points: TypeAlias = tuple[tuple[float, float, float, float], ...]
 
 
-def _ways_of_rows(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way], list[Way]] | None:
+def _ways_of_rows(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way], list[Way]]:
     """From the rows of break-even, which have what the model made of the lines."""
-    slopes = {node.text("what"): node.number("fixup_ns") or 0.0 for node in cost.children("lines")}
     swaps: dict[str, Way] = {}
     scratch: dict[tuple[str, str], Way] = {}
     for node in cost.children("break_even"):
@@ -321,15 +318,14 @@ def _ways_of_rows(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way],
         swap_us, page_us = node.number("page_swap_us"), node.number("page_scratch_us")
         slope = node.number("fixup_ns")
         if swap_us is not None and not key.startswith("device"):
-            # How well a page compresses depends on what is in it; a device takes them all alike.
-            own = slopes.get(f"swap.{key}", 0.0) if key in _COMPRESSED else 0.0
+            own = node.number("swap_fixup_ns") or 0.0
             measured = points.get(f"swap.{key}", ())
             swaps.setdefault(key, Way(key, SWAP_NAMES.get(key, key), swap_us, own, measured))
         if page_us is not None and slope is not None and fixup in FIXUP_NAMES:
             measured = points.get(engine, ()) if fixup == "known" else ()
             way = Way(fixup, FIXUP_NAMES[fixup], page_us, slope, measured, engine)
             scratch.setdefault((engine, fixup), way)
-    return (list(swaps.values()), list(scratch.values())) if scratch else None
+    return list(swaps.values()), list(scratch.values())
 
 
 def _row_key(row: Node) -> tuple[str, str, str]:
@@ -339,31 +335,6 @@ def _row_key(row: Node) -> tuple[str, str, str]:
     named = {"symbolic": scope, "mixed": f"mixed-{scope}"}
     kind = named.get(fixup, fixup.removesuffix(" value"))
     return row.text("swap").removeprefix("swap."), row.text("engine"), kind
-
-
-def _ways_of_lines(cost: Node, points: Mapping[str, _Points]) -> tuple[list[Way], list[Way]]:
-    """From the lines alone; and for each engine ways with fixups as dear as ld.so's."""
-    loader = {name: measured_ns(cost, measurement) for name, measurement in _LOADER.items()}
-    swaps, scratch = [], []
-    for node in cost.children("lines"):
-        what, page_us = node.text("what"), node.number("page_us")
-        if page_us is None:
-            continue
-        slope = node.number("fixup_ns") or 0.0
-        if what.startswith("swap."):
-            key = what.removeprefix("swap.")
-            swaps.append(Way(key, SWAP_NAMES.get(key, key), page_us, slope, points[what]))
-            continue
-        if slope <= 0:
-            # Where noise hides what a few bytes cost; this was timed by itself.
-            slope = measured_ns(cost, "fixup.at_page_in") or 0.0
-        scratch.append(Way("known", FIXUP_NAMES["known"], page_us, slope, points[what], what))
-        scratch += [
-            Way(key, FIXUP_NAMES[key], page_us, ns, (), what)
-            for key, ns in loader.items()
-            if ns is not None
-        ]
-    return swaps, scratch
 
 
 def _points(cost: Node, line: Node) -> _Points:
@@ -382,20 +353,6 @@ def _points(cost: Node, line: Node) -> _Points:
         middle, low, high = (max(time + moved, 0.001) for time in times)
         found.append((fixups, middle, low, high))
     return tuple(found)
-
-
-def measured_ns(cost: Node | None, name: str) -> float | None:
-    """The median of a measurement, in ns; None if it was left out."""
-    for node in cost.children("measurements") if cost else ():
-        if node.text("name") == name:
-            return node.number("median")
-    return None
-
-
-def kernel_part_us(cost: Node | None) -> float:
-    """Of a page's way through a device what is the kernel's work, in µs; see `cost_model`."""
-    parts = (measured_ns(cost, name) for name in ("swap.file.out", "fault.copy_on_write"))
-    return sum(part for part in parts if part is not None) / 1e3
 
 
 def _ways_of_compares(compares: Sequence[Node]) -> Ways | None:

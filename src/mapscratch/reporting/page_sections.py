@@ -30,7 +30,6 @@ from mapscratch.reporting.page_facts import (
     biggest_processes,
     fits,
     histogram_of,
-    kernel_part_us,
     kinds_of_fixups,
     relative_share,
     surveyed,
@@ -364,6 +363,12 @@ def _what_ld_so_takes(documents: Documents, ways: Ways) -> str:
     )
 
 
+def _kernel_part_us(documents: Documents) -> float:
+    """Of a page's way through a device what is the kernel's work."""
+    cost = documents.cost
+    return (cost.child("device").number("kernel_us") or 0.0) if cost else 0.0
+
+
 def _device_form(documents: Documents, histogram: Histogram | None) -> str:
     bins = [list(row) for row in histogram.classes()] if histogram else []
     presets = [
@@ -382,7 +387,7 @@ def _device_form(documents: Documents, histogram: Histogram | None) -> str:
         element("div", " ".join(presets), class_="presets"),
         element("output", for_="device"),
         class_="device-form",
-        data_kernel_us=f"{kernel_part_us(documents.cost):.4g}",
+        data_kernel_us=f"{_kernel_part_us(documents):.4g}",
         data_words=WORDS_A_PAGE,
         data_bins=json.dumps(bins),
     )
@@ -526,7 +531,7 @@ def _break_even_table(documents: Documents, ways: Ways, histogram: Histogram | N
         )
         for one in ways.scratch
     ]
-    kernel = kernel_part_us(documents.cost)
+    kernel = _kernel_part_us(documents)
     swaps = [(one, f"{microseconds(one.page_us)} a page, measured") for one in ways.swaps]
     swaps += [
         (

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from elf_oracle import needs_readelf
@@ -17,6 +16,7 @@ from support import seccomp
 from support.comparisons import make_comparison, make_round
 from support.engines import STATUS
 from support.interpreter import run_python
+from support.sessions import processes_of_session
 from support.swap import some_swap
 
 from mapscratch import __version__, commands
@@ -213,18 +213,6 @@ def start_long_run(*arguments: str) -> subprocess.Popen[str]:
         time.sleep(0.02)
     process.kill()
     raise AssertionError("no workers after 20 s")
-
-
-def processes_of_session(session: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def wait_until_nothing_is_left(pid: int) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from support.costs import LINES, make_costs
 from support.interpreter import run_python
+from support.sessions import processes_of_session
 
 from mapscratch import commands
 from mapscratch.commands import cost as command
@@ -498,18 +499,6 @@ def test_help_teaches(capsys):
 
 
 # --- interrupts ---------------------------------------------------------------------------------
-
-
-def processes_of_session(session: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def measuring_folders(pid: int) -> list[Path]:

@@ -20,6 +20,7 @@ from statistics import mean
 import numpy as np
 import pytest
 from elf_oracle import needs_readelf
+from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
@@ -343,18 +344,6 @@ def wait_for(process: subprocess.Popen[str], phase: str, seconds: float = 60.0) 
     finally:
         timer.cancel()
     pytest.fail(f"it ended before {phase}, or was not there in {seconds:g} s: {said}")
-
-
-def processes_of_session(session: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.mark.parametrize("phase", ["round trips", "page faults"])

@@ -21,7 +21,7 @@ PAGE_SIZE = 4096
 """Of x86-64, whatever machine this runs on."""
 _FEWEST_ENTRIES = 2
 """PLT0 takes the slots of two."""
-_DF_TEXTREL, _DF_BIND_NOW, _DF_1_NOW = 0x4, 0x8, 0x1
+_DF_TEXTREL = 0x4
 _C_LIBRARY = (b"libc.so.6", b"ld-linux-x86-64.so.2")
 
 
@@ -105,12 +105,7 @@ class ConvertibleLibrary:
     @property
     def bind_now(self) -> bool:
         """Whether the library asks for being bound when it is loaded."""
-        values = self.dynamic.values
-        return (
-            "DT_BIND_NOW" in values
-            or bool(values.get("DT_FLAGS", 0) & _DF_BIND_NOW)
-            or bool(values.get("DT_FLAGS_1", 0) & _DF_1_NOW)
-        )
+        return self.dynamic.bind_now
 
     def problem(self, text: str) -> ConversionError:
         """Make (not raise) the exception that says why this library can't be converted."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .convertible import PAGE_SIZE, ConvertibleLibrary, TextPages, page_up
-from .headers import PROGRAM
+from .headers import DF_1_NOW, DF_BIND_NOW, PROGRAM
 from .record import PT_MAPSCRATCH, RECORD
 from .symbols import SYMBOL
 from .tables import RELA
@@ -24,7 +24,7 @@ _DT_NEEDED, _DT_STRSZ = 1, 10
 _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 5, 6, 7, 8, 23
 _DT_BIND_NOW, _DT_FLAGS, _DT_FLAGS_1 = 24, 30, 0x6FFFFFFB
 _DT_VERSYM, _DT_RELACOUNT = 0x6FFFFFF0, 0x6FFFFFF9
-_DF_BIND_NOW, _DF_1_NOW, _DF_1_NODELETE = 0x8, 0x1, 0x8
+_DF_1_NODELETE = 0x8
 _PT_LOAD, _PT_INTERP, _PT_PHDR, _PF_R = 1, 3, 6, 4
 _RELATIVE_TYPE, _GLOB_DAT_TYPE = 8, 6
 _GLOBAL_FUNCTION = 0x12
@@ -146,8 +146,8 @@ class Editor:
 
     def bind_lazily(self) -> None:
         """Don't ask for being bound when loaded."""
-        self._clear(_DT_FLAGS, _DF_BIND_NOW)
-        self._clear(_DT_FLAGS_1, _DF_1_NOW)
+        self._clear(_DT_FLAGS, DF_BIND_NOW)
+        self._clear(_DT_FLAGS_1, DF_1_NOW)
         # A tag can't be left out; one that says again what another says does no harm.
         strings_size = int(self._dynamic["value"][self._dynamic["tag"] == _DT_STRSZ][0])
         self._dynamic[self._dynamic["tag"] == _DT_BIND_NOW] = (_DT_STRSZ, strings_size)

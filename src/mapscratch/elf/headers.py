@@ -35,6 +35,9 @@ _MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
 PAGE = 4096
 _ADDRESS_LIMIT = 1 << 63
 
+DF_BIND_NOW, DF_1_NOW = 0x8, 0x1
+"""In DT_FLAGS, and in DT_FLAGS_1: all symbols are to be looked up at load."""
+
 # Bounds far beyond any real file, so that a damaged count costs milliseconds.
 _MAX_SEGMENTS = 1024
 _MAX_DYNAMIC_ENTRIES = 4096
@@ -165,6 +168,15 @@ class DynamicTable:
     entries: NDArray[np.void]
     used: int
     file_offset: int
+
+    @property
+    def bind_now(self) -> bool:
+        """Whether the library asks for its PLT to be resolved when it is loaded."""
+        return (
+            "DT_BIND_NOW" in self.values
+            or bool(self.values.get("DT_FLAGS", 0) & DF_BIND_NOW)
+            or bool(self.values.get("DT_FLAGS_1", 0) & DF_1_NOW)
+        )
 
 
 def parse(source: ByteSource, struct: Struct, data: bytes, offset: int, what: str) -> Any:

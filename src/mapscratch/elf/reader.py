@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .headers import DynamicTable, LoadSegment, read_dynamic, read_headers
+from .headers import LoadSegment, read_dynamic, read_headers
 from .kinds import RelocationKind, type_name
 from .source import open_source
 from .symbols import StringTable, SymbolTable, read_symbols
 from .tables import read_only, read_relocations
 
-_DF_SYMBOLIC, _DF_BIND_NOW, _DF_1_NOW = 0x2, 0x8, 0x1
+_DF_SYMBOLIC = 0x2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,9 +101,9 @@ def relocations(path: str | os.PathLike[str]) -> LibraryRelocations:
             build_id=headers.build_id,
             soname=None if soname is None else _text(strings, soname),
             needed=tuple(_text(strings, offset) for offset in dynamic.needed),
-            bind_now=_has_flag(dynamic, "DT_BIND_NOW", _DF_BIND_NOW)
-            or bool(dynamic.values.get("DT_FLAGS_1", 0) & _DF_1_NOW),
-            symbolic=_has_flag(dynamic, "DT_SYMBOLIC", _DF_SYMBOLIC),
+            bind_now=dynamic.bind_now,
+            symbolic="DT_SYMBOLIC" in dynamic.values
+            or bool(dynamic.values.get("DT_FLAGS", 0) & _DF_SYMBOLIC),
             segments=headers.segments,
             relro=headers.relro,
             kinds=read_only(table.kinds),
@@ -114,11 +114,6 @@ def relocations(path: str | os.PathLike[str]) -> LibraryRelocations:
             addends=read_only(table.addends),
             symbol_table=symbol_table,
         )
-
-
-def _has_flag(dynamic: DynamicTable, tag: str, flag: int) -> bool:
-    """Whether a property is there as a tag of its own or as a flag of DT_FLAGS."""
-    return tag in dynamic.values or bool(dynamic.values.get("DT_FLAGS", 0) & flag)
 
 
 def _text(strings: StringTable, offset: int) -> str:

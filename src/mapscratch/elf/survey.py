@@ -59,7 +59,6 @@ _PAGE_SHIFT = np.uint64(12)
 _WORD = 8
 _GOT_HEADER_WORDS = 3
 """Of `.got.plt` the second and third word are ld.so's own (x86-64 psABI, "Procedure Linkage")."""
-_DF_BIND_NOW, _DF_1_NOW = 0x8, 0x1
 # The dynamic entries whose addresses ld.so adds the load base to in memory (ADJUST_DYN_INFO in
 # elf/get-dynamic-info.h of glibc): PLTGOT, HASH, STRTAB, SYMTAB, RELA, REL, JMPREL, VERSYM,
 # GNU_HASH. In an executable at a fixed address it has nothing to add. It fills in DEBUG of any
@@ -215,7 +214,7 @@ def survey(path: str | os.PathLike[str]) -> LibrarySurvey:
         )
         relro = _relro(headers)
         slots = int(np.count_nonzero(table.kinds == RelocationKind.JUMP_SLOT))
-        bind_now = _bind_now(dynamic)
+        bind_now = dynamic.bind_now
         return LibrarySurvey(
             path=source.path,
             file_size=source.size,
@@ -383,15 +382,6 @@ def _relro(headers: Headers) -> tuple[int, int]:
         return 0, 0
     start, size = headers.relro
     return start // PAGE, max(start // PAGE, (start + size) // PAGE)
-
-
-def _bind_now(dynamic: DynamicTable) -> bool:
-    values = dynamic.values
-    return (
-        "DT_BIND_NOW" in values
-        or bool(values.get("DT_FLAGS", 0) & _DF_BIND_NOW)
-        or bool(values.get("DT_FLAGS_1", 0) & _DF_1_NOW)
-    )
 
 
 def _soname(source: ByteSource, headers: Headers, dynamic: DynamicTable) -> str | None:

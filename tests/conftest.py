@@ -21,8 +21,10 @@ MapFile = Callable[..., ScratchMap]
 # For an emulated processor: `--hypothesis-profile guest`.
 hypothesis.settings.register_profile("guest", max_examples=10, deadline=None)
 
-# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C;
+# nohup, a closed terminal.
 for _number, _handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
 ):

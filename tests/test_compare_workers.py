@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mapscratch.commands.termination import interrupted_by_termination
 from mapscratch.experiment.workers import WorkerError, Workers
 
 
@@ -41,7 +42,8 @@ class Counter:
         time.sleep(60)
 
     def interrupt(self) -> str:
-        os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
         return "still here"
 
 
@@ -99,8 +101,8 @@ def test_a_worker_that_was_killed_between_two_steps():
     assert has_ended(pids)
 
 
-def test_ctrl_c_is_the_parents_business():
-    with Workers([Counter(0)]) as workers:
+def test_what_ends_a_command_is_the_parents_business():
+    with interrupted_by_termination(), Workers([Counter(0)]) as workers:
         assert workers.all("interrupt") == ["still here"]
 
 

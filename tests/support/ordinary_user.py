@@ -14,6 +14,7 @@ _PR_SET_DUMPABLE = 4
 _NEEDED_LATER = (
     "ctypes",
     "encodings.ascii",
+    "mapscratch.cache",
     "mapscratch.kernelstats.cgroups",
     "mapscratch.kernelstats.kpageflags",
     "mapscratch.kernelstats.meminfo",
@@ -21,7 +22,9 @@ _NEEDED_LATER = (
     "mapscratch.kernelstats.smaps",
     "mapscratch.kernelstats.vmstat",
     "numpy",
+    "numpy.ma",
     "linecache",
+    "rich._emoji_codes",
     "socket",
     "tempfile",
     "tokenize",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mapscratch.elf import ElfError, LibrarySurvey, survey
-from mapscratch.programs.parent import end_with
+from mapscratch.programs.parent import end_with, endings_wait, leave_endings_to_parent
 
 from .files import Skipped
 
@@ -142,7 +141,8 @@ class _Pool:
             args=(theirs, inherited if self._method == "fork" else (), os.getpid()),
             daemon=True,
         )
-        process.start()
+        with endings_wait():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -180,7 +180,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], parent: int) 
     """A worker: paths come in, surveys or reasons go out, until there is nobody any more."""
     for other in inherited:
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_endings_to_parent()
     if not end_with(parent):
         return
     with suppress(EOFError, OSError):

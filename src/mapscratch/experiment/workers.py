@@ -2,7 +2,7 @@
 """Worker processes: forked, told what to do over pipes, and gone when they should be.
 
 Forked, so that the arrays of a workload are shared and nothing has to be read twice. A worker
-ends with its parent, whatever ends that; Ctrl-C is the parent's business.
+ends with its parent, whatever ends that; Ctrl-C, SIGTERM and SIGHUP are the parent's business.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mapscratch.errors import UserError
-from mapscratch.programs.parent import end_with
+from mapscratch.programs.parent import end_with, endings_wait, leave_endings_to_parent
 
 PATIENCE = 120.0
 """Seconds in which a worker has to answer. The longest step takes a few seconds."""
@@ -127,17 +127,15 @@ class Workers:
         process = context.Process(
             target=_serve, args=(session, theirs, inherited, os.getpid()), daemon=True
         )
-        # Ctrl-C waits until the worker can ignore it.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-            self._workers.append(_Worker(number, process, ours))
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        with endings_wait():
+            try:
+                process.start()
+                self._workers.append(_Worker(number, process, ours))
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
 
     def _ask(self, worker: _Worker, method: str) -> None:
         try:
@@ -188,8 +186,7 @@ def _serve(
     session: object, connection: Connection, inherited: list[Connection], parent: int
 ) -> None:
     """The worker's main loop: a method's name in, its answer out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    leave_endings_to_parent()
     if not end_with(parent):
         os._exit(1)
     for other in inherited:

@@ -23,7 +23,7 @@ from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
-from mapscratch.experiment import lines
+from mapscratch.experiment import lines, squeeze_costs
 from mapscratch.experiment.costs import Costs
 from mapscratch.experiment.lines import LineTimer, regressors
 from mapscratch.experiment.loader_costs import LoaderTimer
@@ -33,7 +33,11 @@ from mapscratch.experiment.rounds import compare
 from mapscratch.experiment.strategies import STRATEGIES
 from mapscratch.experiment.timers import working_folder
 from mapscratch.experiment.workload import read_workload
-from mapscratch.kernelstats import active_swaps, probe_temporary_swap
+from mapscratch.kernelstats import (
+    active_swaps,
+    probe_temporary_memory_cgroup,
+    probe_temporary_swap,
+)
 
 KINDS = tuple(kind for kind in ("file", "zram", "zswap") if probe_temporary_swap(kind, 96 << 20))
 KSM = Path("/sys/kernel/mm/ksm")
@@ -48,6 +52,7 @@ NAMES = {
     *(f"swap.{kind}.{way}" for kind in ("file", "zram", "zswap") for way in ("out", "in")),
     *("fill.4096", "fill.65536", "fill.2097152", "drop.lazyfree", "drop.dontneed"),
     *("ksm.merge", "ksm.unmerge", "fork.page"),
+    *("squeeze.private", "squeeze.lazyfree", "squeeze.kernel"),
 }
 NEVER_WITHOUT = {"drop.dontneed", "fixup.word"}
 """Times by themselves, of what runs everywhere."""
@@ -77,7 +82,9 @@ def working_folders(pid: int) -> list[Path]:
 def is_clean(pid: int, ksm: dict[str, str]) -> bool:
     """Nothing of that process is left."""
     swaps = [area.path for area in active_swaps() if f"-{pid}-" in area.path]
-    return not swaps and not working_folders(pid) and ksm_is_as(ksm)
+    groups = [*Path("/sys/fs/cgroup").glob(f"*/mapscratch-{pid}-*")]
+    groups += Path("/sys/fs/cgroup").glob(f"mapscratch-{pid}-*")
+    return not swaps and not groups and not working_folders(pid) and ksm_is_as(ksm)
 
 
 def silent(*_: object) -> None:
@@ -95,6 +102,7 @@ def costs(said: list[str]) -> Costs:
     steps: list[tuple[str, float]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_PAGES", PAGES)
+        patch.setattr(squeeze_costs, "_PAGES", PAGES)
         found = measure(
             KINDS,
             seconds=1.0,
@@ -103,7 +111,7 @@ def costs(said: list[str]) -> Costs:
         )
     assert eventually(lambda: is_clean(os.getpid(), before))
     # What can't be measured here isn't tried again.
-    assert 4 <= len(steps) <= 4 * found.rounds
+    assert 5 <= len(steps) <= 5 * found.rounds
     assert all(0 <= share <= 1 for _, share in steps)
     return found
 
@@ -178,8 +186,9 @@ def test_there_is_a_line_for_everything_that_runs_here(costs):
 
 
 def test_what_is_made_is_announced(costs, said):
-    assert len(said) == len(KINDS)
-    assert all("and removed" in sentence for sentence in said)
+    groups = bool(KINDS and probe_temporary_memory_cgroup())
+    assert len(said) == len(KINDS) + groups
+    assert all("removed" in sentence for sentence in said)
 
 
 @needs_loader
@@ -259,11 +268,12 @@ def agree(one: Spread, other: Spread | None) -> bool:
 
 SCRIPT = """
 import json, sys
-from mapscratch.experiment import lines
+from mapscratch.experiment import lines, squeeze_costs
 from mapscratch.experiment.measure import measure
 def progress(what, share):
     print(what, file=sys.stderr, flush=True)
 kinds, lines._PAGES = json.loads(sys.argv[1])
+squeeze_costs._PAGES = lines._PAGES
 costs = measure(kinds, seconds=1.0, announce=lambda said: None, progress=progress)
 json.dump({"left_out": costs.left_out, "measured": [one.name for one in costs.measurements],
            "lines": [line.what for line in costs.lines]}, sys.stdout)
@@ -324,7 +334,7 @@ def wait_for(process: subprocess.Popen[str], phase: str, seconds: float = 60.0) 
     pytest.fail(f"it ended before {phase}, or was not there in {seconds:g} s: {said}")
 
 
-@pytest.mark.parametrize("phase", ["round trips", "page faults"])
+@pytest.mark.parametrize("phase", ["round trips", "a squeezed group", "page faults"])
 def test_ctrl_c_leaves_nothing_behind(phase):
     before = ksm_settings()
     with started(SCRIPT) as process:

@@ -16,6 +16,9 @@ from mapscratch.experiment.results import Spread
 
 Per: TypeAlias = Literal["fixup", "page", "call"]
 
+SQUEEZE = "squeeze"
+"""How the names of measurements begin that `Costs.squeezed` knows; the strategy's follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -188,6 +191,21 @@ class Costs:
     def measurement(self, name: str) -> Measurement | None:
         """The measurement of that name; None if it was left out."""
         return next((one for one in self.measurements if one.name == name), None)
+
+    def squeezed(self, strategy: str) -> Spread:
+        """µs that a page's round trip takes more where the kernel looks for the pages itself.
+
+        Args:
+            strategy: ``private``, or the engine.
+
+        Returns:
+            0 if it was not measured.
+        """
+        found = self.measurement(f"{SQUEEZE}.{strategy}")
+        if not found:
+            return Spread(0.0, 0.0, 0.0)
+        spread = found.spread
+        return Spread(spread.median / 1e3, spread.minimum / 1e3, spread.maximum / 1e3)
 
     def line(self, what: str) -> Line | None:
         """The line of that swap or engine; None if it was left out."""

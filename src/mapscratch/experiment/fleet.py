@@ -28,7 +28,7 @@ from mapscratch.experiment.cost_model import (
     scratch_lines,
     swap_lines,
 )
-from mapscratch.experiment.costs import Costs
+from mapscratch.experiment.costs import SQUEEZE, Costs
 from mapscratch.experiment.results import Spread
 
 Pages: TypeAlias = NDArray[np.int64]
@@ -218,6 +218,8 @@ def _plan(
     pages = int(by_host.sum())
     by_swap = line.fixup is None
     moved = pages if by_swap else 0
+    strategy = "private" if by_swap else line.what
+    squeezed = costs.squeezed(strategy)
     page_bytes = float(PAGESIZE)
     kept_bytes = 0.0
     if not by_swap:
@@ -229,7 +231,7 @@ def _plan(
         kept_bytes = PAGESIZE * compression
     on_device = line.what in _ON_A_DEVICE
     return Plan(
-        strategy="private" if by_swap else line.what,
+        strategy=strategy,
         swap=line.what if by_swap else None,
         title=f"private, {line.title}" if by_swap else line.title,
         pages=pages,
@@ -241,8 +243,8 @@ def _plan(
         private_bytes=round(pages * page_bytes),
         kept_bytes=round(pages * kept_bytes),
         fullest_host_bytes=round(int(by_host.max()) * page_bytes),
-        seconds=_seconds(line.spread_at(population.fixups), pages),
-        cpu_seconds=_seconds(_processor_us(line, costs, population.fixups), pages),
+        seconds=_seconds(_sum(line.spread_at(population.fixups), squeezed), pages),
+        cpu_seconds=_seconds(_sum(_processor_us(line, costs, population.fixups), squeezed), pages),
     )
 
 
@@ -270,6 +272,13 @@ def _processor_us(trip: RoundTrip, costs: Costs, fixups: float) -> Spread:
         min(sum(one.median for one in known) / 1e3, whole.median),
         min(sum(one.minimum for one in known) / 1e3, whole.minimum),
         min(sum(one.maximum for one in known) / 1e3, whole.maximum),
+    )
+
+
+def _sum(one: Spread, other: Spread) -> Spread:
+    """At least, the least of both; at most, the most."""
+    return Spread(
+        one.median + other.median, one.minimum + other.minimum, one.maximum + other.maximum
     )
 
 
@@ -314,6 +323,7 @@ def _assumptions(
         "Engines make fixups from known values; the files' pages stay in the page cache, once a "
         "host. If they were read again too, each would cost a read from the file's device."
     )
+    yield _squeeze_assumption(costs)
     yield _processor_assumption(costs, other)
     engines = [line.what for line in map(costs.line, ENGINES) if line]
     if engines:
@@ -329,14 +339,32 @@ def _assumptions(
         yield f"In zram and zswap a page takes {compression:.0%} of its size ({how})."
     if costs.line("dontneed"):
         yield (
-            "dontneed drops its pages in time; where memory runs short faster than that the kernel "
-            "swaps some (`mapscratch compare --pressure cgroup` counts them)."
+            "dontneed drops its own pages in time; where memory runs short faster than that the "
+            "kernel swaps some (`mapscratch compare --pressure cgroup` counts them)."
         )
     if other:
         yield (
             f"{other.title} is assumed, not measured: the latency once for a page that comes back "
             "alone, a part of it with read-ahead as it was here; writing is not waited for."
         )
+
+
+def _squeeze_assumption(costs: Costs) -> str:
+    more = [
+        (name, costs.squeezed(name).median)
+        for name in ("private", *ENGINES)
+        if costs.measurement(f"{SQUEEZE}.{name}")
+    ]
+    if not more:
+        return (
+            "Pages leave as MADV_PAGEOUT takes them. Under memory pressure the kernel has to look "
+            "for them, which takes longer: --swap, as root, measures by how much."
+        )
+    told = ", ".join(f"{name} {us:.2g} µs" for name, us in more)
+    return (
+        "The kernel looks for the pages: a page takes so much more than by MADV_PAGEOUT, as "
+        f"measured in a squeezed control group: {told}."
+    )
 
 
 def _processor_assumption(costs: Costs, other: Device | None) -> str:

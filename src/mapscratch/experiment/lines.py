@@ -43,8 +43,8 @@ _KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
-    """A library.
+class Shape:
+    """A library that is made to be measured with.
 
     Attributes:
         fixups: on each page that has any.
@@ -58,18 +58,19 @@ class _Shape:
 
     @property
     def name(self) -> str:
+        """Of its file."""
         return f"round-trip-{self.fixups}-{self.pages}-{self.clean_run}.so"
 
 
 _SHAPES = (
-    _Shape(1),
-    _Shape(64),
-    _Shape(256),
-    _Shape(512),
-    _Shape(256, clean_run=8),
-    _Shape(256, pages=8),
+    Shape(1),
+    Shape(64),
+    Shape(256),
+    Shape(512),
+    Shape(256, clean_run=8),
+    Shape(256, pages=8),
 )
-_OF_FIGURES = _Shape(256)
+_OF_FIGURES = Shape(256)
 """What a fixup takes is told for this one."""
 
 
@@ -87,11 +88,11 @@ class LineTimer(Timer):
         self._folder = folder
         self._swaps = tuple(dict.fromkeys(swaps))
         self._announce = announce
-        self._workloads: dict[_Shape, Workload] = {}
+        self._workloads: dict[Shape, Workload] = {}
         self._there = ""
         self._compressors: dict[str, str] = {}
         self._read_ahead = _page_cluster()
-        self._rounds: dict[str, list[dict[_Shape, Round]]] = {}
+        self._rounds: dict[str, list[dict[Shape, Round]]] = {}
 
     def headings(self) -> list[Heading]:
         """Swapping out and in, and the fixups of round trips."""
@@ -144,7 +145,7 @@ class LineTimer(Timer):
         """One round for each library, strategy and swap."""
         if not self._workloads:
             self._prepare()
-        found: dict[str, dict[_Shape, Round]] = {}
+        found: dict[str, dict[Shape, Round]] = {}
         first = number % max(len(self._swaps), 1)
         engines = [name for name in _ENGINES if f"line.{name}" not in self.left_out]
         for kind in (*self._swaps[first:], *self._swaps[:first]) or (None,):
@@ -196,13 +197,13 @@ class LineTimer(Timer):
             )
         return lines
 
-    def _fit(self, trips: dict[_Shape, float]) -> Fit:
+    def _fit(self, trips: dict[Shape, float]) -> Fit:
         rows = np.array([[1.0, *regressors(self._workloads[shape])] for shape in trips])
         values = np.array(list(trips.values()))
         page, fixup, clean, mapping = _least_squares(rows, values)
         return Fit(page, fixup * 1e3, clean, mapping)
 
-    def _point(self, shape: _Shape, rounds: Sequence[dict[_Shape, float]]) -> Point:
+    def _point(self, shape: Shape, rounds: Sequence[dict[Shape, float]]) -> Point:
         spread = Spread.of([trips[shape] for trips in rounds])
         assert spread
         return Point(*regressors(self._workloads[shape]), spread)
@@ -210,7 +211,7 @@ class LineTimer(Timer):
     def _prepare(self) -> None:
         filler = real_words(2 * _PAGES * WORDS_PER_PAGE)
         for shape in _SHAPES:
-            self._workloads[shape] = _workload(self._folder, shape, filler)
+            self._workloads[shape] = shape_workload(self._folder, shape, filler, _PAGES)
         for name in _ENGINES:
             if reason := STRATEGIES[name].unavailable():
                 self.left_out[f"line.{name}"] = reason
@@ -280,11 +281,11 @@ def _text(path: str) -> str:
         return ""
 
 
-def _trips(of_round: dict[_Shape, Round]) -> dict[_Shape, float]:
+def _trips(of_round: dict[Shape, Round]) -> dict[Shape, float]:
     return {shape: one.round_trip_us for shape, one in of_round.items() if one.round_trip_us}
 
 
-def _cpu_us(of_round: dict[_Shape, Round]) -> float | None:
+def _cpu_us(of_round: dict[Shape, Round]) -> float | None:
     known = [one.cpu_us for one in of_round.values() if one.cpu_us is not None]
     return statistics.mean(known) if known else None
 
@@ -303,18 +304,29 @@ def regressors(workload: Workload) -> tuple[float, float, float]:
     )
 
 
-def _workload(folder: Path, shape: _Shape, filler: NDArray[np.uint64]) -> Workload:
+def shape_workload(folder: Path, shape: Shape, filler: NDArray[np.uint64], pages: int) -> Workload:
+    """Writes a library and takes it for a workload.
+
+    Args:
+        folder: where it goes.
+        shape: what it is like.
+        filler: its other words.
+        pages: with fixups of a process, at least, by mapping it repeatedly.
+
+    Raises:
+        OSError: it can't be written.
+    """
     run = shape.clean_run
-    pages = [page + (page // run * run if run else 0) for page in range(shape.pages)]
+    with_fixups = [page + (page // run * run if run else 0) for page in range(shape.pages)]
     contents = Contents(
         shape.name,
-        pages=pages[-1] + 1,
-        relative=spread_words(pages, shape.fixups),
+        pages=with_fixups[-1] + 1,
+        relative=spread_words(with_fixups, shape.fixups),
         filler=filler,
     )
     path = write_library(folder, contents)
     words = {at: ExpectedWord(value, 0) for at, value in relative_words(contents).items()}
-    return workload_of(link([relocations(path)]), [words], pages=_PAGES)
+    return workload_of(link([relocations(path)]), [words], pages=pages)
 
 
 def _least_squares(rows: NDArray[np.float64], values: NDArray[np.float64]) -> list[float]:
@@ -343,7 +355,7 @@ def _kind_of(swap: SwapDescription) -> str:
     return "zswap" if swap.zswap and swap.kind != "zram" else swap.kind
 
 
-def _figures(found: dict[str, dict[_Shape, Round]]) -> Figures:
+def _figures(found: dict[str, dict[Shape, Round]]) -> Figures:
     figures: Figures = {}
     for what, rounds in found.items():
         if what.startswith("swap."):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mapscratch.experiment.costs import Costs, Measurement
@@ -19,6 +19,7 @@ from mapscratch.experiment.loader_costs import LoaderTimer
 from mapscratch.experiment.page_costs import PageTimer
 from mapscratch.experiment.results import Spread
 from mapscratch.experiment.rounds import Progress
+from mapscratch.experiment.squeeze_costs import SqueezeTimer
 from mapscratch.experiment.surroundings import Announce
 from mapscratch.experiment.timers import CannotMeasure, Figures, Timer, working_folder
 from mapscratch.kernelstats import SwapKind
@@ -53,12 +54,12 @@ def measure(
     started = time.monotonic()
     with working_folder() as folder:
         lines = LineTimer(Path(folder), swaps or (), announce)
-        loader, pages, ksm = LoaderTimer(Path(folder)), PageTimer(Path(folder)), KsmTimer()
         timers: dict[str, Timer] = {
-            "ld.so": loader,
-            "page faults": pages,
+            "ld.so": LoaderTimer(Path(folder)),
+            "page faults": PageTimer(Path(folder)),
             "round trips": lines,
-            "KSM": ksm,
+            "a squeezed group": SqueezeTimer(Path(folder), swaps or (), announce),
+            "KSM": KsmTimer(),
         }
         run = _Run(timers, started, seconds, progress)
         run.all_rounds()
@@ -73,6 +74,31 @@ def measure(
             rounds=run.rounds,
             seconds=time.monotonic() - started,
         )
+
+
+def measurements_of(timers: Iterable[Timer], rounds: Sequence[Figures]) -> list[Measurement]:
+    """What timers found, over the rounds; without what is lost in noise.
+
+    Args:
+        timers: whose headings say what a figure is.
+        rounds: the figures of each.
+    """
+    measurements = []
+    for heading in (heading for timer in timers for heading in timer.headings()):
+        values = [figures[heading.name] for figures in rounds if heading.name in figures]
+        spread = Spread.of(values)
+        if spread and spread.median > 0:
+            measurements.append(
+                Measurement(
+                    name=heading.name,
+                    title=heading.title,
+                    per=heading.per,
+                    spread=spread,
+                    rounds=len(values),
+                    note=heading.note,
+                )
+            )
+    return measurements
 
 
 class _Run:
@@ -131,25 +157,7 @@ class _Run:
 
     def measurements(self) -> list[Measurement]:
         """Those that were found in some round."""
-        measurements = []
-        for timer in self.timers.values():
-            for heading in timer.headings():
-                values = [
-                    figures[heading.name] for figures in self._found if heading.name in figures
-                ]
-                spread = Spread.of(values)
-                if spread and spread.median > 0:
-                    measurements.append(
-                        Measurement(
-                            name=heading.name,
-                            title=heading.title,
-                            per=heading.per,
-                            spread=spread,
-                            rounds=len(values),
-                            note=heading.note,
-                        )
-                    )
-        return measurements
+        return measurements_of(self.timers.values(), self._found)
 
     def left_out(self) -> dict[str, str]:
         """What was not found, and why."""

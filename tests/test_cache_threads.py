@@ -315,8 +315,12 @@ def test_a_signal_handler_that_uses_the_cache_is_told() -> None:
                     fine.append(value[0])
             except RuntimeError as error:
                 told.append(error)
+            again()
+        def again():
+            # Once: a handler that interrupts itself would ask for what it is just making.
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
         signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        again()
         until = time.monotonic() + 1.5
         key = 0
         while time.monotonic() < until:
@@ -325,7 +329,7 @@ def test_a_signal_handler_that_uses_the_cache_is_told() -> None:
                 assert (value == key % 50).all()
         signal.setitimer(signal.ITIMER_REAL, 0)
         assert fine
-        assert all("signal handler" in str(error) for error in told)
+        assert all("signal handler" in str(error) for error in told), told
         """
     )
 

@@ -187,15 +187,15 @@ LIBRARIES = default_libraries()[:2]
 PAGES = 200
 
 
-def run(rounds: int, pages: int, folder: Path) -> dict[str, Any]:
-    """The document of `mapscratch compare --pressure cgroup`, of eight processes.
+def run(pages: int, folder: Path) -> dict[str, Any]:
+    """The document of `mapscratch compare --pressure cgroup`, of one round of eight processes.
 
     A process of its own, whose workers have little else in the group that the kernel could take.
     """
     file = folder / "compared.json"
     strategies = [word for name in RUNNABLE for word in ("--strategy", name)]
     command = [sys.executable, "-m", "mapscratch", "compare", "--swap", "file", *strategies]
-    command += ["--pressure", "cgroup", "-n", str(PROCESSES), "--rounds", str(rounds)]
+    command += ["--pressure", "cgroup", "-n", str(PROCESSES), "--rounds", "1"]
     command += ["--pages", str(pages), "--seconds", "30", "--json", file, *LIBRARIES]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=50)
     document: dict[str, Any] = json.loads(file.read_text())
@@ -228,7 +228,7 @@ def squeezable() -> None:
 def test_pages_of_a_real_comparison_of_eight_are_as_planned(squeezable, tmp_path):
     lines = [make_line("swap.file" if name == "private" else name, (1.0,)) for name in RUNNABLE]
     fleet, workload = planned_from(make_costs(lines=lines), PAGES)
-    for found in run(1, PAGES, tmp_path)["results"]:
+    for found in run(PAGES, tmp_path)["results"]:
         plan, figures = plan_of(fleet, found["strategy"]), found["figures"]
         assert figures["pages"]["median"] == plan.pages == PROCESSES * workload.pages
         # The kernel may leave a page in memory, and takes some of the workers' own in its place.
@@ -271,7 +271,7 @@ def plan_and_comparison(folder: Path) -> list[str]:
     figures: list[Figures] = []
     for number in range(1, ROUNDS + 1):
         figures.append(timers[0].once(number) | timers[1].once(number))
-        for one in run(1, pages, folder)["rounds"]:
+        for one in run(pages, folder)["rounds"]:
             found.setdefault(one["strategy"], []).append(one["round_trip_us"])
     measured = tuple(measurements_of(timers, figures))
     costs = Costs(measured, tuple(lines.lines()), (), {}, (), ROUNDS, 0.0)

@@ -9,7 +9,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from support.files import make_file
 from support.interpreter import run_python
 from support.operated import ARRAY, MIB, Operated, make_source, operated, require_lazyfree
+from support.waiting import eventually
 
 import mapscratch
 from mapscratch import ScratchMap
@@ -42,6 +45,14 @@ CRASHING = (
     os.chdir(sys.argv[2])
 """
 )
+WANTED_IN_CORE = """
+    import mapscratch, mmap, resource
+    m = mapscratch.ScratchMap(sys.argv[1], engine="lazyfree")
+    m.madvise(mmap.MADV_DODUMP)
+    sum(memoryview(m)[: len(m) // 4 : mmap.PAGESIZE])  # and some that the pager makes ahead
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+    os.chdir(sys.argv[2])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,35 +113,57 @@ def test_arrays_and_caches_are_marked_too(lazyfree: str, source: Path) -> None:
 def test_a_core_file_has_nothing_that_can_be_made_again(
     lazyfree: str, source: Path, tmp_path: Path
 ) -> None:
+    core = core_of(CRASHING, source, tmp_path)
+    check_core(core, source)
+    core.unlink()
+
+
+def test_who_wants_it_in_a_core_file_gets_what_is_in_memory(
+    lazyfree: str, source: Path, tmp_path: Path
+) -> None:
+    core = core_of(WANTED_IN_CORE, source, tmp_path)
+    content = core.read_bytes()
+    core.unlink()
+    stored = source.read_bytes()
+    read, missing = (
+        [stored[at : at + PAGESIZE] for at in range(start, start + SOURCE // 4, SAMPLE_EVERY // 4)]
+        for start in (0, SOURCE // 4 * 3)
+    )
+    assert all(page in content for page in read)
+    assert not any(page in content for page in missing)
+
+
+def core_of(code: str, source: Path, directory: Path) -> Path:
+    """The core file of a process that runs code and aborts."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if "/" in pattern or "|" in pattern:
         pytest.skip(f"core files go elsewhere here: {pattern}")
     if resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:
         pytest.skip("the hard limit of core files is set")
-    cores = tmp_path / "cores"
+    cores = directory / "cores"
     cores.mkdir()
-    with operated(CRASHING, source, cores) as process:
+    with operated(code, source, cores) as process:
         process.begin("os.abort()")
         assert process.wait() == -signal.SIGABRT
     (core,) = cores.iterdir()
-    check_core(core, source)
-    core.unlink()
+    return core
 
 
-def gdb(process: Operated, *commands: str) -> str:
-    """What a debugger says that is attached for some commands."""
+def gdb_command(process: Operated, *commands: str) -> list[str]:
+    """A debugger that attaches for some commands."""
     if not shutil.which("gdb"):
         pytest.skip("gdb is not installed")
     start = ["set auto-load off", "set debuginfod enabled off", "set auto-solib-add off"]
     arguments = [word for line in start for word in ("-iex", line)]
     arguments += ["-p", str(process.pid)]
     arguments += [word for command in commands for word in ("-ex", command)]
+    return ["gdb", "-nx", "-batch", *arguments]
+
+
+def gdb(process: Operated, *commands: str) -> str:
+    """What it says."""
     found = subprocess.run(
-        ["gdb", "-nx", "-batch", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        gdb_command(process, *commands), check=False, capture_output=True, text=True, timeout=60
     )
     if "ptrace: Operation not permitted" in found.stderr + found.stdout:
         pytest.skip("tracing is not allowed here")
@@ -166,6 +199,40 @@ def test_a_function_that_gdb_calls_may_touch_missing_pages(process: Operated) ->
     )
     assert "$1 = " in output, output
     assert process.ask("array.scratch.counts().resident") >= 2
+
+
+def test_a_function_that_gdb_calls_waits_for_ever_if_no_other_thread_may_run(
+    lazyfree: str, source: Path
+) -> None:
+    with operated(ARRAY.replace("0.37", "0.37, block=4096"), source) as process:
+        missing = process.ask("array.__array_interface__['data'][0]") + 4096 * 300
+        command = gdb_command(
+            process,
+            "sharedlibrary libc",
+            "set scheduler-locking on",
+            "echo now\\n",
+            f"print ((int (*)(const char *)) atoi)({missing})",
+        )
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as debugger:
+            try:
+                assert debugger.stdout
+                said = []
+                for line in debugger.stdout:
+                    said.append(line)
+                    if line == "now\n":
+                        break
+                if any("ptrace: Operation not permitted" in line for line in said):
+                    pytest.skip("tracing is not allowed here")
+                waiting = "handle_userfault"
+                assert eventually(lambda: process.waits_in(process.pid) == waiting, 20), said
+                time.sleep(1)
+                assert process.waits_in(process.pid) == waiting
+                assert debugger.poll() is None
+            finally:
+                debugger.kill()
+                assert "$1 = " not in debugger.communicate()[0]
 
 
 def test_proc_mem_gives_eio_for_a_missing_page(process: Operated) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,9 +55,19 @@ def group(shared: Shared) -> Iterator[TemporaryMemoryCgroup]:
     """Without a limit."""
     group, _ = shared
     yield group
-    v1 = group.version == 1
-    file = group.directory / ("memory.limit_in_bytes" if v1 else "memory.max")
-    file.write_text("-1" if v1 else "max")
+    if group.version == 1:
+        (group.directory / "memory.limit_in_bytes").write_text("-1")
+        return
+    for name in ("memory.max", "memory.high", "memory.swap.max"):
+        (group.directory / name).write_text("max")
+
+
+@pytest.fixture
+def version_2(group: TemporaryMemoryCgroup) -> TemporaryMemoryCgroup:
+    """The same; of the version that most machines have, which a virtual machine is booted with."""
+    if group.version != 2:
+        pytest.skip("the memory controller is one of version 1 here")
+    return group
 
 
 @pytest.fixture
@@ -167,6 +179,55 @@ def test_swappiness_is_of_no_importance(
         assert group.events().oom_kills == 0
 
 
+@pytest.mark.vm
+def test_version_2_counts_what_is_freed_lazily_and_what_of_it_is_taken(
+    process: Operated, version_2: TemporaryMemoryCgroup
+) -> None:
+    pages = DECODED // PAGESIZE
+    before = version_2.statistics()
+    read_all(process)
+    read = version_2.statistics()
+    assert read["pglazyfree"] - before["pglazyfree"] >= pages
+    assert read["pglazyfreed"] - before["pglazyfreed"] < pages // 8
+    assert eventually(lambda: version_2.reclaim(2 * DECODED) >= 0 and version_2.usage() < SLACK)
+    assert version_2.statistics()["pglazyfreed"] - read["pglazyfreed"] >= pages
+
+
+@pytest.mark.vm
+def test_under_memory_high_they_are_taken_and_nothing_else_happens(
+    process: Operated, version_2: TemporaryMemoryCgroup
+) -> None:
+    before = _events(version_2)
+    with some_swap():
+        (version_2.directory / "memory.high").write_text(str(DECODED // 2))
+        for _ in range(3):
+            read_all(process)
+            assert version_2.usage() < DECODED // 2 + SLACK
+        assert process.ask("array.scratch.counts().swapped") == 0
+    after = _events(version_2)
+    assert after["high"] > before["high"]
+    assert after["max"] == before["max"]
+    assert after["oom_kill"] == 0
+
+
+@pytest.mark.vm
+def test_without_any_swap_allowed_nothing_is_lost(
+    process: Operated, version_2: TemporaryMemoryCgroup
+) -> None:
+    with some_swap():
+        (version_2.directory / "memory.swap.max").write_text("0")
+        version_2.set_limit(DECODED // 2)
+        sums = {process.ask("float(array.sum())") for _ in range(3)}
+        assert len(sums) == 1
+    assert version_2.events().oom_kills == 0
+    assert version_2.statistics()["pglazyfreed"] > 0
+
+
+def _events(group: TemporaryMemoryCgroup) -> dict[str, int]:
+    lines = (group.directory / "memory.events").read_text().splitlines()
+    return {name: int(count) for name, count in (line.split() for line in lines)}
+
+
 _ORDINARY = """
     import numpy as np
     array = np.fromfile(sys.argv[1], "i1").astype("f8") * 0.37
@@ -180,14 +241,15 @@ def stall_of(code: str, source: Path) -> tuple[int, int] | None:
     """
     with (
         temporary_memory_cgroup() as group,
-        temporary_group("") as watched,
+        pressure_group(group) as watched,
         operated(code, source) as process,
     ):
         file = watched / "memory.pressure"
         if not file.exists():
             pytest.skip("no pressure stall information")
         group.add(process.pid)
-        (watched / "cgroup.procs").write_text(str(process.pid))
+        if watched != group.directory:
+            (watched / "cgroup.procs").write_text(str(process.pid))
         # Memory is charged to the group in which it is made.
         process.ask("array.scratch.drop()" if code == ARRAY else "exec('array = array.copy()')")
         process.ask("float(array.max())")
@@ -198,6 +260,16 @@ def stall_of(code: str, source: Path) -> tuple[int, int] | None:
         except AssertionError:
             return None
         return stalled(file) - before, process.status("VmSwap")
+
+
+@contextmanager
+def pressure_group(group: TemporaryMemoryCgroup) -> Iterator[Path]:
+    """Where its pressure is told: beside version 1, in a group of version 2 without controllers."""
+    if group.version == 2:
+        yield group.directory
+        return
+    with temporary_group("") as watched:
+        yield watched
 
 
 def stalled(pressure: Path) -> int:

@@ -178,6 +178,45 @@ assert count() - before < 10  # together again
     )
 
 
+def test_at_the_limit_of_mappings_the_next_fails_and_the_others_work(source: Path) -> None:
+    run(
+        """
+import ctypes, mmap
+most = int(open("/proc/sys/vm/max_map_count").read())
+m = ScratchMap(sys.argv[1], engine="lazyfree")
+data = open(sys.argv[1], "rb").read()
+area = mmap.mmap(-1, 4096 * (most + 2), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+protect = ctypes.CDLL(None, use_errno=True).mprotect
+more = []
+# Neighbours that differ in protection are mappings of their own.
+for page in range(0, most, 2):
+    if protect(ctypes.c_void_p(address + page * 4096), 4096, 0):
+        break
+else:
+    raise AssertionError("the limit is not reached")
+assert ctypes.get_errno() == errno.ENOMEM
+# The kernel's last one or two.
+for _ in range(3):
+    try:
+        more.append(ScratchMap(sys.argv[1], engine="lazyfree"))
+    except OSError as error:
+        assert error.errno == errno.ENOMEM, error
+        assert "Cannot allocate memory" in str(error)
+        break
+else:
+    raise AssertionError("it didn't fail")
+first.scratch.drop()
+assert first.max() == expected.max()
+m.store(0, 7)
+m.drop()
+assert m[:64] == data[:64]
+fails(lambda: m.pin(40960, 4096).__enter__(), errno.ENOMEM)
+""",
+        source,
+    )
+
+
 @contextmanager
 def limited_to_its_threads(process: Operated) -> Iterator[Path]:
     """A process that may start no further thread; it is killed in the end."""

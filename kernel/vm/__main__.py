@@ -88,6 +88,7 @@ def test(arguments: argparse.Namespace) -> int:
         suites.pressure(),
         *suites.contract(),
         suites.code(),
+        suites.groups(),
         suites.compare(),
     )
     generations = (suites.self_test(program, "ext4"), suites.pressure())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernel.vm.machine import TREE
 from kernel.vm.source import cache_directory, installed_version
-from kernel.vm.suites import CONTRACT_TESTS
+from kernel.vm.suites import CONTRACT_TESTS, GROUP_TESTS
 
 _SOURCES = ("kernel", "libscratch", "runtime", "src", "tests")
 _SUFFIXES = (".c", ".h", ".S", ".cc", ".py", ".sh", ".patch", ".config", ".build")
@@ -17,10 +17,11 @@ _SUFFIXES = (".c", ".h", ".S", ".cc", ".py", ".sh", ".patch", ".config", ".build
 def _is_run(path: Path) -> bool:
     """Whether the virtual machine runs it, or what it runs may depend on it.
 
-    Of the package's own tests it runs those of the contract.
+    Of the package's own tests it runs those of the contract, and of control groups.
     """
     is_a_test = path.parent == TREE / "tests" and path.name.startswith("test_")
-    return not is_a_test or path.name.startswith(tuple(f"test_{kind}" for kind in CONTRACT_TESTS))
+    names = (*(f"test_{kind}" for kind in CONTRACT_TESTS), GROUP_TESTS)
+    return not is_a_test or path.name.startswith(names)
 
 
 def _digest() -> str:

@@ -16,6 +16,7 @@ FILE_SYSTEMS = {"ext4": EXT4, "tmpfs": TMPFS, "overlay": OVERLAY}
 
 NATIVE = TREE / "build" / "native" / "tests" / "native"
 CONTRACT_TESTS = ("contract", "engines", "fork", "mapping", "traps")
+GROUP_TESTS = "test_operating_groups.py"
 
 FAIL_UNPATCHED = (
     "pressure.droppable.reclaim_counts_what_it_drops",
@@ -31,6 +32,8 @@ EXPECTED_SKIPS = (
     "it has no native thread: test_engines_kernel.py",
     "the kernel is not asked: the next test",
     "no memory cgroup of version 1",
+    "control groups of version 2 have memory.reclaim in its place",
+    "a control group of version 2 has no swappiness of its own",
 )
 """Reasons for which a test may skip in a guest that has all that there is to be tested."""
 
@@ -117,6 +120,11 @@ def contract() -> tuple[Step, ...]:
         _pytest("dontneed", (str(TREE / "tests/test_engines_dontneed.py"),), 240),
         _pytest("lazyfree", quick, 180, select="lazyfree"),
     )
+
+
+def groups() -> Step:
+    """What operators see of droppable pages in control groups of version 2."""
+    return _pytest("control groups", (str(TREE / "tests" / GROUP_TESTS),), 300)
 
 
 def code() -> Step:

@@ -110,7 +110,7 @@ def contract() -> tuple[Step, ...]:
         if (TREE / "tests" / name).exists()
     )
     return (
-        _pytest("contract on ext4", _contract_files(), 420, select="kernel"),
+        _pytest("contract on ext4", _contract_files(), 900, select="kernel"),
         _pytest("contract on tmpfs", quick, 120, select="kernel", at=TMPFS),
         _pytest("contract on overlay", quick, 120, select="kernel", at=OVERLAY),
         Step(

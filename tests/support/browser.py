@@ -74,6 +74,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": self._folder.name},
             process_group=0,
         )
         os.close(theirs_in)

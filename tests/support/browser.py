@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from support.waiting import eventually
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WHY_NOT = "there is no chromium here: apt-get install chromium"
 _FLAGS = (
@@ -92,7 +94,8 @@ class Browser:
         os.close(self._out)
         os.close(self._in)
         self._proxy.close()
-        self._folder.cleanup()
+        # Its processes are killed, but the last ones may end a moment later, and write till then.
+        eventually(lambda: self._folder.cleanup() or not Path(self._folder.name).exists())
 
     def _attach(self) -> None:
         targets = self.ask("Target.getTargets")["targetInfos"]

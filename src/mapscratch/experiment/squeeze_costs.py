@@ -8,8 +8,7 @@ The same processes do both, in the same rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from mapscratch.experiment.costs import SQUEEZE
@@ -18,7 +17,7 @@ from mapscratch.experiment.lines import Shape, shape_workload
 from mapscratch.experiment.results import Settings
 from mapscratch.experiment.rounds import run_round, swap_needed
 from mapscratch.experiment.strategies import STRATEGIES, Strategy
-from mapscratch.experiment.surroundings import Announce, Surroundings, describe_swap
+from mapscratch.experiment.surroundings import Announce, Surroundings, prepare
 from mapscratch.experiment.timers import CannotMeasure, Figures, Heading, Timer, real_words
 from mapscratch.experiment.workload import Workload
 from mapscratch.kernelstats import (
@@ -27,8 +26,6 @@ from mapscratch.kernelstats import (
     SwapKind,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
-    temporary_memory_cgroup,
-    temporary_swap,
 )
 
 _PROCESSES = 8
@@ -76,20 +73,26 @@ class SqueezeTimer(Timer):
         if not self._workload:
             self._prepare()
         assert self._workload
-        kind = self._swaps[number % len(self._swaps)]
+        settings = _settings(self._swaps[number % len(self._swaps)])
+        try:
+            with prepare(settings, swap_needed(self._workload, settings), _known) as surroundings:
+                return self._round(self._workload, number, surroundings)
+        except (SwapError, CgroupError) as error:
+            raise CannotMeasure(str(error.strerror)) from None
+
+    def _round(self, workload: Workload, number: int, surroundings: Surroundings) -> Figures:
         figures: Figures = {}
-        with _surroundings(kind, swap_needed(self._workload, _settings())) as surroundings:
-            for strategy in _STRATEGIES:
-                if _name(strategy) in self.left_out:
-                    continue
-                asked, squeezed = (
-                    run_round(
-                        self._workload, strategy, _PROCESSES, number, surroundings, squeezed=how
-                    ).round_trip_us
-                    for how in (False, True)
-                )
-                if asked is not None and squeezed is not None:
-                    figures[_name(strategy)] = (squeezed - asked) * 1e3
+        for strategy in _STRATEGIES:
+            if _name(strategy) in self.left_out:
+                continue
+            asked, squeezed = (
+                run_round(
+                    workload, strategy, _PROCESSES, number, surroundings, squeezed=how
+                ).round_trip_us
+                for how in (False, True)
+            )
+            if asked is not None and squeezed is not None:
+                figures[_name(strategy)] = (squeezed - asked) * 1e3
         return figures
 
     def _prepare(self) -> None:
@@ -100,7 +103,7 @@ class SqueezeTimer(Timer):
             raise CannotMeasure(probe.reason)
         filler = real_words(_SHAPE.pages * WORDS_PER_PAGE)
         self._workload = shape_workload(self._folder, _SHAPE, filler, _PAGES)
-        size = swap_needed(self._workload, _settings())
+        size = swap_needed(self._workload, _settings(self._swaps[0]))
         probes = {kind: probe_temporary_swap(kind, size) for kind in self._swaps}
         self._swaps = tuple(kind for kind in self._swaps if probes[kind])
         if not self._swaps:
@@ -117,14 +120,9 @@ def _name(strategy: Strategy) -> str:
     return f"{SQUEEZE}.{strategy.name}"
 
 
-def _settings() -> Settings:
-    return Settings((_PROCESSES,), 1, 0.0, ("private",), "cgroup", "none", _PAGES)
+def _settings(kind: SwapKind) -> Settings:
+    return Settings((_PROCESSES,), 1, 0.0, ("private",), "cgroup", kind, _PAGES)
 
 
-@contextmanager
-def _surroundings(kind: SwapKind, size: int) -> Iterator[Surroundings]:
-    try:
-        with temporary_swap(kind, size), temporary_memory_cgroup() as group:
-            yield Surroundings(describe_swap(temporary=True), group)
-    except (SwapError, CgroupError) as error:
-        raise CannotMeasure(str(error.strerror)) from None
+def _known(said: str) -> None:
+    """What is made in each round was announced before the first."""

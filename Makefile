@@ -124,14 +124,11 @@ mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that 
 	$(call make_venv,.venv-mutants,$(PYTHON))
 	.venv-mutants/bin/python tests/mutants.py
 
-BENCHMARKS := $(filter-out bench/turns.py bench/%_worker.py,$(wildcard bench/*.py))
-bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine
+bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine and kept in bench/results/
 	$(BIN)/meson compile -C $(NATIVE)
-	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
-	$(BIN)/mapscratch survey --installed
-	$(BIN)/mapscratch cost --swap all
+	$(BIN)/python bench/record.py
 
-docs: $(VENV)/installed ## prints the tables that are generated into docs/
+docs: $(VENV)/installed ## writes what is generated into the README and docs/
 	$(BIN)/python docs/generate.py
 
 # The kernels go into a cache outside of the tree; see kernel/README.md.

@@ -9,7 +9,6 @@ the page cache, and of nobody's limit, where nothing else is said.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
@@ -25,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from turns import describe, in_turns, ratio
+from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 from mapscratch.fixups import Compiled, Python
@@ -392,6 +391,13 @@ sys.stdin.read()
 """
 
 
+READERS = {
+    "ours": "ours",
+    "forked": "load, then fork",
+    "chunks": "memmap of the file, in chunks",
+}
+
+
 def pss_mib(pids: list[int]) -> float:
     total = 0
     for pid in pids:
@@ -431,10 +437,10 @@ def readers(path: str, results: Results) -> None:
     items = 64 << 18  # 64 MiB of output
     print(f"Pss of all readers of an array of {items * 4 >> 20} MiB, MiB")
     print(f"  {'readers':<28}" + "".join(f"{count:>10}" for count in (1, 4, 16)))
-    for kind in ("ours", "load, then fork", "memmap of the file, in chunks"):
-        pss = [readers_pss(kind, path, items, count) for count in (1, 4, 16)]
-        print(f"  {kind:<28}" + "".join(f"{value:>10.0f}" for value in pss))
-        results[f"pss_16_{kind}"] = pss[-1]
+    for kind, name in READERS.items():
+        pss = [readers_pss(name, path, items, count) for count in (1, 4, 16)]
+        print(f"  {name:<28}" + "".join(f"{value:>10.0f}" for value in pss))
+        results[f"readers_{kind}"] = pss[-1]
     print("  ours is a copy a process (until memory is wanted): it loses here")
 
 
@@ -466,10 +472,9 @@ def draw(results: Results, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
     parser.add_argument("--size", type=int, default=384, help="MiB of output in `scan`, `fixups`")
-    parser.add_argument("--json", type=Path, help="write the ratios there")
     parser.add_argument("--chart", type=Path, help="draw `overcommit` there, as SVG")
     arguments = parser.parse_args()
     parts = arguments.part or PARTS
@@ -492,8 +497,7 @@ def main() -> None:
             fixups(path, items, results)
         if "readers" in parts:
             readers(path, results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, arguments.json)
     if arguments.chart and any(name.endswith("_scan") for name in results):
         draw(results, arguments.chart)
 

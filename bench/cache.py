@@ -9,7 +9,6 @@ another process waits for memory that the cache holds).
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from cache_worker import keys_of
-from turns import describe, in_turns, ratio
+from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 from mapscratch.kernelstats import (
@@ -102,17 +101,19 @@ def hit_of_size(size: int, entries: int, title: str, results: Results) -> None:
         "ours, the hit and a sum": of_ours_read,
     }
     streams = {
-        "any": np.random.default_rng(0).integers(0, entries, 2000).tolist(),
-        "by Zipf's law": keys_of(0, 2000, entries),
-        "one of 8 that were just used": np.random.default_rng(0).integers(0, 8, 2000).tolist(),
+        ("any", "any"): np.random.default_rng(0).integers(0, entries, 2000).tolist(),
+        ("zipf", "by Zipf's law"): keys_of(0, 2000, entries),
+        ("recent", "one of 8 that were just used"): (
+            np.random.default_rng(0).integers(0, 8, 2000).tolist()
+        ),
     }
-    for which, keys in streams.items():
+    for (key, which), keys in streams.items():
         figures = in_turns(
             {name: partial(time_a_use, use, keys) for name, use in ways.items()}, ROUNDS
         )
         print(f"a hit on an entry of {title}: {which} of {entries:,}")
         describe(figures, "us")
-        name = f"hit of {title}, {which}"
+        name = f"hit_{title.replace(' ', '').lower()}_{key}"
         if size >= 1 << 20:
             value = 1 / ratio(figures, "dict, the hit and a sum", "ours, the hit and a sum")
             text = f"hit and sum take {value:.2f} x the dict's"
@@ -291,9 +292,8 @@ def draw(results: Results, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--chart", type=Path, help="draw `limit` there, as SVG")
     arguments = parser.parse_args()
     parts = arguments.part or PARTS
@@ -306,8 +306,7 @@ def main() -> None:
             part(results)
         elif name in parts:
             print(f"{name}: not measured: {possible.reason}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, arguments.json)
     if arguments.chart and "deflate_speeds" in results:
         draw(results, arguments.chart)
 

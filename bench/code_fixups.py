@@ -8,9 +8,7 @@ reached, or missed, if all of that interval is on one side of it.
 
 from __future__ import annotations
 
-import argparse
 import errno
-import json
 import os
 import re
 import resource
@@ -22,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from turns import parser_of, save
 
 from mapscratch.errors import UserError
 from mapscratch.experiment.results import Settings, SwapChoice
@@ -64,6 +63,7 @@ class Line:
         high: the greatest, or where it ends.
         goal: of a ratio, in words; empty if it is only measured.
         verdict: whether it is reached.
+        key: by which it is written down; empty if it isn't.
     """
 
     label: str
@@ -73,6 +73,7 @@ class Line:
     high: float
     goal: str = ""
     verdict: str = ""
+    key: str = ""
 
 
 @dataclass(slots=True)
@@ -102,6 +103,7 @@ class Section:
         *,
         at_most: float | None = None,
         holds_one: bool = False,
+        key: str = "",
     ) -> None:
         """Adds the ratio within each turn."""
         median, low, high = interval([a / b for a, b in zip(of, to, strict=True)])
@@ -112,7 +114,7 @@ class Section:
         if holds_one:
             goal = "holds 1.0"
             verdict = "missed: slower" if low > 1 else "faster" if high < 1 else "reached"
-        self.lines.append(Line(label, "", median, low, high, goal, verdict))
+        self.lines.append(Line(label, "", median, low, high, goal, verdict, key))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -230,12 +232,13 @@ def first_calls(built: Built, stock: Names, ours: Names) -> Section:
     section.time("converted, first call", fixed["first"])
     section.time("converted, second call", fixed["second"])
     section.time("making one page writable, and back", window)
-    section.ratio("both calls, to glibc's lazy binding", made, bound)
+    section.ratio("both calls, to glibc's lazy binding", made, bound, key="first_call")
     section.ratio(
         "the same, to that and making one page writable",
         made,
         [a + b for a, b in zip(bound, window, strict=True)],
         at_most=1.25,
+        key="first_call_and_window",
     )
     return section
 
@@ -246,7 +249,13 @@ def steady_calls(built: Built, libraries: tuple[Path, Path], ours: Names) -> Sec
     figures = columns(turns)
     section.time("ordinary entry", figures["one"])
     section.time("converted entry", figures["other"])
-    section.ratio("converted, to ordinary entry", figures["other"], figures["one"], holds_one=True)
+    section.ratio(
+        "converted, to ordinary entry",
+        figures["other"],
+        figures["one"],
+        holds_one=True,
+        key="steady_call",
+    )
     return section
 
 
@@ -344,12 +353,13 @@ def against_swap(built: Mapping[str, Built], ours: Names) -> Section:
         section.time(f"one swap-in from {choice}", pages)
         for size in built:
             figures = columns(turns[size])
-            label = f"re-fixing in a {size} library, to that"
-            section.ratio(label, figures["refix"], pages, at_most=1)
+            label, key = f"re-fixing in a {size} library, to that", f"{choice}_{size}"
+            section.ratio(label, figures["refix"], pages, at_most=1, key=key)
             section.ratio("  if all of the text was dropped, a page", figures["refix_all"], pages)
             if "lost_first" in figures:
                 lost = [turn["lost_first"] + turn["lost_second"] for turn in turns[size]]
-                section.ratio("  targets dropped too, until all are fixed", lost, pages, at_most=1)
+                label, key = "  targets dropped too, until all are fixed", f"{key}_lost"
+                section.ratio(label, lost, pages, at_most=1, key=key)
     return section
 
 
@@ -400,9 +410,13 @@ def import_numpy(cache: ConversionCache, stock: Names) -> Section:
     section.time("as it is", clock["plain"], "ms")
     section.time("converted", clock["prepared"], "ms")
     section.time("by mapscratch run, with its own start", clock["whole"], "ms")
-    section.ratio("converted, to as it is", clock["prepared"], clock["plain"], at_most=1.05)
+    section.ratio(
+        "converted, to as it is", clock["prepared"], clock["plain"], at_most=1.05, key="import"
+    )
     section.ratio("  the same in processor time", processor["prepared"], processor["plain"])
-    section.ratio("by mapscratch run, to as it is", clock["whole"], clock["plain"])
+    section.ratio(
+        "by mapscratch run, to as it is", clock["whole"], clock["plain"], key="import_and_start"
+    )
     return section
 
 
@@ -452,19 +466,20 @@ def measure_all(told: Callable[[Section], None]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="all figures as JSON, at the end")
-    sections: list[Section] = []
-    as_json = parser.parse_args().json
+    arguments = parser_of(__doc__).parse_args()
+    figures: dict[str, float] = {}
+
+    def told(section: Section) -> None:
+        show(section)
+        figures.update({line.key: line.median for line in section.lines if line.key})
+
     try:
-        measure_all(sections.append if as_json else show)
+        measure_all(told)
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, UserError, subprocess.CalledProcessError) as problem:
         sys.exit(f"code_fixups.py: {problem}")
-    if as_json:
-        json.dump([asdict(section) for section in sections], sys.stdout, indent=2)
-        print()
+    save(figures, arguments.json)
 
 
 if __name__ == "__main__":

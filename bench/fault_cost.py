@@ -11,7 +11,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from turns import describe, ratio
+from turns import describe, parser_of, ratio, save
 
 PROGRAM = Path(__file__).parent.parent / "build/native/tests/native/fault_cost"
 NAMES = {
@@ -23,6 +23,7 @@ NAMES = {
 
 
 def main() -> None:
+    arguments = parser_of(__doc__).parse_args()
     output = subprocess.run([PROGRAM], check=True, capture_output=True, text=True).stdout
     rounds = json.loads(output)["rounds"]
     figures = {name: [round_[key] for round_ in rounds] for key, name in NAMES.items()}
@@ -32,6 +33,7 @@ def main() -> None:
     free = ratio(figures, NAMES["event"], NAMES["sigbus"])
     print(f"thread bound to one processor: {bound:.2f} x SIGBUS mode (goal: at most 1.5)")
     print(f"thread that may run anywhere:  {free:.2f} x SIGBUS mode (goal: at most 1.5)")
+    save({"bound": bound, "free": free}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import time
 
 import numpy as np
-from turns import describe, in_turns, ratio
+from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 
@@ -22,6 +22,7 @@ def gigabytes_a_second(started: float) -> float:
 
 
 def main() -> None:
+    arguments = parser_of(__doc__).parse_args()
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         for _ in range(BYTES >> 20):
             file.write(os.urandom(1 << 20))
@@ -64,6 +65,7 @@ def main() -> None:
     warm = ratio(figures, "page-in, lazyfree", "memcpy to memory in use")
     print(f"page-in runs at {fresh:.2f} x memcpy to fresh memory (goal: at least 0.6)")
     print(f"page-in runs at {warm:.2f} x memcpy to memory in use")
+    save({"to_fresh_memory": fresh, "to_memory_in_use": warm}, arguments.json)
 
 
 if __name__ == "__main__":

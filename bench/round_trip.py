@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from turns import describe, ratio
+from turns import describe, parser_of, ratio, save
 
 import mapscratch
 from mapscratch import _native
@@ -89,7 +89,8 @@ def round_trip(
     return spent + spent_on_fixups, spent_on_fixups, (read_vmstat() - before).swapped_in
 
 
-def measure(path: str, fixups: Fixups, group: TemporaryMemoryCgroup) -> None:
+def measure(path: str, fixups: Fixups, group: TemporaryMemoryCgroup) -> float:
+    """How many times as fast scratch is."""
     order = np.random.default_rng(1).permutation(PAGES)
     figures: dict[str, list[float]] = {
         name: [] for name in ("MAP_PRIVATE", "lazyfree", "of that, the fixups")
@@ -129,9 +130,12 @@ def measure(path: str, fixups: Fixups, group: TemporaryMemoryCgroup) -> None:
         print(f"  {cost}: scratch pays even if all {WORDS_A_PAGE} words of a page are fixups")
     else:
         print(f"  {cost}: scratch stops paying at about {crossing:.0f} fixups a page")
+    return faster
 
 
 def main() -> None:
+    arguments = parser_of(__doc__).parse_args()
+    faster: dict[str, float] = {}
     kinds: tuple[SwapKind, ...] = ("file", "zram", "zswap")
     print(f"reclaim + random page-in + {FIXUPS_A_PAGE} fixups, {PAGES} pages of 4 KiB")
     possible = probe_temporary_memory_cgroup()
@@ -154,7 +158,8 @@ def main() -> None:
             with temporary_memory_cgroup() as group, temporary_swap(kind, 4 * BYTES):
                 group.add(os.getpid())
                 print(f"swap: {kind}")
-                measure(file.name, fixups, group)
+                faster[kind] = measure(file.name, fixups, group)
+    save(faster, arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import tempfile
 import timeit
 
-from turns import describe, in_turns, ratio
+from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 
@@ -20,6 +20,7 @@ def nanoseconds(statement: str, **names: object) -> float:
 
 
 def main() -> None:
+    arguments = parser_of(__doc__).parse_args()
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         file.write(os.urandom(1 << 16))
         file.flush()
@@ -40,9 +41,11 @@ def main() -> None:
         words.release()
     print("a word of a resident page")
     describe(figures, "ns")
-    print(f"m.load takes {ratio(figures, 'm.load(offset)', 'm[i]'):.2f} x m[i] (goal: at most 2.5)")
+    index = ratio(figures, "m.load(offset)", "m[i]")
+    print(f"m.load takes {index:.2f} x m[i] (goal: at most 2.5)")
     cast = ratio(figures, "m.load(offset)", 'memoryview(m).cast("Q")[i]')
     print(f'm.load takes {cast:.2f} x memoryview(m).cast("Q")[i] (goal: at most 1.5)')
+    save({"load_to_index": index, "load_to_memoryview": cast}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/page-states.md from the table that libscratch holds: ``make docs``."""
+"""Writes what is generated into the documents: ``make docs``.
+
+``page-states.md`` comes from the table that libscratch holds, figures from ``bench/results/``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import measured
 
 from mapscratch import _native
 
-TARGET = Path(__file__).with_name("page-states.md")
+PAGE_STATES = Path(__file__).with_name("page-states.md")
 
 _ENGINES = {
     "lazyfree": "Anonymous memory that userfaultfd fills and MADV_FREE lets the kernel drop.",
@@ -47,6 +53,22 @@ def page_states() -> str:
     return "\n".join(lines) + "\n"
 
 
+def generated() -> Iterator[tuple[Path, str]]:
+    """Each document that has something generated in it, and what it should hold."""
+    yield PAGE_STATES, page_states()
+    runs = measured.read_runs()
+    for path in measured.documents():
+        text = path.read_text(encoding="utf-8")
+        yield path, measured.filled(text, runs)
+
+
+def main() -> None:
+    """Writes those that differ."""
+    for path, text in generated():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+
+
 if __name__ == "__main__":
-    TARGET.write_text(page_states())
-    print(f"wrote {TARGET}")
+    main()

@@ -3,8 +3,8 @@
  * Compiled once for any processor and once for newer ones (SCRATCH_CONVERT_VARIANT names the entry).
  *
  * A conversion is a row of plain loops over a tile that stays in the first-level cache: put the bytes
- * in order, take the real part, cast, scale, and so on, as many of these as are needed. So there is a
- * loop for each step and not for each combination of steps, and the compiler vectorises every one.
+ * in order, widen, take the real part, cast, scale, and so on, as many of these as are needed. So there
+ * is a loop for each step and not for each combination of steps, and the compiler vectorises every one.
  * Tiles begin at the same items each time, so that a page comes back with the same bytes even where C
  * leaves a conversion undefined (a float beyond an integer's range).
  */
@@ -56,32 +56,116 @@ static void swap_items(void *to, const void *from, size_t size, size_t count) {
     }
 }
 
-static float load_bf16(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
+static float float_of(uint32_t bits) {
     float value;
-    memcpy(&value, &wide, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+static uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/*
+ * Types that are widened to float, which holds all their values, before anything else is done. Those of
+ * eight bits are float's own layout, cut short: shifted to float's place, the exponent is too small by
+ * the difference of the biases, for subnormal numbers too.
+ */
+static float load_bf16(uint16_t bits) { return float_of((uint32_t)bits << 16); }
+
+static uint32_t quiet_nan(uint8_t bits) { return (uint32_t)(bits & 0x80) << 24 | 0x7fc00000; }
+
+static uint32_t load_eight(uint8_t bits, int mantissa_bits, int bias) {
+    float tiny = float_of((uint32_t)(bits & 0x7f) << (23 - mantissa_bits));
+    float value = tiny * float_of((uint32_t)(254 - bias) << 23);
+    return bits_of(value) | (uint32_t)(bits & 0x80) << 24;
+}
+
+/* As IEEE 754 has it: the largest exponent is for infinity and NaN. */
+static float load_eight_ieee(uint8_t bits, int mantissa_bits, int bias) {
+    uint8_t magnitude = bits & 0x7f;
+    uint8_t infinity = (uint8_t)(0x7f >> mantissa_bits << mantissa_bits);
+    uint32_t finite = load_eight(bits, mantissa_bits, bias);
+    uint32_t special = magnitude == infinity ? (uint32_t)(bits & 0x80) << 24 | 0x7f800000 : quiet_nan(bits);
+    return float_of(magnitude >= infinity ? special : finite);
+}
+
+/* "fn", finite: only the largest magnitude is a NaN. */
+static float load_eight_finite(uint8_t bits, int mantissa_bits, int bias) {
+    return float_of((bits & 0x7f) == 0x7f ? quiet_nan(bits) : load_eight(bits, mantissa_bits, bias));
+}
+
+/* "fnuz", finite, with an unsigned zero: what would be -0 is the NaN. */
+static float load_eight_unsigned_zero(uint8_t bits, int mantissa_bits, int bias) {
+    return float_of(bits == 0x80 ? quiet_nan(bits) : load_eight(bits, mantissa_bits, bias));
+}
+
+static float load_f8e3m4(uint8_t bits) { return load_eight_ieee(bits, 4, 3); }
+static float load_f8e4m3(uint8_t bits) { return load_eight_ieee(bits, 3, 7); }
+static float load_f8e5m2(uint8_t bits) { return load_eight_ieee(bits, 2, 15); }
+static float load_f8e4m3fn(uint8_t bits) { return load_eight_finite(bits, 3, 7); }
+static float load_f8e4m3fnuz(uint8_t bits) { return load_eight_unsigned_zero(bits, 3, 8); }
+static float load_f8e5m2fnuz(uint8_t bits) { return load_eight_unsigned_zero(bits, 2, 16); }
+static float load_f8e4m3b11fnuz(uint8_t bits) { return load_eight_unsigned_zero(bits, 3, 11); }
+
+/* An exponent and nothing else; 0 is 2^-127, a subnormal float. */
+static float load_f8e8m0fnu(uint8_t bits) {
+    uint32_t power = bits ? (uint32_t)bits << 23 : 0x00400000;
+    return float_of(bits == 0xff ? 0x7fc00000 : power);
+}
+
+#define FOR_EACH_NARROW_FLOAT(X)                                                                  \
+    X(bf16, uint16_t) X(f8e3m4, uint8_t) X(f8e4m3, uint8_t) X(f8e5m2, uint8_t)                    \
+    X(f8e4m3fn, uint8_t) X(f8e4m3fnuz, uint8_t) X(f8e5m2fnuz, uint8_t)                            \
+    X(f8e4m3b11fnuz, uint8_t) X(f8e8m0fnu, uint8_t)
+
+#define DEFINE_WIDEN(NAME, STORED)                                                                \
+    static void widen_##NAME(float *restrict to, const void *restrict source, size_t count) {     \
+        const STORED *from = source;                                                              \
+        for (size_t item = 0; item < count; item++)                                               \
+            to[item] = load_##NAME(from[item]);                                                   \
+    }
+FOR_EACH_NARROW_FLOAT(DEFINE_WIDEN)
+
+typedef void (*widen_function)(float *restrict to, const void *restrict source, size_t count);
+
+#define WIDEN_ENTRY(NAME, STORED) [SCRATCH_NUMBER_##NAME] = widen_##NAME,
+static const widen_function widens[SCRATCH_NUMBER_COUNT] = {FOR_EACH_NARROW_FLOAT(WIDEN_ENTRY)};
+
+/*
+ * The half that is nearest to a double. Half would be rounded twice by way of an ordinary float; a float
+ * rounded to odd (what is cut off sets the last bit) is on the right side of every half's limits.
+ */
+static _Float16 half_of_double(double value) {
+    float near = (float)value;
+    bool is_exact = (double)near == value || value != value;
+    bool is_beyond = __builtin_fabs((double)near) > __builtin_fabs(value);
+    uint32_t odd = (bits_of(near) - is_beyond) | 1;
+    return (_Float16)float_of(is_exact ? bits_of(near) : odd);
 }
 
 #define AS_IT_IS(value) (value)
 #define IS_SET(value) ((value) != 0)
+#define HALF_OF_FLOAT(value) ((_Float16)(float)(value))
+#define HALF_OF_DOUBLE(value) half_of_double((double)(value))
 
 /* NumPy makes a half out of a float or a double, whichever the source fits better. */
 #define FOR_EACH_SOURCE(X, OUTPUT, TYPE)                                                          \
-    X(b1, uint8_t, IS_SET, float, OUTPUT, TYPE)                                                   \
-    X(i1, int8_t, AS_IT_IS, float, OUTPUT, TYPE)                                                  \
-    X(i2, int16_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
-    X(i4, int32_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
-    X(i8, int64_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
-    X(u1, uint8_t, AS_IT_IS, float, OUTPUT, TYPE)                                                 \
-    X(u2, uint16_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
-    X(u4, uint32_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
-    X(u8, uint64_t, AS_IT_IS, float, OUTPUT, TYPE)                                                \
-    X(f2, _Float16, (float), float, OUTPUT, TYPE)                                                 \
-    X(f4, float, AS_IT_IS, float, OUTPUT, TYPE)                                                   \
-    X(f8, double, AS_IT_IS, double, OUTPUT, TYPE)                                                 \
-    X(f16, long double, AS_IT_IS, double, OUTPUT, TYPE)                                           \
-    X(bf16, uint16_t, load_bf16, float, OUTPUT, TYPE)
+    X(b1, uint8_t, IS_SET, HALF_OF_FLOAT, OUTPUT, TYPE)                                           \
+    X(i1, int8_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                          \
+    X(i2, int16_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                         \
+    X(i4, int32_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                         \
+    X(i8, int64_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                         \
+    X(u1, uint8_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                         \
+    X(u2, uint16_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                        \
+    X(u4, uint32_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                        \
+    X(u8, uint64_t, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                        \
+    X(f2, _Float16, (float), HALF_OF_FLOAT, OUTPUT, TYPE)                                         \
+    X(f4, float, AS_IT_IS, HALF_OF_FLOAT, OUTPUT, TYPE)                                           \
+    X(f8, double, AS_IT_IS, HALF_OF_DOUBLE, OUTPUT, TYPE)                                         \
+    X(f16, long double, AS_IT_IS, HALF_OF_DOUBLE, OUTPUT, TYPE)
 
 #define FOR_EACH_INTEGER(X)                                                                       \
     X(i1, int8_t) X(i2, int16_t) X(i4, int32_t) X(i8, int64_t)                                    \
@@ -89,7 +173,7 @@ static float load_bf16(uint16_t bits) {
 #define FOR_EACH_WIDE_FLOAT(X) X(f4, float) X(f8, double) X(f16, long double)
 #define FOR_EACH_OUTPUT_BUT_HALF(X) X(b1, bool) FOR_EACH_INTEGER(X) FOR_EACH_WIDE_FLOAT(X)
 
-#define DEFINE_CAST(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                                   \
+#define DEFINE_CAST(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                                      \
     static void cast_##SOURCE##_##OUTPUT(void *restrict output, const void *restrict source,      \
                                          size_t count) {                                          \
         const STORED *from = source;                                                              \
@@ -97,13 +181,13 @@ static float load_bf16(uint16_t bits) {
         for (size_t item = 0; item < count; item++)                                               \
             to[item] = (TYPE)LOAD(from[item]);                                                    \
     }
-#define DEFINE_CAST_TO_HALF(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                          \
+#define DEFINE_CAST_TO_HALF(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                             \
     static void cast_##SOURCE##_##OUTPUT(void *restrict output, const void *restrict source,      \
                                          size_t count) {                                          \
         const STORED *from = source;                                                              \
         TYPE *to = output;                                                                        \
         for (size_t item = 0; item < count; item++)                                               \
-            to[item] = (TYPE)(THROUGH)LOAD(from[item]);                                           \
+            to[item] = HALF(LOAD(from[item]));                                                    \
     }
 #define DEFINE_CASTS(OUTPUT, TYPE) FOR_EACH_SOURCE(DEFINE_CAST, OUTPUT, TYPE)
 FOR_EACH_OUTPUT_BUT_HALF(DEFINE_CASTS)
@@ -111,7 +195,7 @@ FOR_EACH_SOURCE(DEFINE_CAST_TO_HALF, f2, _Float16)
 
 typedef void (*cast_function)(void *restrict output, const void *restrict source, size_t count);
 
-#define CAST_ENTRY(SOURCE, STORED, LOAD, THROUGH, OUTPUT, TYPE)                                    \
+#define CAST_ENTRY(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                                       \
     [SCRATCH_NUMBER_##OUTPUT][SCRATCH_NUMBER_##SOURCE] = cast_##SOURCE##_##OUTPUT,
 #define CAST_ENTRIES(OUTPUT, TYPE) FOR_EACH_SOURCE(CAST_ENTRY, OUTPUT, TYPE)
 static const cast_function casts[SCRATCH_NUMBER_COUNT][SCRATCH_NUMBER_COUNT] = {
@@ -210,6 +294,7 @@ static const blank_function blanks[SCRATCH_NUMBER_COUNT] = {
 
 struct tile {
     _Alignas(32) char ordered[TILE_BYTES]; /* the source in this machine's byte order */
+    _Alignas(32) char widened[TILE_BYTES];
     _Alignas(32) char real[TILE_BYTES];
     _Alignas(32) int64_t stored[TILE_BYTES / sizeof(int64_t)];
 };
@@ -225,6 +310,11 @@ static void convert_tile(const struct scratch_conversion *conversion, struct til
     if (conversion->source_is_swapped) {
         swap_items(tile->ordered, source, source_size, parts);
         source = tile->ordered;
+    }
+    if (widens[source_real]) {
+        widens[source_real]((float *)tile->widened, source, count);
+        source_real = SCRATCH_NUMBER_f4;
+        source = tile->widened;
     }
     bool joins_truths = from_complex && output_real == SCRATCH_NUMBER_b1;
     if (from_complex && !to_complex && !joins_truths) {
@@ -257,6 +347,8 @@ static int32_t convert(void *output, const void *source, int64_t items, int64_t 
     size_t source_size = scratch_number_size(conversion->source);
     size_t output_size = scratch_number_size(conversion->output);
     size_t tile_items = TILE_BYTES / (source_size > output_size ? source_size : output_size);
+    if (widens[conversion->source] && tile_items > TILE_BYTES / sizeof(float))
+        tile_items = TILE_BYTES / sizeof(float);
     if (tile_items > TILE_BYTES / sizeof(int64_t))
         tile_items = TILE_BYTES / sizeof(int64_t);
     struct tile tile;

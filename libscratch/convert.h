@@ -9,11 +9,15 @@
 
 #include "decode.h"
 
-/* Named as NumPy names them: kind and size in bytes. `f16` and `c32` are long double; bf16 is a source only. */
+/*
+ * Named as NumPy names them: kind and size in bytes; `f16` and `c32` are long double. Sources only: bf16 and
+ * the floats of eight bits, which are named as ml_dtypes names them (f8e4m3fn: float8_e4m3fn).
+ */
 #define SCRATCH_NUMBERS(NUMBER)                                                                  \
     NUMBER(b1) NUMBER(i1) NUMBER(i2) NUMBER(i4) NUMBER(i8) NUMBER(u1) NUMBER(u2) NUMBER(u4)      \
-    NUMBER(u8) NUMBER(f2) NUMBER(f4) NUMBER(f8) NUMBER(f16) NUMBER(bf16) NUMBER(c8) NUMBER(c16)  \
-    NUMBER(c32)
+    NUMBER(u8) NUMBER(f2) NUMBER(f4) NUMBER(f8) NUMBER(f16) NUMBER(c8) NUMBER(c16) NUMBER(c32)   \
+    NUMBER(bf16) NUMBER(f8e3m4) NUMBER(f8e4m3) NUMBER(f8e5m2) NUMBER(f8e4m3fn)                   \
+    NUMBER(f8e4m3fnuz) NUMBER(f8e5m2fnuz) NUMBER(f8e4m3b11fnuz) NUMBER(f8e8m0fnu)
 
 enum scratch_number {
 #define SCRATCH_NUMBER_ENUM(NAME) SCRATCH_NUMBER_##NAME,

@@ -463,7 +463,8 @@ def array(
         offset: bytes before the first number, any number of them.
         shape: of what you see; None: one dimension, to the end of the file.
         order: ``"C"`` or ``"F"``, how the numbers lie in the file.
-        source: what the file holds, a dtype or ``"bfloat16"``; None: the same as `dtype`.
+        source: what the file holds, a dtype, ``"bfloat16"`` or ``"float8_e5m2"`` and its kin; None:
+            the same as `dtype`.
         scale: see `mapscratch.fixups.Scale`; None: not scaled.
         zero: see `mapscratch.fixups.Scale`.
         blank: an integer of the file that becomes NaN.
@@ -557,7 +558,7 @@ def _chosen_fixup(
         return fixup
     if is_scaled:
         return Scale(1 if scale is None else scale, 0 if zero is None else zero, blank=blank)
-    if source.dtype == output and not source.is_bfloat16:
+    if source.dtype == output and not source.foreign:
         return None
     return Cast()
 

@@ -67,8 +67,9 @@ class ArrayFixup(ABC):
 class Cast(ArrayFixup):
     """Numbers of one type from numbers of another: ``source.astype(dtype)``, byte order and all.
 
-    Any pair of NumPy's numeric types, and bfloat16 as a source. What C leaves undefined stays so,
-    as in NumPy: a float that is NaN or too large for an integer.
+    Any pair of NumPy's numeric types; as a source also bfloat16 and the floats of eight bits, by
+    ml_dtypes' names (``"float8_e4m3fn"``, ``"float8_e5m2"``), and ml_dtypes' dtypes. What C leaves
+    undefined stays so, as in NumPy: a float that is NaN or too large for an integer.
 
     Warns:
         ComplexWarning: imaginary parts are thrown away.
@@ -87,7 +88,7 @@ class ByteSwap(Cast):
 
     def recipe(self, source: SourceType, output: DType) -> Recipe:
         """A C function of ours; the types must differ in their order alone."""
-        if source.dtype.newbyteorder("=") != output.newbyteorder("=") or source.is_bfloat16:
+        if source.dtype.newbyteorder("=") != output.newbyteorder("=") or source.foreign:
             raise TypeError(
                 f"ByteSwap changes the order of bytes and nothing else: {source} can't become "
                 f"{output}; use Cast"

@@ -132,20 +132,6 @@ void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
     scratch_userfault_wake(userfault, (uintptr_t)address, page_size);
 }
 
-/* What of the source pages [first, end) are made of: bytes from `source_skip` on. */
-static void source_of(const struct scratch_range *range, size_t first, size_t end, size_t *ret_from,
-                      size_t *ret_to) {
-    size_t page_size = scratch_page_size();
-    *ret_from = first * page_size;
-    *ret_to = end * page_size;
-    if (range->is_decoded) {
-        size_t unit = range->decoding.unit_pages;
-        *ret_from = first / unit * range->decoding.unit_source_length;
-        *ret_to = (end + unit - 1) / unit * range->decoding.unit_source_length;
-        *ret_to = least(*ret_to, range->decoding.source_length);
-    }
-}
-
 /*
  * The source's read-ahead is switched off (MADV_RANDOM), because read-around makes a random
  * page-in read far more than it needs. So ask for what is needed: these pages, and in a sequence
@@ -154,11 +140,11 @@ static void source_of(const struct scratch_range *range, size_t first, size_t en
 static void read_ahead(struct scratch_range *range, const struct scratch_plan *plan) {
     size_t page_size = scratch_page_size();
     size_t from, to;
-    source_of(range, plan->first, plan->end, &from, &to);
+    scratch_source_of(range, plan->first, plan->end, &from, &to);
     if (plan->in_sequence) {
         size_t window = scratch_settings.readahead_bytes;
         size_t on_its_way_from, on_its_way_to;
-        source_of(range, plan->stream->next, plan->stream->goal, &on_its_way_from, &on_its_way_to);
+        scratch_source_of(range, plan->stream->next, plan->stream->goal, &on_its_way_from, &on_its_way_to);
         if (on_its_way_to > to)
             to = on_its_way_to;
         if (to + window / 2 <= plan->stream->read_to)
@@ -222,7 +208,7 @@ static size_t stage_decoded(struct scratch_range *range, size_t first, size_t pa
     uint64_t first_unit = first / decoding->unit_pages;
     uint64_t units = (pages + decoding->unit_pages - 1) / decoding->unit_pages;
     size_t from, to;
-    source_of(range, first, first + pages, &from, &to);
+    scratch_source_of(range, first, first + pages, &from, &to);
     size_t got;
     const void *bytes = encoded_bytes(range, from, to - from, &got);
     if (got < to - from) {
@@ -254,6 +240,8 @@ static size_t stage_decoded(struct scratch_range *range, size_t first, size_t pa
 static void count_filled(struct scratch_range *range, size_t first, size_t pages) {
     uint64_t rebuilt = 0;
     for (size_t page = first; page < first + pages; page++) {
+        size_t chunk = page / SCRATCH_TOUCHED_PAGES;
+        range->touched[chunk / 8] |= (unsigned char)(1u << (chunk % 8));
         unsigned char bit = (unsigned char)(1u << (page % 8));
         rebuilt += (range->ever_filled[page / 8] & bit) != 0;
         range->ever_filled[page / 8] |= bit;

@@ -249,14 +249,14 @@ static void drop_step(struct scratch_range *range, struct relief *relief) {
         if (heat_step(range, chunk) != relief->step)
             continue;
         size_t first = chunk * SCRATCH_HEAT_CHUNK_PAGES;
-        uint64_t dropped = 0;
+        struct scratch_dropped dropped;
         if (scratch_drop_locked(range, relief->pagemap, first, first + chunk_pages(range, chunk),
                                 &dropped) ||
-            !dropped)
+            !dropped.pages)
             continue;
         range->dropped_before[chunk] = 1;
-        relief->wanted -= dropped < relief->wanted ? dropped : relief->wanted;
-        atomic_fetch_add_explicit(&dropped_pages, dropped, memory_order_relaxed);
+        relief->wanted -= dropped.pages < relief->wanted ? dropped.pages : relief->wanted;
+        atomic_fetch_add_explicit(&dropped_pages, dropped.pages, memory_order_relaxed);
     }
 }
 

@@ -106,6 +106,19 @@ struct scratch_range *scratch_registry_find_locked(uintptr_t address) {
     return found;
 }
 
+/* The first range that begins at `address` or above, locked, or NULL. */
+static struct scratch_range *registry_next_locked(uintptr_t address) {
+    struct scratch_range *next = NULL;
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t position = address ? registry_position(address - 1) : 0;
+    if (position < range_count) {
+        next = ranges[position];
+        scratch_lock_acquire(&next->lock);
+    }
+    scratch_lock_release(&scratch_registry_lock);
+    return next;
+}
+
 struct scratch_range **scratch_registry_ranges(size_t *ret_count) {
     *ret_count = range_count;
     return ranges;
@@ -176,6 +189,10 @@ static size_t bitmap_bytes(const struct scratch_range *range) {
     return (scratch_range_pages(range) + 7) / 8;
 }
 
+static size_t touched_bytes(const struct scratch_range *range) {
+    return scratch_range_pages(range) / SCRATCH_TOUCHED_PAGES / 8 + 1;
+}
+
 static size_t heat_bytes(const struct scratch_range *range) {
     return scratch_range_pages(range) / SCRATCH_HEAT_CHUNK_PAGES + 1;
 }
@@ -188,6 +205,7 @@ static void range_free(struct scratch_range *range) {
     free(range->helper.address);
     free((void *)range->decoding.user_data);
     sparse_free(range->ever_filled, bitmap_bytes(range));
+    sparse_free(range->touched, touched_bytes(range));
     sparse_free(range->pins, scratch_range_pages(range) * sizeof *range->pins);
     sparse_free(range->heat, heat_bytes(range));
     sparse_free(range->dropped_before, heat_bytes(range));
@@ -246,7 +264,8 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
 #endif
     if (engine == SCRATCH_ENGINE_LAZYFREE) {
         range->ever_filled = sparse_allocate(bitmap_bytes(range));
-        complete = complete && range->ever_filled;
+        range->touched = sparse_allocate(touched_bytes(range));
+        complete = complete && range->ever_filled && range->touched;
         if (description->decoding)
             complete = complete && copy_decoding(range, description->decoding);
         if (description->fixup) {
@@ -498,38 +517,53 @@ static bool page_can_be_lock_on_fault(const struct scratch_range *range, size_t 
     return page * scratch_page_size() < range->lock_length;
 }
 
-int scratch_pagemap_open(void) { return raw_open("/proc/self/pagemap", O_RDONLY); }
+static bool was_touched(const struct scratch_range *range, size_t page) {
+    size_t chunk = page / SCRATCH_TOUCHED_PAGES;
+    return !range->touched || range->touched[chunk / 8] & (1u << (chunk % 8));
+}
 
-void scratch_pagemap_close(int pagemap) {
-    if (pagemap >= 0)
-        raw_close(pagemap);
+/* Where holes cost as much as pages: the parts in which there can be any. */
+static void count_touched(const struct scratch_range *range, int pagemap, size_t first, size_t end,
+                          struct scratch_page_counts *counts) {
+    while (first < end) {
+        size_t stop = (first / SCRATCH_TOUCHED_PAGES + 1) * SCRATCH_TOUCHED_PAGES;
+        if (stop > end)
+            stop = end;
+        if (was_touched(range, first))
+            scratch_pagemap_count(pagemap, (uintptr_t)range->address + first * scratch_page_size(),
+                                  stop - first, counts);
+        first = stop;
+    }
+}
+
+void scratch_count_pages(const struct scratch_range *range, int pagemap, size_t first, size_t pages,
+                         struct scratch_page_counts *counts) {
+    uintptr_t address = (uintptr_t)range->address + first * scratch_page_size();
+    if (pages <= SCRATCH_TOUCHED_PAGES || scratch_pagemap_scans(pagemap))
+        scratch_pagemap_count(pagemap, address, pages, counts);
+    else
+        count_touched(range, pagemap, first, first + pages, counts);
 }
 
 uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap, size_t first,
                                  size_t pages) {
-    enum { ENTRIES = 512 };
-    /* Documentation/admin-guide/mm/pagemap.rst */
-    const uint64_t present = 1ULL << 63;
-    const uint64_t swapped = 1ULL << 62;
-    const uint64_t file_backed = 1ULL << 61;
-    uint64_t entries[ENTRIES];
-    uint64_t own = 0;
-    uint64_t index = (uintptr_t)range->address / scratch_page_size() + first;
-    while (pages) {
-        size_t wanted = pages < ENTRIES ? pages : ENTRIES;
-        long got = raw_pread(pagemap, entries, wanted * sizeof entries[0],
-                             (off_t)(index * sizeof entries[0]));
-        if (got <= 0)
-            break;
-        size_t entry_count = (size_t)got / sizeof entries[0];
-        for (size_t entry = 0; entry < entry_count; entry++) {
-            bool is_own_in_memory = (entries[entry] & present) && !(entries[entry] & file_backed);
-            own += is_own_in_memory || (entries[entry] & swapped);
-        }
-        pages -= entry_count;
-        index += entry_count;
+    struct scratch_page_counts counts = {0};
+    scratch_count_pages(range, pagemap, first, pages, &counts);
+    return counts.own;
+}
+
+void scratch_source_of(const struct scratch_range *range, size_t first, size_t end, size_t *ret_from,
+                       size_t *ret_to) {
+    size_t page_size = scratch_page_size();
+    *ret_from = first * page_size;
+    *ret_to = end * page_size;
+    if (range->is_decoded) {
+        size_t unit = range->decoding.unit_pages;
+        *ret_from = first / unit * range->decoding.unit_source_length;
+        *ret_to = (end + unit - 1) / unit * range->decoding.unit_source_length;
+        if (*ret_to > range->decoding.source_length)
+            *ret_to = range->decoding.source_length;
     }
-    return own;
 }
 
 /* Memory may be locked by us (on fault) or by the application (mlockall); dropping it is right. */
@@ -555,24 +589,48 @@ int scratch_discard_pages(struct scratch_range *range, size_t first, size_t page
     return madvise(range->address + first * page_size, pages * page_size, MADV_DONTNEED) ? errno : 0;
 }
 
+/*
+ * The source's pages that some of ours are made of: while they are mapped they count as the process's
+ * (RssFile). Nothing is lost, the pager only maps them again. How many there were comes back.
+ */
+static uint64_t unmap_source(struct scratch_range *range, int pagemap, size_t first, size_t end) {
+    if (!range->source || first == end)
+        return 0;
+    size_t page_size = scratch_page_size();
+    size_t from, to;
+    scratch_source_of(range, first, end, &from, &to);
+    from = (range->source_skip + from) & ~(page_size - 1);
+    to = (range->source_skip + to + page_size - 1) & ~(page_size - 1);
+    unsigned char *start = (unsigned char *)range->source + from;
+    struct scratch_page_counts counts = {0};
+    scratch_pagemap_count(pagemap, (uintptr_t)start, (to - from) / page_size, &counts);
+    if (madvise(start, to - from, MADV_DONTNEED_LOCKED) && madvise(start, to - from, MADV_DONTNEED))
+        return 0; /* locked, before Linux 5.18: somebody wants it to stay */
+    return counts.present;
+}
+
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
-                        uint64_t *ret_pages) {
+                        struct scratch_dropped *ret) {
     size_t boundary = range->lock_length / scratch_page_size();
+    size_t page_size = scratch_page_size();
     size_t run;
-    *ret_pages = 0;
+    *ret = (struct scratch_dropped){0};
+    ret->bytes = unmap_source(range, pagemap, first, end) * page_size;
     while ((run = scratch_unpinned_run(range, &first, end))) {
         if (first < boundary && first + run > boundary)
             run = boundary - first; /* what is locked on fault needs another call */
-        uint64_t own = scratch_count_own_pages(range, pagemap, first, run);
+        struct scratch_page_counts counts = {0};
+        scratch_count_pages(range, pagemap, first, run, &counts);
         int error = dontneed(range, first, run);
         if (error)
             return error;
         scratch_check_event(range, first, range->engine == SCRATCH_ENGINE_LAZYFREE ? run : 0,
                             SCRATCH_EVENT_DROP);
-        *ret_pages += own;
+        ret->pages += counts.own;
+        ret->bytes += counts.present * page_size;
         first += run;
     }
-    scratch_range_count(range, SCRATCH_DROPPED, *ret_pages);
+    scratch_range_count(range, SCRATCH_DROPPED, ret->pages);
     return 0;
 }
 
@@ -580,15 +638,37 @@ int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length
                        uint64_t *ret_pages) {
     size_t page_size = scratch_page_size();
     int pagemap = scratch_pagemap_open();
+    struct scratch_dropped dropped;
     sigset_t signals;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&range->lock);
     int error = scratch_drop_locked(range, pagemap, offset / page_size,
-                                    (offset + length) / page_size, ret_pages);
+                                    (offset + length) / page_size, &dropped);
     scratch_lock_release(&range->lock);
     scratch_signals_restore(&signals);
     scratch_pagemap_close(pagemap);
+    *ret_pages = dropped.pages;
     return error;
+}
+
+/* One range at a time, so that page faults of the others are served meanwhile. */
+uint64_t scratch_release_all(void) {
+    uint64_t bytes = 0;
+    uintptr_t address = 0;
+    int pagemap = scratch_pagemap_open();
+    struct scratch_range *range;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    while ((range = registry_next_locked(address))) {
+        struct scratch_dropped dropped;
+        address = (uintptr_t)range->address + range->length;
+        scratch_drop_locked(range, pagemap, 0, scratch_range_pages(range), &dropped);
+        bytes += dropped.bytes;
+        scratch_lock_release(&range->lock);
+    }
+    scratch_signals_restore(&signals);
+    scratch_pagemap_close(pagemap);
+    return bytes;
 }
 
 static int page_out_unpinned(struct scratch_range *range, size_t first, size_t end) {
@@ -800,6 +880,21 @@ void scratch_range_counts(struct scratch_range *range, struct scratch_counts *re
     ret->rebuilt = atomic_load_explicit(&figures[SCRATCH_REBUILT], memory_order_relaxed);
     ret->dropped = atomic_load_explicit(&figures[SCRATCH_DROPPED], memory_order_relaxed);
     ret->fixup_ns = atomic_load_explicit(&figures[SCRATCH_FIXUP_NS], memory_order_relaxed);
+}
+
+int scratch_range_page_counts(struct scratch_range *range, struct scratch_page_counts *ret) {
+    *ret = (struct scratch_page_counts){0};
+    int pagemap = scratch_pagemap_open();
+    if (pagemap < 0)
+        return errno;
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    scratch_count_pages(range, pagemap, 0, scratch_range_pages(range), ret);
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    scratch_pagemap_close(pagemap);
+    return 0;
 }
 
 static int try_to_map(int flags, int fd) {

@@ -22,8 +22,12 @@
 #include "board.h"
 #include "helper.h"
 #include "lock.h"
+#include "pagemap.h"
 #include "scratch.h"
 #include "stream.h"
+
+/* As many entries of a pagemap are read in few calls, and a bit each of a large range is little. */
+enum { SCRATCH_TOUCHED_PAGES = 4096 };
 
 struct scratch_range {
     struct scratch_lock lock;
@@ -46,6 +50,7 @@ struct scratch_range {
     struct scratch_helper helper;
     struct scratch_streams streams;
     unsigned char *ever_filled; /* a bit a page */
+    unsigned char *touched;     /* a bit for so many pages: one of them was filled */
 
     /* dontneed */
     size_t lock_length;
@@ -118,15 +123,25 @@ void scratch_registry_reset(void);
  */
 size_t scratch_unpinned_run(const struct scratch_range *range, size_t *first, size_t end);
 
-/* A descriptor of /proc/self/pagemap, -1 if it can't be had: then nothing is counted. */
-int scratch_pagemap_open(void);
-void scratch_pagemap_close(int pagemap);
+/* What is there of some pages. Without a pagemap nothing is counted. */
+void scratch_count_pages(const struct scratch_range *range, int pagemap, size_t first, size_t pages,
+                         struct scratch_page_counts *counts);
 /* Pages of ours that are in memory or in swap: of a file mapping, its private copies. */
 uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap, size_t first,
                                  size_t pages);
-/* MADV_DONTNEED in the form that the range needs, on unpinned runs; the pages that were there. */
+
+/* What of the source pages [first, end) are made of: bytes from `source_skip` on. */
+void scratch_source_of(const struct scratch_range *range, size_t first, size_t end, size_t *ret_from,
+                       size_t *ret_to);
+
+/* What a drop has given back. */
+struct scratch_dropped {
+    uint64_t pages; /* of our own, in memory or in swap */
+    uint64_t bytes; /* of memory, the source's included */
+};
+/* MADV_DONTNEED in the form that the range needs, on unpinned runs, and on what they were made of. */
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
-                        uint64_t *ret_pages);
+                        struct scratch_dropped *ret);
 
 /* Whatever is there, before something is put there; not if any of it is pinned. */
 int scratch_discard_pages(struct scratch_range *range, size_t first, size_t pages);

@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #include "decode.h"
+#include "pagemap.h"
 #include "states.h"
 #include "wordtable.h"
 
@@ -95,6 +96,8 @@ void scratch_range_forget(struct scratch_range *range);
 
 /* Offsets and lengths are multiples of the page size, inside the range. */
 int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length, uint64_t *ret_pages);
+/* Drops all unpinned pages of all ranges, and unmaps the files' pages; the bytes of memory that went. */
+uint64_t scratch_release_all(void);
 int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t length);
 int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
                       uint64_t *ret_generation);
@@ -113,6 +116,8 @@ int scratch_range_residence(const struct scratch_range *range, const uint64_t *p
  */
 int scratch_range_fetch(struct scratch_range *range, const uint64_t *pages, size_t count);
 void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret);
+/* What is there of it now; EBADF: /proc can't be had. */
+int scratch_range_page_counts(struct scratch_range *range, struct scratch_page_counts *ret);
 
 /*
  * What wakes the drop policy of `dontneed`. `path` is a cgroup's directory or a PSI file. `trigger` is

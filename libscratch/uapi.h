@@ -80,7 +80,15 @@ struct page_region {
     __u64 categories;
 };
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_FILE (1 << 2)
+#define PAGE_IS_PRESENT (1 << 3)
+#define PAGE_IS_SWAPPED (1 << 4)
 #define PAGE_IS_HUGE (1 << 6)
+#endif
+
+/* "fs/proc: extend the PAGEMAP_SCAN ioctl to report guard regions", of 2025; EINVAL before */
+#ifndef PAGE_IS_GUARD
+#define PAGE_IS_GUARD (1 << 8)
 #endif
 
 /*

@@ -107,6 +107,20 @@ MUTANTS = (
         "tests/test_traps_truncation.py",
     ),
     Mutant(
+        "resident memory: a drop unmaps the file's pages too",
+        "libscratch/range.c",
+        "    ret->bytes = unmap_source(range, pagemap, first, end) * page_size;\n",
+        "    (void)unmap_source;\n",
+        "tests/test_engines_release.py",
+    ),
+    Mutant(
+        "releasing: pinned pages stay",
+        "libscratch/range.c",
+        "    while (*first < end && scratch_page_is_pinned(range, *first))\n        ++*first;\n",
+        "",
+        "tests/test_engines_release.py",
+    ),
+    Mutant(
         "memory pressure: the files of a group that was removed are forgotten",
         "libscratch/pressure.c",
         "        forget_source(source);\n",

@@ -72,6 +72,7 @@ CHURN = """
             except ValueError:
                 pass  # closed meanwhile
             _native.announce_pressure(2)
+            _native.release_all()
 
     def replace():
         for index in range(4):
@@ -158,6 +159,7 @@ def test_an_address_used_again_at_once_is_not_ours(engine: str, file: PatternFil
             keeper = ScratchMap(path, engine=engine)  # so that the native thread goes on
             keeper.store(0, 1)
             _native.announce_pressure(2)
+            _native.release_all()
             time.sleep(0.015)
             with open("/proc/self/maps") as maps:
                 reused += any(

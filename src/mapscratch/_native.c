@@ -449,6 +449,23 @@ static PyObject *word_map_range_counts(PyObject *self, PyObject *unused) {
         "locked_bytes", (unsigned long long)counts.locked_bytes);
 }
 
+static PyObject *word_map_page_counts(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Py_buffer memory;
+    struct scratch_range *range = hold(self, &memory);
+    if (!range)
+        return NULL;
+    struct scratch_page_counts counts;
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    error = scratch_range_page_counts(range, &counts);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&memory);
+    return error ? raise_errno(error)
+                 : Py_BuildValue("KKK", (unsigned long long)counts.present,
+                                 (unsigned long long)counts.swapped, (unsigned long long)counts.own);
+}
+
 static PyObject *word_map_address(PyObject *self, void *unused) {
     (void)unused;
     return PyLong_FromVoidPtr(words_of(self)->address);
@@ -518,6 +535,7 @@ static PyMethodDef word_map_methods[] = {
     {"_residence", word_map_residence, METH_O, NULL},
     {"_fetch", word_map_fetch, METH_O, NULL},
     {"_range_counts", word_map_range_counts, METH_NOARGS, NULL},
+    {"_page_counts", word_map_page_counts, METH_NOARGS, NULL},
     {"close", word_map_close, METH_NOARGS, NULL},
     {"__exit__", word_map_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -615,6 +633,30 @@ static PyObject *native_announce_pressure(PyObject *module, PyObject *argument) 
     scratch_pressure_announce((int)level);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
+}
+
+static PyObject *native_release_all(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    uint64_t bytes;
+    Py_BEGIN_ALLOW_THREADS
+    bytes = scratch_release_all();
+    Py_END_ALLOW_THREADS
+    return PyLong_FromUnsignedLongLong(bytes);
+}
+
+static PyObject *native_count_pages(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int pagemap, error;
+    unsigned long long address, pages;
+    struct scratch_page_counts counts = {0};
+    if (!PyArg_ParseTuple(arguments, "iKK:count_pages", &pagemap, &address, &pages))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    error = scratch_pagemap_count(pagemap, (uintptr_t)address, (size_t)pages, &counts);
+    Py_END_ALLOW_THREADS
+    return error ? raise_errno(error)
+                 : Py_BuildValue("KKK", (unsigned long long)counts.present,
+                                 (unsigned long long)counts.swapped, (unsigned long long)counts.own);
 }
 
 static PyObject *native_pager_thread(PyObject *module, PyObject *unused) {
@@ -774,6 +816,8 @@ static PyMethodDef native_functions[] = {
     {"watch_pressure", native_watch_pressure, METH_VARARGS, NULL},
     {"pressure_counts", native_pressure_counts, METH_NOARGS, NULL},
     {"announce_pressure", native_announce_pressure, METH_O, NULL},
+    {"release_all", native_release_all, METH_NOARGS, NULL},
+    {"count_pages", native_count_pages, METH_VARARGS, NULL},
     {"pager_thread", native_pager_thread, METH_NOARGS, NULL},
     {"fork_expect", native_fork_expect, METH_NOARGS, NULL},
     {"fork_finish", native_fork_finish, METH_NOARGS, NULL},

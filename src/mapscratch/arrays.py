@@ -135,7 +135,11 @@ class ArrayScratch:
         return self.map.counts()
 
     def drop(self) -> int:
-        """Drops this array's pages now, pinned ones excepted; how many went."""
+        """Drops this array's pages now, pinned ones excepted; how many went.
+
+        What of the file they were decoded from is unmapped, too (``RssFile``); it stays in the
+        page cache.
+        """
         return self.map.drop(*self._span())
 
     def reclaim(self) -> None:

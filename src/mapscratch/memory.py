@@ -57,6 +57,9 @@ class ScratchMemory(WordMap):
     def drop(self, offset: int = 0, length: int | None = None) -> int:
         """Drops pages now, pinned ones excepted: they show the file at the next touch.
 
+        What of the file they were made of is unmapped, too, so that the process's resident memory
+        falls by both (``RssAnon`` and ``RssFile``); it stays in the page cache.
+
         Args:
             offset: byte offset; every page that holds a byte of the range is meant.
             length: bytes; None means to the end.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from mapscratch import _native
 from mapscratch._native import WordMap, turn_off_board
 from mapscratch.engines.dontneed import DontneedEngine
 from mapscratch.engines.interface import (
@@ -41,6 +42,7 @@ __all__ = [
     "choose",
     "confirm",
     "engines",
+    "release_all",
 ]
 
 ENVIRONMENT_VARIABLE = "MAPSCRATCH_ENGINE"
@@ -63,6 +65,20 @@ if os.environ.get("MAPSCRATCH_BOARD") == "off":
 def engines() -> list[EngineStatus]:
     """Which engines run in this process now, and why the others don't."""
     return [engine.status() for engine in _ENGINES.values()]
+
+
+def release_all() -> int:
+    """Gives back, now, what this process can make again of its mappings and arrays.
+
+    Drops every page that isn't pinned, and unmaps the pages of the files that these are made of
+    (they stay in the page cache). Any thread may call it at any time, whatever others do with the
+    arrays meanwhile: they read the same afterwards, stores into a `ScratchMap` vanish. It takes no
+    lock of the interpreter, and costs what is there.
+
+    Returns:
+        bytes that went from what is counted as resident of this process.
+    """
+    return _native.release_all()
 
 
 def choose(name: str, request: Request, requirements: Collection[str]) -> Engine:

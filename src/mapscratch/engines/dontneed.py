@@ -34,8 +34,9 @@ from mapscratch.engines.interface import (
     PageCounts,
     ReclaimNotApplicable,
     Request,
+    page_flags,
 )
-from mapscratch.kernelstats import MemoryCgroup, count_pages, memory_cgroup, read_meminfo
+from mapscratch.kernelstats import MemoryCgroup, memory_cgroup, read_meminfo
 
 _PRESSURE_STALL_FILE = "/proc/pressure/memory"
 _SHARE_LEFT_FOR_PINS = 4
@@ -87,7 +88,7 @@ class DontneedEngine(Engine):
     def counts(self, mapping: _native.WordMap) -> PageCounts:
         """Page tables say what is there and whether it is a private copy."""
         native = mapping._range_counts()
-        pages = count_pages(mapping._address, len(mapping))
+        pages = page_flags(mapping)
         private = pages.private - pages.swapped
         return PageCounts(
             resident=pages.present,

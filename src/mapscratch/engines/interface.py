@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mapscratch.errors import UserError
+from mapscratch.kernelstats.pagemap import PageFlags
 
 if TYPE_CHECKING:
     from mapscratch._native import WordMap
@@ -161,6 +162,11 @@ class Request:
         """The same, decoded by a process that listens there."""
         assert self.decoding
         return replace(self, decoding=replace(self.decoding, helper=address))
+
+
+def page_flags(mapping: WordMap) -> PageFlags:
+    """What is there of a mapping's pages, in memory and in swap."""
+    return PageFlags(*mapping._page_counts())
 
 
 class Engine(ABC):

@@ -33,8 +33,9 @@ from mapscratch.engines.interface import (
     PageCounts,
     Request,
     SystemCallWarning,
+    page_flags,
 )
-from mapscratch.kernelstats import count_pages, range_memory
+from mapscratch.kernelstats import range_memory
 
 REARM_WINDOW_SECONDS = 0.010
 """At the latest so long after a store its page is droppable again."""
@@ -133,7 +134,7 @@ class LazyfreeEngine(Engine):
         """Page tables say what is there, smaps what is lazily freed, the pager what it made."""
         native = mapping._range_counts()
         address, length = mapping._address, -(-len(mapping) // PAGESIZE) * PAGESIZE
-        pages = count_pages(address, length)
+        pages = page_flags(mapping)
         memory = range_memory(address, length)
         droppable = memory.usage.lazy_free // PAGESIZE if memory.exact else None
         if droppable is not None:

@@ -9,6 +9,7 @@ doesn't need them, and stripped libraries may have none.
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -21,13 +22,14 @@ from elftools.construct import ConstructError, Struct
 from elftools.elf.structs import ELFStructs
 from numpy.typing import NDArray
 
-from .source import ByteSource
+from .source import ByteSource, ElfError
 
 _HEADER_SIZE = 64
 _PT_INTERP = 3
 _SEGMENT_SIZE = 56
 _DYNAMIC_SIZE = 16
-_NOTE_HEADER_SIZE = 12
+_NOTE_HEADER = struct.Struct("<III")  # Elf64_Nhdr
+_NT_GNU_BUILD_ID = 3
 _MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
 
 # Offset and address of a segment agree modulo the page size, or no kernel can map it. 4 KiB is the
@@ -218,7 +220,7 @@ def read_headers(source: ByteSource, *, allow_fixed: bool = False) -> Headers:
         segments=loads,
         relro=ranges.get("PT_GNU_RELRO"),
         dynamic=ranges["PT_DYNAMIC"],
-        build_id=_build_id(source, structs, notes),
+        build_id=_build_id(source, notes),
     )
 
 
@@ -350,32 +352,40 @@ def _segment_problem(segment: LoadSegment, previous_end: int, file_size: int) ->
     return None
 
 
-def _build_id(source: ByteSource, structs: ELFStructs, notes: list[Any]) -> str | None:
+def _build_id(source: ByteSource, notes: list[Any]) -> str | None:
+    """The build-id, or None: no loader asks for it, so damaged notes are as good as none."""
     for program in notes:
         size = min(program["p_filesz"], _MAX_NOTE_BYTES)
-        data = source.read(program["p_offset"], size, "note segment")
-        found = _build_id_note(source, structs, data)
+        try:
+            data = source.read(program["p_offset"], size, "note segment")
+        except ElfError:
+            continue
+        # Some linkers put notes one after the other in 4-byte steps whatever the segment says.
+        steps = (8, 4) if program["p_align"] == 8 else (4, 8)
+        found = _build_id_note(data, steps[0]) or _build_id_note(data, steps[1])
         if found:
             return found
     return None
 
 
-def _build_id_note(source: ByteSource, structs: ELFStructs, data: bytes) -> str | None:
+def _build_id_note(data: bytes, alignment: int) -> str | None:
+    """The build-id in a segment whose notes, and what they hold, start at multiples of 4 or 8.
+
+    The layout is glibc's (`ELF_NOTE_NEXT_OFFSET` in elf/elf.h) and readelf's.
+    """
     offset = 0
-    while offset + _NOTE_HEADER_SIZE <= len(data):
-        note = parse(source, structs.Elf_Nhdr, data, offset, "note")
-        name_at = offset + _NOTE_HEADER_SIZE
-        content_at = name_at + _aligned(note["n_namesz"])
-        end = content_at + note["n_descsz"]
+    while offset + _NOTE_HEADER.size <= len(data):
+        name_size, content_size, kind = _NOTE_HEADER.unpack_from(data, offset)
+        name_at = offset + _NOTE_HEADER.size
+        content_at = _aligned(name_at + name_size, alignment)
+        end = content_at + content_size
         if end > len(data):
-            raise source.error("damaged note: it exceeds its segment")
-        owner = data[name_at : name_at + note["n_namesz"]]
-        if owner == b"GNU\0" and note["n_type"] == "NT_GNU_BUILD_ID":
-            return data[content_at:end].hex()
-        offset = content_at + _aligned(note["n_descsz"])
+            return None
+        if kind == _NT_GNU_BUILD_ID and data[name_at : name_at + name_size] == b"GNU\0":
+            return data[content_at:end].hex() or None
+        offset = _aligned(end, alignment)
     return None
 
 
-def _aligned(size: int) -> int:
-    """Round up to the 4 bytes that the parts of a note are aligned to."""
-    return -(-size // 4) * 4
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

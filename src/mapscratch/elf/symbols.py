@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from elftools.construct import Struct
 from numpy.typing import NDArray
 
 from .headers import DynamicTable, Headers, parse
@@ -184,11 +186,12 @@ def read_symbols(
 
 
 def _hashed_symbols(source: ByteSource, headers: Headers, dynamic: DynamicTable) -> int:
+    # As in ld.so (_dl_setup_hash): with both tables, the old one is not looked at.
+    if "DT_GNU_HASH" in dynamic.values:
+        return _gnu_hashed_symbols(source, headers, dynamic.values["DT_GNU_HASH"])
     if "DT_HASH" in dynamic.values:
         data = headers.read(source, dynamic.values["DT_HASH"], 8, "hash table")
         return int(np.frombuffer(data, dtype="<u4")[1])
-    if "DT_GNU_HASH" in dynamic.values:
-        return _gnu_hashed_symbols(source, headers, dynamic.values["DT_GNU_HASH"])
     return 0
 
 
@@ -234,15 +237,10 @@ def _defined_versions(
     """Yield number and name of each version that the library defines, its base version excepted."""
     what = "version definitions"
     data = _version_bytes(source, headers, dynamic, "DT_VERDEF", what)
-    offset = 0
-    for _ in range(_version_count(source, dynamic, "DT_VERDEFNUM")):
-        entry = parse(source, headers.structs.Elf_Verdef, data, offset, what)
+    for entry, offset in _chain(source, headers.structs.Elf_Verdef, data, 0, "vd_next", what):
         first = parse(source, headers.structs.Elf_Verdaux, data, offset + entry["vd_aux"], what)
         if not entry["vd_flags"] & _VER_FLG_BASE:
             yield entry["vd_ndx"] & _VERSYM_INDEX, strings.name(first["vda_name"])
-        if not entry["vd_next"]:
-            break
-        offset += entry["vd_next"]
 
 
 def _needed_versions(
@@ -251,23 +249,32 @@ def _needed_versions(
     """Yield number and name of each version that the library needs of others."""
     what = "version references"
     data = _version_bytes(source, headers, dynamic, "DT_VERNEED", what)
-    offset = 0
     left = _MAX_VERSIONS
-    for _ in range(_version_count(source, dynamic, "DT_VERNEEDNUM")):
-        entry = parse(source, headers.structs.Elf_Verneed, data, offset, what)
+    for entry, offset in _chain(source, headers.structs.Elf_Verneed, data, 0, "vn_next", what):
         left -= entry["vn_cnt"]
-        if left < 0:
-            raise source.error(f"more than {_MAX_VERSIONS} version references")
         at = offset + entry["vn_aux"]
-        for _ in range(entry["vn_cnt"]):
-            reference = parse(source, headers.structs.Elf_Vernaux, data, at, what)
+        for reference, _ in _chain(source, headers.structs.Elf_Vernaux, data, at, "vna_next", what):
+            left -= 1
+            if left < 0:
+                raise source.error(f"more than {_MAX_VERSIONS} version references")
             yield reference["vna_other"] & _VERSYM_INDEX, strings.name(reference["vna_name"])
-            if not reference["vna_next"]:
-                break
-            at += reference["vna_next"]
-        if not entry["vn_next"]:
-            break
-        offset += entry["vn_next"]
+
+
+def _chain(
+    source: ByteSource, struct: Struct, data: bytes, offset: int, link: str, what: str
+) -> Iterator[tuple[Any, int]]:
+    """Yield each record of a linked list and its offset.
+
+    The links alone say where a list ends, as for ld.so: it ignores the counts that a file states.
+    """
+    for _ in range(_MAX_VERSIONS if data else 0):
+        entry = parse(source, struct, data, offset, what)
+        yield entry, offset
+        if not entry[link]:
+            return
+        offset += entry[link]
+    if data:
+        raise source.error(f"more than {_MAX_VERSIONS} {what}")
 
 
 def _version_bytes(
@@ -276,12 +283,12 @@ def _version_bytes(
     """Read from a version table to the end of its segment, for nothing states its length."""
     if tag not in dynamic.values:
         return b""
+    _check_version_count(source, dynamic, f"{tag}NUM")
     offset, available = headers.locate(source, dynamic.values[tag], what)
     return source.read(offset, min(available, _MAX_VERSION_BYTES), what)
 
 
-def _version_count(source: ByteSource, dynamic: DynamicTable, tag: str) -> int:
+def _check_version_count(source: ByteSource, dynamic: DynamicTable, tag: str) -> None:
     count = dynamic.values.get(tag, 0)
     if count > _MAX_VERSIONS:
         raise source.error(f"{tag} claims {count} versions; their numbers have 15 bits")
-    return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_a_chart_is_saved(tmp_path, capsys):
     assert main([*SMALL, "--strategy", "private", "--chart", str(path)]) == 0
     assert path.read_text().startswith("<?xml")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", [b"\xff.so", b"-n.so", b"two words.so"])
+def test_a_library_may_have_any_name(name, tmp_path, monkeypatch, capsys):
+    """Without a slash it is a file of this folder, as everywhere."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy2(LIBRARY, name)
+    options = ["-n", "1", "--rounds", "1", "--pages", "20", "--chart", "chart.svg"]
+    assert main(["compare", *options, "--", os.fsdecode(name)]) == 0
+    assert (tmp_path / "chart.svg").read_text().startswith("<?xml")
 
 
 def test_wrong_words_make_it_fail(monkeypatch, capsys):

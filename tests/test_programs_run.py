@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -181,8 +183,198 @@ def test_what_is_no_program(content: bytes, expected: str, tmp_path: Path) -> No
 
 
 def test_no_such_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--", "no-such-command-anywhere"]) == EXIT_ERROR
+    assert main(["run", "--", "no-such-command-anywhere"]) == 127
     assert "not found" in capsys.readouterr().err
+
+
+# --- which file a command is: as execvp(3) has it
+
+
+@pytest.fixture(scope="module")
+def says_its_name(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("name") / "name.c"
+    source.write_text("#include <stdio.h>\nint main(int n, char **words) { puts(words[0]); }")
+    subprocess.run(["cc", str(source), "-o", str(source.with_suffix(""))], check=True)
+    return source.with_suffix("")
+
+
+@pytest.fixture
+def folder(
+    says_its_name: Path, cache_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The current folder, with a program called ls, and one in a folder called bin."""
+    (tmp_path / "bin").mkdir()
+    for name in ("ls", "bin/only-there"):
+        shutil.copy2(says_its_name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told_by(*words: str | bytes, path: str | None = None) -> subprocess.CompletedProcess[bytes]:
+    """What `mapscratch run --` says in the current folder; `path`: PATH, None to unset it."""
+    variables = {name: value for name, value in os.environ.items() if name != "PATH"}
+    if path is not None:
+        variables["PATH"] = path
+    words_of_it = [*MAPSCRATCH, "run", "--", *words]
+    return subprocess.run(words_of_it, env=variables, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["./ls", "././ls", "bin/only-there", "bin/../ls"])
+def test_a_command_with_a_slash_is_a_path(folder: Path, name: str) -> None:
+    for path in (os.environ["PATH"], "", None):
+        assert told_by(name, path=path).stdout.decode() == f"{name}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("", "ls"),
+        (":/bin", "ls"),
+        ("/no/such/folder::/bin", "ls"),
+        (".:/bin", "ls"),
+        ("bin", "only-there"),
+        ("/bin:./bin/", "only-there"),
+    ],
+)
+def test_names_are_found_in_path_as_execvp_finds_them(folder: Path, path: str, name: str) -> None:
+    result = told_by(name, path=path)
+    assert (result.stdout.decode(), result.returncode) == (f"{name}\n", 0), result.stderr
+
+
+def test_without_path_the_system_s_folders_are_searched(folder: Path) -> None:
+    assert told_by("ls", "--version", path=None).stdout.startswith(b"ls (GNU coreutils)")
+    assert told_by("only-there", path=None).returncode == 127
+
+
+def test_what_is_here_but_not_in_path_is_not_found_and_named(folder: Path) -> None:
+    shutil.copy2("ls", "mine")
+    result = told_by("mine", path="/bin")
+    assert result.returncode == 127
+    assert b"./mine" in result.stderr
+
+
+@pytest.mark.parametrize("name", [b"with space", b"-v", b"--", b"new\nline", b"\xff\xfe", b"a=b"])
+def test_any_name_that_a_file_can_have(folder: Path, name: bytes) -> None:
+    shutil.copy2(b"ls", name)
+    assert told_by(b"./" + name, path="/bin").stdout == b"./" + name + b"\n"
+    shown = told_by(name, path="")
+    if name != b"--":  # which stands between our options and the command
+        assert shown.stdout == name + b"\n", shown.stderr
+    (folder / "script").write_bytes(b"#!./" + name + b"\n")
+    (folder / "script").chmod(0o755)
+    if not set(name) & set(b" \n"):
+        assert told_by("./script").stdout == b"./" + name + b"\n"
+
+
+def test_links_are_followed_and_keep_their_names(folder: Path) -> None:
+    os.symlink("bin/only-there", "link")
+    assert told_by("./link").stdout == b"./link\n"
+
+
+def test_a_script_sees_the_path_by_which_it_was_called(folder: Path) -> None:
+    (folder / "script").write_text('#!/bin/sh\necho "$0" "$@"\n')
+    (folder / "script").chmod(0o755)
+    assert told_by("./script", "a b", "-v").stdout == b"./script a b -v\n"
+
+
+def test_what_is_no_program_is_passed_over_in_path(folder: Path) -> None:
+    for name in ("first", "second", "third"):
+        (folder / name).mkdir()
+    (folder / "first" / "tool").mkdir()
+    (folder / "second" / "tool").write_text("not executable")
+    shutil.copy2("ls", folder / "third" / "tool")
+    assert told_by("tool", path="first:second:third").stdout == b"tool\n"
+    assert told_by("tool", path="first:second").returncode == 126
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _make_text(path: Path) -> None:
+    path.write_text("#!/bin/sh\n")
+
+
+def _make_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o777)
+
+
+def _make_circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _make_dead_link(path: Path) -> None:
+    path.symlink_to("nothing")
+
+
+def _make_script_of_nothing(path: Path) -> None:
+    path.write_text("#!/no/such/interpreter\n")
+    path.chmod(0o755)
+
+
+def _make_script_with_carriage_return(path: Path) -> None:
+    path.write_bytes(b"#!/bin/sh\r\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("make", "status"),
+    [
+        (_make_folder, 126),
+        (_make_text, 126),
+        (_make_pipe, 126),
+        (_make_circle, 126),
+        (_make_dead_link, 127),
+        (_make_script_of_nothing, 126),
+        (_make_script_with_carriage_return, 126),
+    ],
+)
+def test_what_can_t_be_executed_ends_with_a_shell_s_status(
+    folder: Path, make: Callable[[Path], None], status: int
+) -> None:
+    make(folder / "thing")
+    result = told_by("./thing")
+    assert result.returncode == status
+    assert b"thing: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# --- what else a program inherits
+
+
+def test_files_that_the_shell_opened_stay_open(cache_home: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"for the program\n")
+    os.close(write)
+    result = subprocess.run(
+        command("--", "cat", f"/dev/fd/{read}"), pass_fds=[read], capture_output=True, check=True
+    )
+    os.close(read)
+    assert result.stdout == b"for the program\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_what_was_ignored_stays_ignored(cache_home: Path, number: signal.Signals) -> None:
+    """As nohup(1) starts it, and a shell what runs in the background."""
+    words = shlex.join(command("--", "grep", "SigIgn", "/proc/self/status"))
+    shell = f"trap '' {number.name[3:]}; {words}"
+    told = run(["sh", "-c", shell], os.environ)
+    assert int(told.split()[1], 16) >> (number - 1) & 1
+    plain = run(command("--", "grep", "SigIgn", "/proc/self/status"), os.environ)
+    assert not int(plain.split()[1], 16) >> (number - 1) & 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_signals_for_the_program_are_passed_on(cache_home: Path, number: signal.Signals) -> None:
+    script = f"trap 'echo got it; exit 3' {number.name[3:]}; echo ready; while :; do :; done"
+    with subprocess.Popen(
+        command("--", "sh", "-c", script), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "got it\n"
+        assert process.wait() == 3
 
 
 # --- the loader believes the original path

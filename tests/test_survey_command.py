@@ -320,3 +320,13 @@ def test_what_is_asked_of_it_by_others():
     assert "fixups in the median" in answer(totals(census))
     empty = Census(wanted=Wanted(), libraries=())
     assert survey_document(empty, datetime.now().astimezone())["totals"]["libraries"] == 0
+
+
+def test_names_that_are_not_utf_8_are_written_as_they_are(tmp_path, capsys):
+    name = os.fsencode(tmp_path) + b"/\xff.so"
+    shutil.copy2(LIBRARIES[0], name)
+    output = run(capsys, os.fsdecode(name), "--csv", tmp_path / "s.csv", "--json", tmp_path / "s")
+    assert "?.so" in output
+    assert name in (tmp_path / "s.csv").read_bytes()
+    (one,) = json.loads((tmp_path / "s").read_bytes())["libraries"]
+    assert os.fsencode(one["path"]) == name

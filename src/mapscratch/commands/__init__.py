@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except (UserError, OSError) as error:
         _say(_message(error))
-        return EXIT_ERROR
+        return error.exit_status if isinstance(error, UserError) else EXIT_ERROR
     return status
 
 

@@ -37,6 +37,7 @@ from mapscratch.commands.terminal import (
     file_name,
     file_path,
     make_console,
+    printable,
     progress_bar,
     time_in_seconds,
     whole_number,
@@ -218,7 +219,8 @@ def _subtitle(comparison: Comparison) -> str:
     pages = comparison.copies * sum(library.pages for library in libraries)
     names = ", ".join(library.path.name.split(".so")[0] for library in libraries[:4])
     more = ", ..." if len(libraries) > 4 else ""
-    return f"{pages:,} relocated pages a process ({names}{more}); Linux {os.uname().release}"
+    where = f"Linux {os.uname().release}"
+    return printable(f"{pages:,} relocated pages a process ({names}{more}); {where}")
 
 
 def _process_counts(text: str) -> tuple[int, ...]:

@@ -15,6 +15,9 @@ Where the kernel has MAP_SCRATCH, it drops the pages. Elsewhere each process get
 drops them when memory is short (--no-reclaimer: none, and such pages are swapped as ever).
 Breakpoints of gdb and uprobes in dropped text are lost.
 
+The exit status is the program's, or 128 + n if signal n ended it; 127 if there is no such command,
+126 if it can't be executed, and 2 if it can't be run with converted libraries.
+
 Examples:
   mapscratch run -- python3 -c 'import numpy'
   mapscratch run -v -- bash -c 'ls | sort'
@@ -29,6 +32,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mapscratch.commands.terminal import printable
 from mapscratch.programs.cache import ConversionCache, Kept
 from mapscratch.programs.launch import (
     CannotRun,
@@ -137,7 +141,7 @@ class _Teller:
 
     def _say(self, line: str, *, always: bool) -> None:
         if self._verbose or always:
-            print(f"mapscratch: {line}", file=sys.stderr)
+            print(f"mapscratch: {printable(line)}", file=sys.stderr)
 
 
 def _description(kept: Kept) -> str:

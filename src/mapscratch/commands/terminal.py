@@ -183,4 +183,5 @@ def write_text(path: Path, text: str) -> None:
         is_screen = sys.stdout.isatty()
         sys.stdout.write(printable(text.replace("\r\n", "\n")) if is_screen else text)
     else:
-        path.write_text(text, encoding="utf-8")
+        # The names of files need not be UTF-8: they are written as they are.
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -39,7 +39,7 @@ def default_cache_directory() -> Path:
     """$XDG_CACHE_HOME/mapscratch/code, or the same under ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    root = Path(base) if os.path.isabs(base) else Path.home().absolute() / ".cache"
     return root / "mapscratch" / "code"
 
 
@@ -98,7 +98,7 @@ class ConversionCache:
             name = f"{conversion.build_id or 'no-build-id'}-{_content_hash(path)}"
         except ElfError as problem:
             reason = str(problem).removeprefix(f"{path}: ")
-            _write(self._declined / key, reason.encode())
+            _write(self._declined / key, os.fsencode(reason))
             _write(self.files / key, b"")
             return Kept(path, 0, reason, is_new=True)
         if file_key(os.stat(path)) != key:
@@ -116,7 +116,7 @@ class ConversionCache:
         if entry.is_symlink():
             return Kept(path, _converted_count(entry), "", is_new=False)
         try:
-            reason = (self._declined / key).read_text()
+            reason = os.fsdecode((self._declined / key).read_bytes())
         except OSError:
             reason = "declined before"
         return Kept(path, 0, reason, is_new=False)

@@ -8,8 +8,8 @@ under memory pressure.
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import signal
 import stat
 import struct
@@ -34,10 +34,25 @@ _MOST_INTERPRETERS = 4
 _LONGEST_FIRST_LINE = 256
 """BINPRM_BUF_SIZE of Linux."""
 _LISTING_SECONDS = 10
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+"""The terminal sends these to the program as well as to us."""
 
 
 class CannotRun(UserError, RuntimeError):
     """The command can't be run with converted libraries; the message says why and what to do."""
+
+
+class NotFound(CannotRun):
+    """There is no such command; the status is a shell's."""
+
+    exit_status = 127
+
+
+class NotExecutable(CannotRun):
+    """The command is there, and the kernel would not execute it; the status is a shell's."""
+
+    exit_status = 126
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +60,15 @@ class Program:
     """What ld.so will load for a command.
 
     Attributes:
-        command: the path that is executed.
-        executable: the ELF file: the same, or the interpreter of a script.
+        name: the command as the user wrote it, which the program finds in ``argv[0]``.
+        command: the path that is executed, with a slash in it, as `execvp` would make it.
+        executable: the ELF file: the same, or the interpreter of a script. Absolute.
         loader: the dynamic linker that it names; None if nobody looked, because the executable was
             run before.
     """
 
-    command: Path
+    name: str
+    command: str
     executable: Path
     loader: Path | None
 
@@ -131,31 +148,80 @@ def reports() -> Iterator[Reports]:
 
 
 def find_program(
-    command: str, *, is_known: Callable[[Path], bool] = lambda executable: False
+    name: str, *, is_known: Callable[[Path], bool] = lambda executable: False
 ) -> Program:
     """Find what a command would load, through `#!` lines.
 
     Args:
-        command: a path, or a name to be found in PATH.
+        name: a path if there is a slash in it, else what is to be found in PATH (execvp(3)).
         is_known: whether an executable was run before, so that its loader need not be looked at.
 
     Raises:
-        CannotRun: it isn't found, or ld.so would ignore the loader hook: a static program, one that
-            gains privileges (setuid, setgid, file capabilities), one for another machine or C
-            library.
+        NotFound: there is no such file.
+        NotExecutable: it, or its interpreter, is nothing that the kernel executes.
+        CannotRun: ld.so would ignore the loader hook: a static program, one that gains privileges
+            (setuid, setgid, file capabilities), one for another machine or C library.
     """
-    found = shutil.which(command)
-    if found is None:
-        raise CannotRun(f"{command}: not found, or not executable")
-    executable = Path(found)
+    command = _find_command(name)
+    executable = Path(command)
     for _ in range(_MOST_INTERPRETERS):
         _check_privileges(executable)
         interpreter = _script_interpreter(executable)
         if interpreter is None:
             loader = None if is_known(executable) else _loader(executable)
-            return Program(Path(found), executable, loader)
+            return Program(name, command, executable.absolute(), loader)
         executable = interpreter
-    raise CannotRun(f"{command}: an interpreter of an interpreter of an interpreter")
+    raise NotExecutable(f"{name}: an interpreter of an interpreter of an interpreter")
+
+
+def _find_command(name: str) -> str:
+    """What execvp(3) would execute: a path with a slash, or the first such file of PATH."""
+    if "/" in name:
+        _check_executable(name, name)
+        return name
+    found: NotExecutable | None = None
+    for folder in _search_path() if name else ():
+        path = f"{folder or '.'}/{name}"
+        try:
+            _check_executable(path, path)
+        except NotFound:
+            continue
+        except NotExecutable as problem:
+            found = found or problem
+            continue
+        return path
+    if found:
+        raise found
+    here = f"; the one of this folder is ./{name}" if name and os.path.isfile(name) else ""
+    raise NotFound(f"{name or repr(name)}: not found in PATH{here}")
+
+
+def _search_path() -> list[str]:
+    """The folders of PATH; an empty name, and an empty PATH, is the current folder (execvp(3))."""
+    return os.environ.get("PATH", os.confstr("CS_PATH") or "").split(":")
+
+
+def _check_executable(path: str | Path, what: str) -> None:
+    """Sees whether the kernel would execute a file.
+
+    Raises:
+        NotFound: nothing is there.
+        NotExecutable: it is no file, or may not be executed.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as problem:
+        kind = NotFound if problem.errno == errno.ENOENT else NotExecutable
+        reason = "not found" if problem.errno == errno.ENOENT else problem.strerror
+        raise kind(f"{what}: {reason}") from None
+    if not stat.S_ISREG(mode):
+        kind_of_file = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+        raise NotExecutable(f"{what}: {kind_of_file}, not a program")
+    if not os.access(path, os.X_OK):
+        raise NotExecutable(
+            f"{what}: not executable: `chmod +x` it, or see whether its file system is mounted "
+            "noexec"
+        )
 
 
 def environment(
@@ -234,7 +300,7 @@ def _check_privileges(path: Path) -> None:
     mode = os.stat(path).st_mode
     if mode & (stat.S_ISUID | stat.S_ISGID):
         kind = "setuid" if mode & stat.S_ISUID else "setgid"
-    elif "security.capability" in os.listxattr(path):
+    elif _has_capabilities(path):
         kind = "has file capabilities"
     else:
         return
@@ -244,17 +310,36 @@ def _check_privileges(path: Path) -> None:
     )
 
 
+def _has_capabilities(path: Path) -> bool:
+    try:
+        return "security.capability" in os.listxattr(path)
+    except OSError as problem:
+        if problem.errno != errno.EOPNOTSUPP:
+            raise
+        return False  # The file system keeps none.
+
+
 def _script_interpreter(path: Path) -> Path | None:
-    with path.open("rb") as file:
-        first_line = file.read(_LONGEST_FIRST_LINE).split(b"\n")[0]
+    try:
+        with path.open("rb") as file:
+            first_line = file.read(_LONGEST_FIRST_LINE).split(b"\n")[0]
+    except PermissionError:
+        raise NotExecutable(
+            f"{path}: may be executed but not read, and its loader must be known; run it without "
+            "`mapscratch run`"
+        ) from None
     if not first_line.startswith(b"#!"):
         return None
-    words = first_line[2:].split()
-    if not words:
-        raise CannotRun(f"{path}: its first line names no interpreter")
-    interpreter = Path(os.fsdecode(words[0]))
-    if not interpreter.exists():
-        raise CannotRun(f"{path}: its interpreter {interpreter} does not exist")
+    # As the kernel does (fs/binfmt_script.c): a carriage return is part of a name.
+    words = first_line[2:].replace(b"\t", b" ").split(b" ")
+    name = next((word for word in words if word), b"")
+    if not name:
+        raise NotExecutable(f"{path}: its first line names no interpreter")
+    interpreter = Path(os.fsdecode(name))
+    try:
+        _check_executable(interpreter, f"{path}: its interpreter {os.fsdecode(name)!r}")
+    except NotFound as problem:
+        raise NotExecutable(str(problem).replace("not found", "does not exist")) from None
     return interpreter
 
 
@@ -268,7 +353,10 @@ def _loader(path: Path) -> Path:
         with open_source(path) as source:
             name = read_interpreter(source)
     except ElfError as problem:
-        raise CannotRun(f"{problem}; it can't be run with converted libraries") from None
+        raise NotExecutable(
+            f"{problem}; it can't be run with converted libraries (a script needs a first line "
+            "such as #!/bin/sh)"
+        ) from None
     if name is None:
         raise CannotRun(
             f"{path}: a static program; it has no libraries whose entries could be converted"
@@ -280,12 +368,17 @@ def _loader(path: Path) -> Path:
 
 
 def run_program(program: Program, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run it with our standard streams and wait for its end.
+    """Run it with our standard streams and other open files, and wait for its end.
 
-    Ctrl-C reaches it as it reaches us, and is its business; SIGTERM and SIGHUP are passed on.
+    What the terminal sends (Ctrl-C) reaches it as it reaches us, and is its business;
+    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are passed on. What was ignored when we were started
+    (nohup) it ignores too.
 
     Returns:
         its exit status; 128 + n if signal n ended it.
+
+    Raises:
+        NotFound, NotExecutable: the kernel doesn't execute it.
     """
     pending: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
@@ -296,19 +389,47 @@ def run_program(program: Program, arguments: Sequence[str], environment: Mapping
         else:
             pending.append(number)
 
+    # Before it starts, so that no signal ends us without it.
+    with _handlers(pass_on), _start(program, arguments, environment) as process:
+        started.append(process)
+        for number in pending:
+            process.send_signal(number)
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _handlers(pass_on: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within it signals don't end us."""
+
     def leave_to_it(_: int, __: FrameType | None) -> None:
         """Unlike SIG_IGN this is not inherited by the program."""
 
-    # Before it starts, so that no signal ends us without it.
-    handlers = {signal.SIGTERM: pass_on, signal.SIGHUP: pass_on, signal.SIGINT: leave_to_it}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    handlers = dict.fromkeys(_PASSED_ON, pass_on)
+    handlers |= dict.fromkeys(_FROM_THE_TERMINAL, leave_to_it)
+    previous = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
-        with subprocess.Popen([program.command, *arguments], env=environment) as process:
-            started.append(process)
-            for number in pending:
-                process.send_signal(number)
-            status = process.wait()
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return status if status >= 0 else 128 - status
+
+
+def _start(
+    program: Program, arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [program.name, *arguments],
+            executable=program.command,
+            env=environment,
+            # What a shell opened for it (`3>log`, `<(command)`) is its own.
+            close_fds=False,
+        )
+    except OSError as problem:
+        kind = NotFound if problem.errno == errno.ENOENT else NotExecutable
+        raise kind(f"{program.command}: {problem.strerror}") from None

@@ -192,7 +192,7 @@ def test_negative_descriptors_are_not_anonymous_memory(engine: str, descriptor: 
         ScratchMap(descriptor, 4096, engine=engine)
 
 
-@pytest.mark.parametrize("what", [None, 1.5, b"/etc/passwd", object(), [3]])
+@pytest.mark.parametrize("what", [None, 1.5, bytearray(b"/etc/passwd"), object(), [3]])
 def test_what_is_no_file_raises_typeerror(engine: str, what: Any) -> None:
     with pytest.raises(TypeError, match="a descriptor, a path or an open file"):
         ScratchMap(what, engine=engine)

@@ -6,6 +6,7 @@ An array here is a `DecodedMap` and a NumPy view of it. How pages come and go is
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
@@ -16,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -27,13 +28,12 @@ from mapscratch.errors import UserError
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
 from mapscratch.fixups.numbers import DType, SourceType
 from mapscratch.gathering import gather
-from mapscratch.memory import refuse_irregular
+from mapscratch.opening import HasFileno, Path, is_path, opened, writes_as_it_is
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 AnyArray: TypeAlias = np.ndarray[Any, DType]
-Path: TypeAlias = str | os.PathLike[str]
 Shape: TypeAlias = tuple[int, ...]
 
 _LOOK_FOR_THRASHING_SECONDS = 0.2
@@ -42,6 +42,13 @@ _NAMELESS = "a file without a name"  # where a path is expected; those begin wit
 
 # NumPy 2 has moved it.
 _byte_bounds = getattr(np, "byte_bounds", None) or np.lib.array_utils.byte_bounds
+
+
+class SupportsWrite(Protocol):
+    """An open file that takes bytes."""
+
+    def write(self, data: bytes, /) -> int | None:
+        """Says how many it took; None: all."""
 
 
 class SourceChanged(UserError, RuntimeError):
@@ -352,12 +359,15 @@ class ScratchArray(np.ndarray[Any, DType]):
         """As `numpy.ndarray.tofile`, by copies: right bytes on any engine, or an exception."""
         if sep:
             _plain(self).tofile(fid, sep, format)
-        elif isinstance(fid, str | bytes | os.PathLike):
+        elif is_path(fid):
             with open(fid, "wb") as file:
                 self.tofile(file)
-        else:
+        elif writes_as_it_is(fid):
             for piece in _pieces(self):
                 piece.tofile(fid)
+        else:  # its descriptor, which NumPy would write to, is not where these bytes belong
+            for piece in _pieces(self):
+                _write_all(fid, piece.tobytes())
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         """A reference to the file, and where in it this view lies.
@@ -433,7 +443,7 @@ _WRITERS = frozenset({np.save, np.savez, np.savez_compressed})
 
 
 def array(
-    filename: Path | BinaryIO,
+    filename: Path | HasFileno,
     dtype: DTypeLike,
     mode: str = "r",
     offset: int = 0,
@@ -461,7 +471,8 @@ def array(
     touches a page that the file has no bytes for any more gets a message and SIGBUS.
 
     Args:
-        filename: a path, or an open file with a `fileno`.
+        filename: a path, or an open file. What it has in its buffer is written out first; its
+            position means nothing.
         dtype: what you see.
         mode: ``"r"``; there is no other.
         offset: bytes before the first number, any number of them.
@@ -483,6 +494,8 @@ def array(
         TypeError: the types don't fit the fixup.
         EngineUnavailable: userfaultfd is not allowed here; the message has the line that allows it.
         FixupError: a Python fixup fails on the first block, or can't be run.
+        io.UnsupportedOperation: an open file that reads something else than its descriptor has,
+            as that of `gzip.open`; the message says what to do.
         OSError: the file can't be opened or mapped.
 
     Warns:
@@ -496,11 +509,11 @@ def array(
         raise TypeError(f"a file can't hold {output}: it has Python objects in it")
     source_type = SourceType.of(output if source is None else source)
     fixup = _chosen_fixup(fixup, source_type, output, scale, zero, blank)
-    with _opened(filename) as (descriptor, path):
-        status = refuse_irregular(descriptor)
+    with opened(filename) as descriptor:
+        status = os.fstat(descriptor)
         recipe = fixup.recipe(source_type, output) if fixup else identity(output)
         spec = ArraySpec(
-            path=path,
+            path=_name_of(filename, status),
             inode=status.st_ino,
             size=status.st_size,
             modified_ns=status.st_mtime_ns,
@@ -516,15 +529,20 @@ def array(
         return _whole_array(_open_home(spec, recipe, descriptor))
 
 
-def save(file: Path | BinaryIO, array: AnyArray) -> None:
+def save(file: Path | SupportsWrite, array: AnyArray) -> None:
     """As `numpy.save`, by copies: it never writes less than the array.
 
     For any array that may lie in scratch memory, `np.asarray(a)` of a scratch array too.
 
+    Args:
+        file: a path, or an open file; what it does with the bytes, say pack them, it does here too.
+        array: what is saved.
+
     Raises:
         OSError: the file can't be written.
     """
-    np.save(file, array if isinstance(array, ScratchArray) else array.view(ScratchArray))
+    target: Any = os.fsdecode(file) if is_path(file) else file  # numpy.save takes no bytes
+    np.save(target, array if isinstance(array, ScratchArray) else array.view(ScratchArray))
 
 
 def _refuse_mode(mode: str) -> NoReturn:
@@ -567,22 +585,19 @@ def _chosen_fixup(
     return Cast()
 
 
-@contextmanager
-def _opened(file: Path | BinaryIO) -> Iterator[tuple[int, str]]:
-    if isinstance(file, str | os.PathLike):
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield descriptor, os.path.abspath(os.fspath(file))
-        finally:
-            os.close(descriptor)
-    elif hasattr(file, "fileno"):
-        name = getattr(file, "name", None)
-        yield (
-            file.fileno(),
-            os.path.abspath(name) if isinstance(name, str) else _NAMELESS,
-        )
-    else:
-        raise TypeError(f"expected a path or an open file, not {type(file).__name__}")
+def _name_of(file: Path | HasFileno, status: os.stat_result) -> str:
+    """The absolute path by which another process can open the file."""
+    if is_path(file):
+        return os.path.abspath(os.fsdecode(file))
+    name = getattr(file, "name", None)
+    if not isinstance(name, str | bytes):  # of a descriptor it is its number
+        return _NAMELESS
+    path = os.path.abspath(os.fsdecode(name))
+    try:
+        is_the_same = _identity_of(os.stat(path)) == _identity_of(status)
+    except (OSError, ValueError):
+        return _NAMELESS
+    return path if is_the_same else _NAMELESS
 
 
 def _fitting_shape(
@@ -662,7 +677,7 @@ def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DTy
     home = _homes.get(pickled)
     if home is None:
         spec: ArraySpec = pickle.loads(pickled)
-        with _opened(spec.path) as (descriptor, _):
+        with opened(spec.path) as descriptor:
             status = os.fstat(descriptor)
             if status.st_size != spec.size or status.st_mtime_ns != spec.modified_ns:
                 raise SourceChanged(
@@ -705,6 +720,15 @@ def _pieces(array: AnyArray) -> Iterator[AnyArray]:
     step = max(1, _COPIED_AT_ONCE // max(1, flat.itemsize))
     for start in range(0, len(flat), step):
         yield flat[start : start + step].copy()
+
+
+def _write_all(file: SupportsWrite, data: bytes) -> None:
+    """All of it, also where a raw file takes less at a time."""
+    while data:
+        written = file.write(data)
+        if not written and (written is not None or isinstance(file, io.RawIOBase)):
+            raise OSError(f"{type(file).__name__} took none of {len(data)} bytes that are left")
+        data = b"" if written is None else data[written:]
 
 
 def _identity_of(status: os.stat_result) -> tuple[int, int]:

@@ -7,18 +7,14 @@ import mmap
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from mapscratch.engines import Request, choose, confirm
 from mapscratch.fixups.words import Words
-from mapscratch.memory import ScratchMemory, refuse_irregular
+from mapscratch.memory import ScratchMemory
+from mapscratch.opening import HasFileno, Path, is_path, opened, refuse_irregular
 
-
-class _HasFileno(Protocol):
-    def fileno(self) -> int: ...
-
-
-File: TypeAlias = int | str | os.PathLike[str] | _HasFileno
+File: TypeAlias = int | Path | HasFileno
 """A descriptor, a path, or an open file."""
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
@@ -51,7 +47,8 @@ class ScratchMap(ScratchMemory):
 
     Args:
         fileno: what is mapped: a descriptor, a path, or an open file. A regular file; opened for
-            reading is enough. The descriptor may be closed afterwards.
+            reading is enough. The descriptor may be closed afterwards. What an open file has
+            in its buffer is written out first.
         length: bytes to map; 0 means to the end of the file.
         flags: ``MAP_PRIVATE``; whatever is shared or anonymous is refused.
         prot: as for `mmap.mmap`; ``PROT_READ`` must be in it.
@@ -65,6 +62,8 @@ class ScratchMap(ScratchMemory):
     Raises:
         ValueError: a shared or anonymous mapping, a file that is not a regular one, a length past
             the end of the file, an empty file, an unknown engine or guarantee.
+        io.UnsupportedOperation: an open file that reads something else than its descriptor has,
+            as that of `gzip.open`; the message says what to do.
         OSError: the file can't be opened or mapped.
         EngineUnavailable: no engine gives what is asked for; the message says what to do.
 
@@ -97,7 +96,6 @@ class ScratchMap(ScratchMemory):
         if isinstance(guarantee, str):
             guarantee = {guarantee}
         with _descriptor_of(fileno) as descriptor:
-            refuse_irregular(descriptor)
             # The standard's own mapping first: its errors and its size() are the standard's.
             # As ACCESS_COPY it refuses to resize, which would truncate the file, even if somebody
             # calls the base class's method; with another protection there is no such access.
@@ -168,26 +166,20 @@ def _checked_protection(flags: int, prot: int, access: int) -> int:
 
 @contextmanager
 def _descriptor_of(file: File) -> Iterator[int]:
-    """A descriptor for as long as the block runs; ours is closed again, the caller's is not."""
+    """A descriptor of a regular file while the block runs; the caller's isn't closed."""
     if isinstance(file, int):
         if file < 0:
             raise ValueError("a scratch mapping is of a file: descriptor -1 would be anonymous")
+        refuse_irregular(file)
         yield file
-    elif isinstance(file, str | os.PathLike):
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    elif hasattr(file, "fileno"):
-        yield file.fileno()
     else:
-        raise TypeError(f"expected a descriptor, a path or an open file, not {type(file).__name__}")
+        with opened(file, expected="a descriptor, a path or an open file") as descriptor:
+            yield descriptor
 
 
 def _name_of(file: File, descriptor: int) -> str:
     """A name for messages."""
-    if isinstance(file, str | os.PathLike):
+    if not isinstance(file, int) and is_path(file):
         name = os.fsencode(file)
     else:
         try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import resource
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from mmap import PAGESIZE
@@ -167,23 +165,6 @@ class ScratchMemory(WordMap):
             return 0, 0
         first = offset // PAGESIZE * PAGESIZE
         return first, -(-end // PAGESIZE) * PAGESIZE - first
-
-
-def refuse_irregular(descriptor: int) -> os.stat_result:
-    """The file's status, if it is one that can be mapped.
-
-    Raises:
-        IsADirectoryError: it is a directory.
-        ValueError: it is a pipe, a socket or a device.
-    """
-    status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(
-            "only a regular file can be mapped: this one is a pipe, a socket or a device"
-        )
-    return status
 
 
 def _explain_lock_failure(error: OSError, wanted: int) -> NoReturn:

@@ -28,6 +28,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mapscratch import opening
+
 from .convertible import PAGE_SIZE, ConversionError, ConvertibleLibrary, TextPages
 from .editing import Editor, Segment
 from .headers import read_headers
@@ -73,7 +75,7 @@ class Conversion:
         return asdict(self) | {"path": str(self.path), "output": output}
 
 
-def overlay(path: str | os.PathLike[str]) -> tuple[bytes, Conversion]:
+def overlay(path: opening.Path) -> tuple[bytes, Conversion]:
     """Convert for `mapscratch run`: text pages, then the segment, whose end is the record.
 
     Executables at a fixed address will do too, since nothing of the file is moved.
@@ -95,9 +97,7 @@ def overlay(path: str | os.PathLike[str]) -> tuple[bytes, Conversion]:
         return data, _report(library, text, None, len(data), lazy=False)
 
 
-def convert(
-    path: str | os.PathLike[str], output: str | os.PathLike[str], *, lazy: bool = False
-) -> Conversion:
+def convert(path: opening.Path, output: opening.Path, *, lazy: bool = False) -> Conversion:
     """Write a library with converted entries, which needs libmapscratch.so.1 when it is loaded.
 
     The output appears whole or not at all, with the original's mode bits.
@@ -113,7 +113,7 @@ def convert(
         ElfError: it is damaged, or no library for x86-64.
         OSError: it can't be read, or the output not be written.
     """
-    original, target = Path(path), Path(output)
+    original, target = Path(os.fsdecode(path)), Path(os.fsdecode(output))
     if target.exists() and target.samefile(original):
         raise ConversionError(f"{target}: is the library itself; write to another file")
     with open_source(original) as source:
@@ -141,7 +141,7 @@ def convert(
         return _report(library, text, target, appended, lazy=lazy and library.bind_now)
 
 
-def read_record(path: str | os.PathLike[str]) -> Record:
+def read_record(path: opening.Path) -> Record:
     """The record of a converted library.
 
     Raises:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mapscratch import opening
+
 from .headers import LoadSegment, read_dynamic, read_headers
 from .kinds import RelocationKind, type_name
 from .source import open_source
@@ -77,7 +79,7 @@ class LibraryRelocations:
         return str(kind)
 
 
-def relocations(path: str | os.PathLike[str]) -> LibraryRelocations:
+def relocations(path: opening.Path) -> LibraryRelocations:
     """Read the dynamic relocations of a shared library or position-independent executable.
 
     Raises:

@@ -10,11 +10,11 @@ that somebody truncates meanwhile ends in SIGBUS, a short `pread` in an error th
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mapscratch import opening
 from mapscratch.errors import UserError
 
 MAX_TABLE_BYTES = 1 << 29
@@ -75,7 +75,7 @@ class ByteSource:
         return b"".join(pieces)
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
+def open_regular(path: opening.Path) -> int:
     """A descriptor of a regular file; nothing else is opened: with a device that does something.
 
     Raises:
@@ -83,22 +83,16 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         OSError: the file does not exist or may not be read (as `open` raises).
     """
     try:
-        # O_PATH finds it and doesn't open it (open(2)); what it has found nobody can exchange.
-        found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        return opening.open_regular(path)
+    except IsADirectoryError as problem:
+        raise ElfError(f"{os.fsdecode(path)}: {problem.strerror}") from None
     except ValueError as problem:
-        raise ElfError(f"{path!r}: {problem}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise ElfError(f"{os.fspath(path)}: not a regular file")
-        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as problem:
-        raise OSError(problem.errno, problem.strerror, path) from None
-    finally:
-        os.close(found)
+        name = os.fsdecode(path)
+        raise ElfError(str(problem) if name in str(problem) else f"{name!r}: {problem}") from None
 
 
 @contextmanager
-def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
+def open_source(path: opening.Path) -> Iterator[ByteSource]:
     """Open a regular file as a `ByteSource`, closed at the end of the `with` block.
 
     Raises:
@@ -107,6 +101,6 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[ByteSource]:
     """
     descriptor = open_regular(path)
     try:
-        yield ByteSource(Path(path), descriptor, os.fstat(descriptor))
+        yield ByteSource(Path(os.fsdecode(path)), descriptor, os.fstat(descriptor))
     finally:
         os.close(descriptor)

@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mapscratch import opening
+
 from .convertible import ConvertibleLibrary
 from .headers import PAGE, DynamicTable, Headers, read_dynamic, read_headers
 from .kinds import RelocationKind
@@ -180,7 +182,7 @@ class LibrarySurvey:
         return int(np.count_nonzero(self.pages.saved))
 
 
-def survey(path: str | os.PathLike[str]) -> LibrarySurvey:
+def survey(path: opening.Path) -> LibrarySurvey:
     """Survey a shared library or a dynamically linked executable, at a fixed address or not.
 
     Raises:

@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "raw.h"
 #include "tell.h"
+#include "waiting.h"
 
 /* Where pages are made before anybody sees them, and what they are decoded from. */
 static unsigned char staging[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
@@ -93,16 +94,36 @@ static struct scratch_stream_limits limits_of(const struct scratch_range *range)
     return limits;
 }
 
-/* From now on a touch ends in SIGBUS, as with mmap. */
-static void poison_page(const struct scratch_userfault *userfault, const struct scratch_range *range,
+static void wake_pages(const struct scratch_userfault *userfault, const struct scratch_range *range,
+                       size_t first, size_t end) {
+    size_t page_size = scratch_page_size();
+    scratch_userfault_wake(userfault, (uintptr_t)range->address + first * page_size,
+                           (end - first) * page_size);
+}
+
+/* From now on a touch ends in SIGBUS, as with mmap; false if the kernel can't do that here. */
+static bool poison_page(const struct scratch_userfault *userfault, const struct scratch_range *range,
                         size_t page) {
     size_t page_size = scratch_page_size();
-    struct uffdio_poison poison = {
-        .range = {(uintptr_t)range->address + page * page_size, page_size}};
-    if (userfault->poison && !raw_ioctl(userfault->descriptor, UFFDIO_POISON, &poison))
-        return;
-    /* Before Linux 6.6 no page can be made to fault for good, and returning would fault again. */
-    kill(getpid(), SIGKILL);
+    if (!userfault->poison)
+        return false; /* before Linux 6.6 */
+    int result;
+    do {
+        struct uffdio_poison poison = {
+            .range = {(uintptr_t)range->address + page * page_size, page_size}};
+        result = raw_ioctl(userfault->descriptor, UFFDIO_POISON, &poison);
+    } while (result && errno == EAGAIN); /* the address space is changing */
+    return !result;
+}
+
+/*
+ * In place of poison: SIGSEGV, and EFAULT for system calls. Where the process may have no more mappings
+ * one page can't be closed, but all of them can.
+ */
+static void close_page(const struct scratch_range *range, size_t page) {
+    size_t page_size = scratch_page_size();
+    if (mprotect(range->address + page * page_size, page_size, PROT_NONE))
+        mprotect(range->address, range->length, PROT_NONE);
 }
 
 /* Nobody may ever see something else than what the file gives. */
@@ -118,18 +139,38 @@ static void fail_page(const struct scratch_userfault *userfault, struct scratch_
     else
         scratch_tell("mapscratch: page %zu (byte %zu) of the scratch mapping of %s can't be made: %s\n",
                      page, page * page_size, range->name, reason);
-    poison_page(userfault, range, page);
+    if (!poison_page(userfault, range, page))
+        close_page(range, page);
 }
 
+/*
+ * From now on the kernel itself refuses stores, as in any read-only memory; a huge page can't be moved in
+ * any more.
+ */
+static void close_to_stores(struct scratch_range *range) {
+    mprotect(range->address, range->length, PROT_READ);
+    range->takes_huge_pages = false;
+}
+
+/*
+ * A thread's own store: SIGBUS, and a message. In a system call it may be a store (read), which then gets
+ * EFAULT; but to lock memory, or to fill it ahead, the kernel also asks for pages that can be written
+ * wherever memory is writable. It looks again when the pager has answered: in read-only memory mlock and
+ * mlockall make pages to be read, and MADV_POPULATE_WRITE is refused.
+ */
 void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
-                                  struct scratch_range *range, size_t page) {
-    size_t page_size = scratch_page_size();
-    scratch_tell("mapscratch: something stored into the array of %s, which is read-only (page %zu)\n",
-                 range->name, page);
-    unsigned char *address = range->address + page * page_size;
-    scratch_discard_pages(range, page, 1); /* only what is missing can be poisoned */
-    poison_page(userfault, range, page);
-    scratch_userfault_wake(userfault, (uintptr_t)address, page_size);
+                                  struct scratch_range *range, size_t page, pid_t thread) {
+    bool is_poisoned = false;
+    if (scratch_waits_outside_of_system_calls(thread)) {
+        scratch_tell(
+            "mapscratch: something stored into the array of %s, which is read-only (page %zu)\n",
+            range->name, page);
+        /* Only what is missing can be poisoned; what is pinned or locked stays. */
+        is_poisoned = !scratch_discard_pages(range, page, 1) && poison_page(userfault, range, page);
+    }
+    if (!is_poisoned)
+        close_to_stores(range);
+    wake_pages(userfault, range, page, page + 1);
 }
 
 /*
@@ -274,8 +315,12 @@ static int copy_in(const struct scratch_userfault *userfault, struct scratch_ran
                    size_t first, size_t pages, const unsigned char *bytes, size_t awaited,
                    bool for_store) {
     size_t page_size = scratch_page_size();
-    bool is_protected = scratch_range_is_protected(range) &&
-                        !(for_store && (range->protection & PROT_WRITE));
+    /*
+     * Also where no store is possible: khugepaged and MADV_COLLAPSE pass over what is protected, and a
+     * debugger's poke is refused.
+     */
+    bool is_protected =
+        userfault->write_protect && !(for_store && (range->protection & PROT_WRITE));
     size_t page = first;
     size_t at_once = pages;
     int awaited_error = 0;
@@ -314,13 +359,6 @@ static void free_unpinned(struct scratch_range *range, size_t first, size_t end)
         scratch_userfault_free_lazily(range->address + first * page_size, run * page_size);
         first += run;
     }
-}
-
-static void wake_pages(const struct scratch_userfault *userfault, const struct scratch_range *range,
-                       size_t first, size_t end) {
-    size_t page_size = scratch_page_size();
-    scratch_userfault_wake(userfault, (uintptr_t)range->address + first * page_size,
-                           (end - first) * page_size);
 }
 
 static const char *reason_of(int error) {

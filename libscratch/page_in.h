@@ -14,9 +14,9 @@
  */
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
                      size_t page, bool for_store, bool is_late, size_t *ret_first, size_t *ret_end);
-/* Somebody has stored into memory that nobody may store to: SIGBUS, and a message. */
+/* Somebody wants to store into memory that nobody may store to. */
 void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
-                                  struct scratch_range *range, size_t page);
+                                  struct scratch_range *range, size_t page, pid_t thread);
 /* Makes some pages that are about to be read, without the price of a fault for each. */
 void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scratch_range *range,
                            const uint64_t *pages, size_t count);

@@ -90,8 +90,8 @@ static inline size_t scratch_range_pages(const struct scratch_range *range) {
     return range->length / scratch_page_size();
 }
 
-/* Stores are seen by write-protection: to be tracked, or where nobody may store, to be refused. */
-static inline bool scratch_range_is_protected(const struct scratch_range *range) {
+/* Stores are possible, and seen by write-protection alone: to be tracked, or where nobody may store, to be refused. */
+static inline bool scratch_range_needs_protection(const struct scratch_range *range) {
     return (range->protection & PROT_WRITE) || range->is_guarded;
 }
 

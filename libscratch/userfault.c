@@ -88,12 +88,12 @@ void scratch_userfault_probe(struct scratch_userfault_status *ret) {
 
 int scratch_userfault_register(const struct scratch_userfault *userfault,
                                const struct scratch_range *range) {
-    bool is_protected = scratch_range_is_protected(range);
-    if (is_protected && !userfault->write_protect)
+    bool has_protection = userfault->write_protect;
+    if (scratch_range_needs_protection(range) && !has_protection)
         return EOPNOTSUPP;
     struct uffdio_register registration = {
         .range = {(uintptr_t)range->address, range->length},
-        .mode = UFFDIO_REGISTER_MODE_MISSING | (is_protected ? UFFDIO_REGISTER_MODE_WP : 0),
+        .mode = UFFDIO_REGISTER_MODE_MISSING | (has_protection ? UFFDIO_REGISTER_MODE_WP : 0),
     };
     return raw_ioctl(userfault->descriptor, UFFDIO_REGISTER, &registration) ? errno : 0;
 }
@@ -265,7 +265,8 @@ void scratch_userfault_serve(const struct scratch_userfault *userfault,
     size_t page = (address - (uintptr_t)range->address) / page_size;
     size_t first = page, end = page;
     if (is_store_to_armed && !(range->protection & PROT_WRITE))
-        scratch_page_in_refuse_store(userfault, range, page);
+        scratch_page_in_refuse_store(userfault, range, page,
+                                     (pid_t)message->arg.pagefault.feat.ptid);
     else if (is_store_to_armed)
         allow_stores(userfault, range, page, &first, &end);
     else

@@ -192,6 +192,27 @@ MUTANTS = (
         "tests/test_arrays_traps.py",
     ),
     Mutant(
+        "arrays: who locks memory asks for pages, and stores nothing",
+        "libscratch/page_in.c",
+        "    if (scratch_waits_outside_of_system_calls(thread)) {\n",
+        "    (void)thread; (void)scratch_waits_outside_of_system_calls; {\n",
+        "tests/test_traps_populating.py",
+    ),
+    Mutant(
+        "arrays: memory that was locked is read-only from then on",
+        "libscratch/page_in.c",
+        "    mprotect(range->address, range->length, PROT_READ);\n",
+        "",
+        "tests/test_traps_populating.py",
+    ),
+    Mutant(
+        "a page that can't be made and not be poisoned: closed",
+        "libscratch/page_in.c",
+        "    if (!poison_page(userfault, range, page))\n        close_page(range, page);\n",
+        "    (void)close_page; poison_page(userfault, range, page);\n",
+        "tests/test_traps_populating.py",
+    ),
+    Mutant(
         "arrays: whoever waits for a fixup whose process ended is told",
         "libscratch/page_in.c",
         "            give_up_questions(userfault, range, reason);\n",

@@ -18,9 +18,10 @@ _SECCOMP_MODE_FILTER = 2
 _SECCOMP_RET_ERRNO = 0x00050000
 _SECCOMP_RET_ALLOW = 0x7FFF0000
 
-# struct seccomp_data: int nr; __u32 arch; ...
+# struct seccomp_data: int nr; __u32 arch; __u64 instruction_pointer; __u64 args[6]; little-endian.
 _OFFSET_OF_NUMBER = 0
 _OFFSET_OF_ARCHITECTURE = 4
+_OFFSET_OF_SECOND_ARGUMENT = 24
 
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
@@ -33,6 +34,7 @@ _NUMBERS = {
     "x86_64": {
         "close_range": 436,
         "clone": 56,
+        "ioctl": 16,
         "memfd_create": 319,
         "mlock2": 325,
         "process_vm_readv": 310,
@@ -42,6 +44,7 @@ _NUMBERS = {
     "aarch64": {
         "close_range": 436,
         "clone": 220,
+        "ioctl": 29,
         "memfd_create": 279,
         "mlock2": 284,
         "process_vm_readv": 270,
@@ -79,6 +82,27 @@ def forbid(*names: str, error: int = errno.EPERM) -> None:
             _instruction(_RETURN, _SECCOMP_RET_ERRNO | error),
         ]
     instructions.append(allow)
+    _install(instructions)
+
+
+def forbid_request(request: int, error: int = errno.EINVAL) -> None:
+    """From now on `ioctl` of this request fails with `error`, in this process and its children."""
+    allow = _instruction(_RETURN, _SECCOMP_RET_ALLOW)
+    _install(
+        [
+            _instruction(_LOAD_WORD, _OFFSET_OF_ARCHITECTURE),
+            _instruction(_JUMP_IF_EQUAL, _ARCHITECTURE[platform.machine()], if_false=5),
+            _instruction(_LOAD_WORD, _OFFSET_OF_NUMBER),
+            _instruction(_JUMP_IF_EQUAL, system_call_number("ioctl"), if_false=3),
+            _instruction(_LOAD_WORD, _OFFSET_OF_SECOND_ARGUMENT),
+            _instruction(_JUMP_IF_EQUAL, request, if_false=1),
+            _instruction(_RETURN, _SECCOMP_RET_ERRNO | error),
+            allow,
+        ]
+    )
+
+
+def _install(instructions: list[bytes]) -> None:
     program = ctypes.create_string_buffer(b"".join(instructions))
     header = ctypes.create_string_buffer(
         struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(program))

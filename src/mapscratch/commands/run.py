@@ -43,6 +43,7 @@ from mapscratch.programs.launch import (
     reports,
     run_program,
 )
+from mapscratch.programs.static_tls import needed_bytes
 
 _SILENT_SECONDS = 1.0
 """Converting says nothing about itself unless it takes longer."""
@@ -91,14 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
         cache = ConversionCache()
     program = find_program(words[0], is_known=cache.knows)
     teller = _Teller(arguments.verbose)
+    at_start = libraries_at_start(program)
     if not cache.knows(program.executable):
-        teller.convert(cache, libraries_at_start(program))
+        teller.convert(cache, at_start)
     with reports() as made:
         variables = environment(
             cache,
             made,
             reclaimer="off" if arguments.no_reclaimer else None,
             drop_every=arguments.drop_every,
+            static_tls=needed_bytes(at_start[1:]),
         )
         status = run_program(program, words[1:], variables)
         missed = made.misses()

@@ -27,6 +27,8 @@ from mapscratch.errors import UserError
 
 from .cache import ConversionCache
 from .runtime import runtime_library
+from .segments import read_facts
+from .static_tls import TUNABLES, tunables
 
 _LOADER_NAMES = ("ld-linux-x86-64.so.2",)
 _MOST_INTERPRETERS = 4
@@ -231,6 +233,7 @@ def environment(
     reclaimer: str | None = None,
     drop_every: int | None = None,
     base: Mapping[str, str] | None = None,
+    static_tls: int = 0,
 ) -> dict[str, str]:
     """Make the environment in which a program, and what it starts, runs with converted libraries.
 
@@ -242,6 +245,8 @@ def environment(
             says here, and no thread where the kernel drops text itself.
         drop_every: for trials: drop all of it every so many milliseconds.
         base: the environment to start from; None for this process's.
+        static_tls: bytes of it that the program's libraries need, as
+            `mapscratch.programs.static_tls.needed_bytes` has it.
 
     Raises:
         CannotRun: a path can't be written into LD_AUDIT.
@@ -249,6 +254,8 @@ def environment(
     """
     result = dict(os.environ if base is None else base)
     result["LD_AUDIT"] = _prepend(runtime_library(), result.get("LD_AUDIT", ""))
+    hooks = len([one for one in result["LD_AUDIT"].split(":") if one])
+    result[TUNABLES] = tunables(result.get(TUNABLES, ""), static_tls, hooks)
     result["MAPSCRATCH_CACHE"] = os.fspath(cache.files)
     result["MAPSCRATCH_COUNTS"] = os.fspath(made.counts_file)
     result["MAPSCRATCH_MISSES"] = os.fspath(made.misses_file)
@@ -266,7 +273,7 @@ def libraries_at_start(program: Program) -> list[Path]:
     ld.so is asked (`ld.so --list`), and runs nothing of the program. If it can't say, only the
     executable.
     """
-    loader = program.loader or _loader(program.executable)
+    loader = program.loader or read_facts(program.executable).interpreter
     try:
         listing = subprocess.run(
             [loader, "--list", program.executable],

@@ -244,6 +244,7 @@ static void *pager_run(void *unused) {
         };
         size_t pressure_count = scratch_pressure_poll_entries(&entries[3]);
         uint64_t now = scratch_now_ns();
+        scratch_userfault_look_for_merging_at_times(&userfault, now);
         uint64_t due = scratch_userfault_rearm_due(&userfault, now);
         bool goes_ahead = scratch_page_in_ahead(&userfault);
         uint64_t wait_ns = due > now && !goes_ahead ? due - now : 0;

@@ -11,6 +11,11 @@ static unsigned char *page_at(const struct scratch_purgeable *run, size_t page) 
     return run->address + page * scratch_page_size();
 }
 
+/* Odd, so never 0; another one for each page, so that no two pages are equal, which KSM would merge. */
+static uint64_t canary_of(const struct scratch_purgeable *run, size_t page) {
+    return (run->canary + 2 * page) | 1;
+}
+
 /*
  * MADV_FREE makes pages old, and doesn't move them behind others that were freed later. A load makes
  * them young without making them dirty, and reclaim passes once over what is young.
@@ -23,7 +28,7 @@ static void make_young(const struct scratch_purgeable *run) {
 int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used) {
     for (size_t page = 0; page < run->pages; page++) {
         run->displaced[page] = scratch_word_load(page_at(run, page));
-        scratch_word_store(page_at(run, page), run->canary);
+        scratch_word_store(page_at(run, page), canary_of(run, page));
     }
     int error = scratch_free_lazily(run->address, run->pages * scratch_page_size());
     if (!error && was_used)
@@ -34,12 +39,11 @@ int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used
 bool scratch_purgeable_pin(const struct scratch_purgeable *run, size_t first, size_t end) {
     for (size_t page = first; page < end; page++) {
         /* A store into a dropped page, if only attempted, would make one; a load doesn't. */
-        if (scratch_word_load(page_at(run, page)) != run->canary)
+        uint64_t canary = canary_of(run, page);
+        if (scratch_word_load(page_at(run, page)) != canary)
             return false;
         /* Only this decides: it has the page dirty in the same instant in which it finds the canary. */
-        uint64_t found = scratch_word_compare_exchange(page_at(run, page), run->canary,
-                                                       run->displaced[page]);
-        if (found != run->canary)
+        if (scratch_word_compare_exchange(page_at(run, page), canary, run->displaced[page]) != canary)
             return false;
     }
     return true;

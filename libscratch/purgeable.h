@@ -22,7 +22,7 @@
 struct scratch_purgeable {
     unsigned char *address; /* of private anonymous memory */
     size_t pages;
-    uint64_t canary;     /* what stands in each released page; never 0, which is what a dropped one has */
+    uint64_t canary;     /* of the first page when it is released; each page has its own, never 0 */
     uint64_t *displaced; /* a word a page */
 };
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "merging.h"
 #include "pager.h"
 #include "pressure.h"
 #include "raw.h"
@@ -326,6 +327,7 @@ int scratch_lazyfree_map(struct scratch_range *range) {
         return errno;
     if (madvise(range->address, range->length, MADV_NOHUGEPAGE) && errno != EINVAL)
         return errno; /* EINVAL: a kernel without transparent huge pages */
+    scratch_refuse_merging(range->address, range->length);
     return 0;
 }
 
@@ -362,6 +364,7 @@ static int lock_on_fault(void *address, size_t length) {
 }
 
 static int dontneed_start(struct scratch_range *range, const struct scratch_description *from) {
+    scratch_refuse_merging(range->address, range->length);
     if (from->lock_length && !lock_on_fault(range->address, from->lock_length))
         range->lock_length = from->lock_length;
     return scratch_pressure_is_watched() ? scratch_pager_ensure(false) : 0;
@@ -378,6 +381,7 @@ static int kernel_start(struct scratch_range *range, const struct scratch_descri
     if (raw_munlock(range->address, range->length) ||
         madvise(range->address, range->length, MADV_DONTNEED))
         return errno;
+    scratch_refuse_merging(range->address, range->length);
     return 0;
 }
 

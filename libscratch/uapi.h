@@ -12,6 +12,7 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 /* 37cd0575b849 ("userfaultfd: add UFFD_USER_MODE_ONLY", in v5.11) */
 #ifndef UFFD_USER_MODE_ONLY
@@ -102,6 +103,11 @@ struct page_region {
 /* 9651fcedf7b9 ("mm: add MAP_DROPPABLE for designating always lazily freeable mappings", in v6.11) */
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
+#endif
+
+/* d7597f59d1d3 ("mm: add new api to enable ksm per process", in v6.4) */
+#ifndef PR_GET_MEMORY_MERGE
+#define PR_GET_MEMORY_MERGE 68
 #endif
 
 /* 105ff5339f49 ("mm/memfd: add MFD_NOEXEC_SEAL and MFD_EXEC", in v6.3) */

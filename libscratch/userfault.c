@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include "free_lazily.h"
+#include "merging.h"
 #include "page_in.h"
 #include "raw.h"
 
@@ -176,8 +177,46 @@ static void rearm_locked(const struct scratch_userfault *userfault, struct scrat
     }
 }
 
+/*
+ * All ranges refuse to be merged when they are made. Who tells the kernel later to merge all memory of the
+ * process overrules that: then refuse again, and free again what was merged meanwhile.
+ */
+static void refuse_merging(const struct scratch_userfault *userfault, bool rearm) {
+    scratch_lock_acquire(&scratch_registry_lock);
+    size_t count;
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count; index++) {
+        struct scratch_range *range = ranges[index];
+        scratch_lock_acquire(&range->lock);
+        scratch_refuse_merging(range->address, range->length);
+        if (rearm && range->engine == SCRATCH_ENGINE_LAZYFREE)
+            rearm_locked(userfault, range, 0, scratch_range_pages(range));
+        scratch_lock_release(&range->lock);
+    }
+    scratch_lock_release(&scratch_registry_lock);
+}
+
+void scratch_userfault_look_for_merging(const struct scratch_userfault *userfault) {
+    static bool was_merged;
+    bool is_merged = scratch_all_is_merged();
+    if (is_merged)
+        refuse_merging(userfault, !was_merged);
+    was_merged = is_merged;
+}
+
+void scratch_userfault_look_for_merging_at_times(const struct scratch_userfault *userfault,
+                                                 uint64_t now) {
+    const uint64_t interval_ns = 100 * 1000 * 1000;
+    static uint64_t looked;
+    if (now - looked < interval_ns)
+        return;
+    looked = now;
+    scratch_userfault_look_for_merging(userfault);
+}
+
 void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct scratch_range *range,
                              size_t first, size_t end) {
+    scratch_userfault_look_for_merging(userfault);
     scratch_lock_acquire(&range->lock);
     rearm_locked(userfault, range, first, end);
     scratch_lock_release(&range->lock);

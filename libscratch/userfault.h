@@ -30,6 +30,10 @@ void scratch_userfault_rearm(const struct scratch_userfault *userfault, struct s
 /* Re-arms what is due; the time of the next that will be, or 0 if no page is marked. */
 uint64_t scratch_userfault_rearm_due(const struct scratch_userfault *userfault, uint64_t now);
 void scratch_userfault_forget_marks(void);
+/* Has the kernel been told to merge all memory of the process? Then ours is taken out again. */
+void scratch_userfault_look_for_merging(const struct scratch_userfault *userfault);
+void scratch_userfault_look_for_merging_at_times(const struct scratch_userfault *userfault,
+                                                 uint64_t now);
 void scratch_userfault_wake(const struct scratch_userfault *userfault, uintptr_t address,
                             size_t length);
 int scratch_userfault_write_protect(const struct scratch_userfault *userfault, uintptr_t address,

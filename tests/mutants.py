@@ -222,9 +222,30 @@ MUTANTS = (
     Mutant(
         "purgeable: the canary stands before the page is freed",
         "libscratch/purgeable.c",
-        "        scratch_word_store(page_at(run, page), run->canary);\n",
+        "        scratch_word_store(page_at(run, page), canary_of(run, page));\n",
         "",
         "tests/test_purgeable_pages.py",
+    ),
+    Mutant(
+        "KSM: ranges refuse to be merged",
+        "libscratch/merging.h",
+        "    madvise(address, length, MADV_UNMERGEABLE);\n",
+        "    (void)address; (void)length;\n",
+        "tests/test_traps_merging.py",
+    ),
+    Mutant(
+        "KSM: whoever merges everything later is looked for",
+        "libscratch/userfault.c",
+        "    if (is_merged)\n        refuse_merging(userfault, !was_merged);\n",
+        "    (void)refuse_merging; (void)userfault;\n",
+        "tests/test_traps_merging.py",
+    ),
+    Mutant(
+        "KSM: no two released pages are equal",
+        "libscratch/purgeable.c",
+        "    return (run->canary + 2 * page) | 1;\n",
+        "    (void)page; return run->canary;\n",
+        "tests/test_traps_merging.py",
     ),
     Mutant(
         "purgeable: a run is released when its last lease ends, and not before",

@@ -31,8 +31,22 @@ struct pages {
 static uint64_t canary_state;
 static int refused; /* errno of the last release that the kernel refused */
 
+/* A forked child has a sequence of its own: else it would make pages equal to its parent's, for KSM to merge. */
+static void seed_canaries(void) {
+    static pid_t seeded_in;
+    uint64_t seed;
+    pid_t process = getpid();
+    if (process == seeded_in)
+        return;
+    seeded_in = process;
+    if (getentropy(&seed, sizeof seed))
+        seed = (uint64_t)process;
+    canary_state = (canary_state ^ seed) | 1; /* any state but 0 */
+}
+
 /* xorshift64*, Vigna 2016; never 0. */
 static uint64_t next_canary(void) {
+    seed_canaries();
     canary_state ^= canary_state >> 12;
     canary_state ^= canary_state << 25;
     canary_state ^= canary_state >> 27;
@@ -292,9 +306,6 @@ PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject *Py_UNU
 }
 
 int native_add_purgeable(PyObject *module) {
-    if (getentropy(&canary_state, sizeof canary_state))
-        canary_state = (uint64_t)(uintptr_t)module;
-    canary_state |= 1; /* any state but 0 */
     pages_type = (PyTypeObject *)PyType_FromSpec(&pages_spec);
     PyObject *view_type = PyType_FromSpec(&view_spec);
     int status = !pages_type || !view_type ||

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ninth trap: the kernel merges pages (KSM, khugepaged), which are no longer lazily freed then.
+
+The machine's own settings are changed for a moment, by whoever may, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.interpreter import run_python
+
+_KSM = Path("/sys/kernel/mm/ksm")
+_HUGE = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+def _set(settings: dict[Path, str]) -> Iterator[None]:
+    before: dict[Path, str] = {}
+    try:
+        for file, value in settings.items():
+            try:
+                text = file.read_text().strip()
+                file.write_text(value)
+            except OSError as trouble:
+                pytest.skip(f"{file} can't be set: {trouble}")
+            chosen = text.partition("[")[2].partition("]")[0]
+            before[file] = chosen or text
+        yield
+    finally:
+        for file, value in before.items():
+            file.write_text(value)
+
+
+@pytest.fixture
+def ksm() -> Iterator[None]:
+    """It scans everything that may be merged, without pause."""
+    yield from _set(
+        {_KSM / "sleep_millisecs": "2", _KSM / "pages_to_scan": "20000", _KSM / "run": "1"}
+    )
+
+
+@pytest.fixture
+def khugepaged() -> Iterator[None]:
+    """It looks at all memory, without pause."""
+    yield from _set(
+        {
+            _HUGE / "enabled": "always",
+            _HUGE / "khugepaged/scan_sleep_millisecs": "0",
+            _HUGE / "khugepaged/alloc_sleep_millisecs": "0",
+            _HUGE / "khugepaged/pages_to_scan": "100000",
+        }
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    np.full(2_000_000, 7, ">i2").tofile(tmp_path / "equal")
+    return tmp_path / "equal"
+
+
+START = """
+    import ctypes, sys, time
+    from pathlib import Path
+    import numpy as np, mapscratch.arrays
+    from mapscratch.kernelstats import count_pages, range_memory
+    from support.purgeable import drain, reclaim
+
+    path, kind, when = sys.argv[1:4]
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def wait_for_scans(file, scans):
+        first, began = int(file.read_text()), time.monotonic()
+        while int(file.read_text()) < first + scans:
+            time.sleep(0.05)
+            if time.monotonic() > began + 50:
+                print("no scan")
+                raise SystemExit
+
+    def merge_everything():
+        PR_SET_MEMORY_MERGE = 67
+        if libc.prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0):
+            print("no merging")
+            raise SystemExit
+
+    def make():
+        if kind == "array":
+            array = mapscratch.array(path, "f4", source=">i2", scale=0.5)
+            shown, memory = np.asarray(array), array.scratch
+            wanted = np.full(2_000_000, 3.5, "f4")
+        else:
+            memory = mapscratch.ScratchMap(path, engine="lazyfree")
+            shown, wanted = np.frombuffer(memory, ">i2"), np.full(2_000_000, 7, ">i2")
+        assert np.array_equal(shown, wanted)
+        return memory, shown, wanted
+
+    FEW = 64  # smaps lags behind by some pages
+"""
+
+
+def _run(code: str, path: Path, *arguments: object) -> None:
+    result = run_python(START + code, path, *arguments, timeout=120)
+    if result.stdout:
+        pytest.skip(result.stdout.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["array", "map"])
+def test_ksm_leaves_pages_droppable(
+    lazyfree: str, ksm: None, path: Path, kind: str, when: str
+) -> None:
+    """Merging may be switched on before the mapping is made, or later: then reclaim repairs it."""
+    _run(
+        """
+    if when == "before":
+        merge_everything()
+    memory, shown, wanted = make()
+    if when == "after":
+        merge_everything()
+    wait_for_scans(Path("/sys/kernel/mm/ksm/full_scans"), 3)
+    if when == "before":
+        counts = memory.counts()
+        assert counts.droppable > counts.resident - FEW, counts
+    assert np.array_equal(shown, wanted)
+    memory.reclaim()
+    counts = memory.counts()
+    assert counts.resident < FEW and counts.swapped < FEW, counts
+    assert np.array_equal(shown, wanted)
+    counts = memory.counts()
+    assert counts.droppable > counts.resident - FEW, counts
+    """,
+        path,
+        kind,
+        when,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ksm_leaves_a_cache_droppable(ksm: None, path: Path, when: str) -> None:
+    """No two released pages are equal, whatever is in them: in a forked child neither."""
+    _run(
+        """
+    import os
+    if when == "before":
+        merge_everything()
+    cache = mapscratch.Cache()
+    if not cache.is_purgeable:
+        print("not purgeable here")
+        raise SystemExit
+    if when == "after":
+        merge_everything()
+    child = os.fork()  # both make the same
+    for key in range(16):
+        cache.put(key, np.zeros(1 << 20, "u1"))
+    with cache._lock:
+        cache._release_recent(0)
+    wait_for_scans(Path("/sys/kernel/mm/ksm/full_scans"), 3)
+    lazy = held = 0
+    for region in cache._memory._regions:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(region.memory))
+        lazy += range_memory(address, len(region.memory)).usage.lazy_free
+        held += count_pages(address, len(region.memory)).present * 4096
+    status = int(lazy < held - FEW * 4096 or held < 15 << 20)
+    if not child:
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not status, (lazy, held)
+    """,
+        path,
+        "cache",
+        when,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["array", "map"])
+def test_khugepaged_leaves_pages_droppable(
+    lazyfree: str, khugepaged: None, path: Path, kind: str
+) -> None:
+    """Also where another library asks for huge pages over ours."""
+    _run(
+        """
+    MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
+    memory, shown, wanted = make()
+    base = shown.__array_interface__["data"][0]
+    place, length = ctypes.c_void_p(base), ctypes.c_size_t(-(-shown.nbytes // 4096) * 4096)
+    for advice in (None, MADV_HUGEPAGE, MADV_COLLAPSE):
+        if advice:
+            libc.madvise(place, length, advice)
+        wait_for_scans(Path("/sys/kernel/mm/transparent_hugepage/khugepaged/full_scans"), 3)
+        assert np.array_equal(shown, wanted)
+        counts = memory.counts()
+        assert counts.droppable > counts.resident - FEW, (advice, counts)
+    memory.reclaim()
+    counts = memory.counts()
+    assert counts.resident < FEW and counts.swapped < FEW, counts
+    assert np.array_equal(shown, wanted)
+    """,
+        path,
+        kind,
+        "",
+    )

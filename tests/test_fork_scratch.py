@@ -314,6 +314,39 @@ def test_a_raw_clone_crashes_and_never_reads_zeros(lazyfree: str, file: PatternF
     )
 
 
+def test_a_raw_fork_crashes_in_an_array_and_a_cache_goes_on(
+    lazyfree: str, file: PatternFile
+) -> None:
+    """What skips all fork handlers: arrays are a hole, a cache is a copy."""
+    run_python(
+        f"""
+        import ctypes, os, sys
+        import numpy as np, mapscratch
+        a = np.asarray(mapscratch.array(sys.argv[1], "f4", source=">i2"))
+        cache = mapscratch.Cache()
+        cache.put("kept", np.full(100_000, 7, "u1"))
+        with cache._lock:
+            cache._release_recent(0)
+        libc = ctypes.PyDLL(None)  # keeps the interpreter's lock
+        if not hasattr(libc, "_Fork"):
+            raise SystemExit  # before glibc 2.34
+        a[0]  # in the parent's memory; the last page isn't
+        for index in (0, len(a) - 1):
+            child = libc._Fork()
+            if child == 0:
+                a[index]
+                os._exit(2)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -{int(signal.SIGSEGV)}
+        child = libc._Fork()
+        if child == 0:
+            with cache.get("kept") as value:
+                os._exit(0 if (value == 7).all() else 2)
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+        file.path,
+    )
+
+
 @pytest.mark.parametrize("engine", [name for name in AVAILABLE if name != "lazyfree"])
 def test_a_raw_clone_of_a_file_mapping_sees_right_bytes(engine: str, file: PatternFile) -> None:
     run_python(

@@ -470,6 +470,18 @@ void scratch_range_disown(struct scratch_range *range) {
     range_free(range);
 }
 
+/* The kernel refuses to change sealed memory even to what it is. */
+bool scratch_range_is_sealed(struct scratch_range *range) {
+    sigset_t signals;
+    scratch_signals_block(&signals);
+    scratch_lock_acquire(&range->lock);
+    int protection = range->protection | (range->takes_huge_pages ? PROT_WRITE : 0);
+    bool is_sealed = mprotect(range->address, range->length, protection) && errno == EPERM;
+    scratch_lock_release(&range->lock);
+    scratch_signals_restore(&signals);
+    return is_sealed;
+}
+
 void scratch_range_close_begin(struct scratch_range *range) {
     sigset_t signals;
     scratch_signals_block(&signals);

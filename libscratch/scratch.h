@@ -91,6 +91,8 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
  * on nobody calls madvise on the range.
  */
 void scratch_range_close_begin(struct scratch_range *range);
+/* Whether somebody has sealed the memory (mseal): it can't be unmapped, and its range must not be forgotten. */
+bool scratch_range_is_sealed(struct scratch_range *range);
 void scratch_range_close_abort(struct scratch_range *range);
 void scratch_range_forget(struct scratch_range *range);
 

@@ -227,6 +227,13 @@ MUTANTS = (
         "tests/test_purgeable_pages.py",
     ),
     Mutant(
+        "sealed memory: its range isn't forgotten",
+        "src/mapscratch/_native.c",
+        "    if (range && scratch_range_is_sealed(range)) {\n",
+        "    if (0) {\n",
+        "tests/test_traps_others_advice.py",
+    ),
+    Mutant(
         "KSM: ranges refuse to be merged",
         "libscratch/merging.h",
         "    madvise(address, length, MADV_UNMERGEABLE);\n",

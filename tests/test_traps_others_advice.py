@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tenth trap: somebody else gives advice about our memory, or moves its pages."""
+"""A tenth trap: somebody else gives advice about our memory, moves its pages, or seals it."""
 
 from __future__ import annotations
 
@@ -60,3 +60,27 @@ def test_right_and_droppable_whatever_others_advise(lazyfree: str, path: Path, k
         path,
         kind,
     )
+
+
+def test_sealed_memory_is_not_closed_in_silence(lazyfree: str, path: Path) -> None:
+    result = run_python(
+        START
+        + """
+    MSEAL = 462
+    if libc.syscall(MSEAL, place, length, 0):
+        print("no mseal")  # before Linux 6.10, and where there is none
+        raise SystemExit
+    del shown
+    try:
+        memory.close()
+    except PermissionError:
+        pass
+    else:
+        raise SystemExit("closed")
+    assert np.array_equal(np.frombuffer(memory, ">i2"), wanted)
+    """,
+        path,
+        "map",
+    )
+    if result.stdout:
+        pytest.skip("this kernel has no mseal")

@@ -478,6 +478,10 @@ static PyObject *word_map_close(PyObject *self, PyObject *unused) {
     struct words *words = words_of(self);
     struct scratch_range *range = words->range;
     unsigned char *address = words->address;
+    if (range && scratch_range_is_sealed(range)) {
+        errno = EPERM; /* mmap's own close would not tell */
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     if (range)
         scratch_range_close_begin(range);
     words->range = NULL;

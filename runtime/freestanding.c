@@ -4,7 +4,8 @@
  * nothing of the program's: its allocator may be one that knows of no second thread, and on the
  * reclaimer's thread the C library doesn't work (reclaim.c).
  *
- * Only that thread uses them, so nothing here is locked.
+ * Only that thread uses them, so nothing here is locked. Compilers call the four of memory by themselves, anywhere.
+ * The names stay what they are here because of own_names.h.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -21,7 +22,7 @@ HIDDEN int *__errno_location(void);
 HIDDEN long syscall(long number, ...);
 HIDDEN long sysconf(int name);
 HIDDEN int madvise(void *address, size_t length, int advice);
-HIDDEN void *mmap64(void *address, size_t length, int protection, int flags, int file, off_t at);
+HIDDEN void *mmap(void *address, size_t length, int protection, int flags, int file, off_t at);
 HIDDEN int munmap(void *address, size_t length);
 HIDDEN void *malloc(size_t bytes);
 HIDDEN void *calloc(size_t count, size_t bytes);
@@ -34,7 +35,18 @@ HIDDEN size_t strcspn(const char *text, const char *ends);
 HIDDEN void *memcpy(void *to, const void *from, size_t count);
 HIDDEN void *memmove(void *to, const void *from, size_t count);
 HIDDEN void *memset(void *memory, int byte, size_t count);
-HIDDEN long strtol(const char *text, char **end, int base);
+HIDDEN int memcmp(const void *one, const void *other, size_t count);
+HIDDEN int memcmp(const void *one, const void *other, size_t count) {
+    const unsigned char *left = one;
+    const unsigned char *right = other;
+    for (; count; count--, left++, right++) {
+        if (*left != *right)
+            return *left < *right ? -1 : 1;
+    }
+    return 0;
+}
+
+long strtol(const char *text, char **end, int base);
 HIDDEN int snprintf(char *to, size_t size, const char *format, ...);
 
 static int last_error;
@@ -65,7 +77,7 @@ int madvise(void *address, size_t length, int advice) {
     return (int)with_errno(system_advise(address, length, advice));
 }
 
-void *mmap64(void *address, size_t length, int protection, int flags, int file, off_t at) {
+void *mmap(void *address, size_t length, int protection, int flags, int file, off_t at) {
     return (void *)with_errno(
         (long)system_map(address, length, protection, flags, file, (uint64_t)at));
 }

@@ -331,6 +331,17 @@ int scratch_lazyfree_map(struct scratch_range *range) {
     return 0;
 }
 
+/*
+ * Some files can't be shared (FUSE with direct_io; a memfd sealed against writing, before Linux 6.7). A
+ * private mapping that nobody stores to shows the same page cache, later changes of the file included.
+ */
+static void *map_source(size_t length, int file, off_t offset) {
+    void *mapped = mmap(NULL, length, PROT_READ, MAP_SHARED, file, offset);
+    if (mapped == MAP_FAILED)
+        mapped = mmap(NULL, length, PROT_READ, MAP_PRIVATE, file, offset);
+    return mapped == MAP_FAILED ? NULL : mapped;
+}
+
 static int lazyfree_start(struct scratch_range *range, const struct scratch_description *from) {
     /*
      * The source is a mapping and not a descriptor: an application can close any descriptor, but
@@ -343,9 +354,9 @@ static int lazyfree_start(struct scratch_range *range, const struct scratch_desc
             return EINVAL;
         range->source_length = range->source_skip + range->decoding.source_length;
     }
-    void *source = mmap(NULL, range->source_length, PROT_READ, MAP_SHARED, from->source_fd,
-                        from->source_offset - (off_t)range->source_skip);
-    if (source == MAP_FAILED)
+    void *source = map_source(range->source_length, from->source_fd,
+                              from->source_offset - (off_t)range->source_skip);
+    if (!source)
         return errno;
     range->source = source;
     raw_munlock(source, range->source_length); /* mlockall would keep the file in memory */
@@ -428,8 +439,10 @@ int scratch_range_create(enum scratch_engine engine, const struct scratch_descri
         }
         scratch_lock_release(&scratch_registry_lock);
     }
-    if (error)
+    if (error) {
+        scratch_pager_release(range);
         scratch_pager_stop_if_idle();
+    }
     scratch_lock_release(&scratch_control_lock);
     scratch_signals_restore(&signals);
     if (error) {

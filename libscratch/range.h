@@ -38,7 +38,7 @@ struct scratch_range {
     char *name;
 
     /* lazyfree */
-    const unsigned char *source; /* what of the file the range is made of, shared and read-only */
+    const unsigned char *source; /* what of the file the range is made of, read-only */
     size_t source_length;        /* bytes, from the page in which it begins */
     size_t source_skip;          /* bytes of that page before it */
     struct scratch_word_table fixup;

@@ -7,13 +7,23 @@ import math
 import mmap
 import resource
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mapscratch._native import STAGING_BYTES
-from mapscratch.engines import Decoding, Engine, EngineUnavailable, Request, choose
+from mapscratch.engines import (
+    AttachFailed,
+    Decoding,
+    EngineUnavailable,
+    Request,
+    attach,
+    explained,
+    require,
+)
 from mapscratch.fixup_process import FixupProcess, Job
 from mapscratch.fixups.arrays import Recipe
 from mapscratch.fixups.numbers import DType, SourceType
@@ -123,57 +133,62 @@ class DecodedMap(ScratchMemory):
         engine: str,
     ) -> Self:
         """Maps it; see the class."""
-        block_pages = geometry.block_pages(block)
         length = geometry.items * geometry.itemsize
-        self = super().__new__(
-            cls,
-            -1,
-            length,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-            prot=mmap.PROT_READ,
+        decoding = Decoding(
+            function=recipe.function,
+            user_data=recipe.user_data,
+            helper=None,
+            unit_pages=geometry.unit // PAGESIZE,
+            unit_items=geometry.unit_items,
+            unit_source_length=geometry.unit_source_length,
+            items=geometry.items,
+            source_length=geometry.source_length,
+            block_pages=geometry.block_pages(block),
+            block_is_fixed=block is not None,
+            huge_pages=_has_huge_pages() and _writable_memory_is_free(),
         )
+        request = Request(name, fileno, offset, length, mmap.PROT_READ, decoding=decoding)
+        process = None
+        if recipe.python:
+            with _with_another_way():
+                require(engine, request)
+            process = FixupProcess(
+                Job(
+                    function=recipe.python.function,
+                    index=recipe.python.index,
+                    items=recipe.items,
+                    descriptor=fileno,
+                    offset=offset,
+                    source=source.dtype,
+                    source_length=geometry.source_length,
+                    output=output,
+                    output_items=geometry.items,
+                    unit_items=geometry.unit_items,
+                    unit_source_length=geometry.unit_source_length,
+                )
+            )
+            request = request.with_helper(process.address)
+        self: Self
+        try:
+            with _with_another_way(), explained(name):
+                self, self._engine = attach(
+                    lambda: cls._anonymous(length), lambda _: request, engine
+                )
+        except BaseException:
+            if process:
+                process.close()
+            raise
         self._name = name
         self._offset = offset
-        self.process = None
-        try:
-            decoding = Decoding(
-                function=recipe.function,
-                user_data=recipe.user_data,
-                helper=None,
-                unit_pages=geometry.unit // PAGESIZE,
-                unit_items=geometry.unit_items,
-                unit_source_length=geometry.unit_source_length,
-                items=geometry.items,
-                source_length=geometry.source_length,
-                block_pages=block_pages,
-                block_is_fixed=block is not None,
-                huge_pages=_has_huge_pages() and _writable_memory_is_free(),
-            )
-            request = Request(name, fileno, offset, length, mmap.PROT_READ, decoding=decoding)
-            self._engine = _chosen(engine, request)
-            if recipe.python:
-                self.process = FixupProcess(
-                    Job(
-                        function=recipe.python.function,
-                        index=recipe.python.index,
-                        items=recipe.items,
-                        descriptor=fileno,
-                        offset=offset,
-                        source=source.dtype,
-                        source_length=geometry.source_length,
-                        output=output,
-                        output_items=geometry.items,
-                        unit_items=geometry.unit_items,
-                        unit_source_length=geometry.unit_source_length,
-                    )
-                )
-                weakref.finalize(self, self.process.close)
-                request = request.with_helper(self.process.address)
-            self._engine.attach(self, request)
-        except BaseException:
-            self.close()
-            raise
+        self.process = process
+        if process:
+            weakref.finalize(self, process.close)
         return self
+
+    @classmethod
+    def _anonymous(cls, length: int) -> Self:
+        anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        return super().__new__(cls, -1, length, flags=anonymous, prot=mmap.PROT_READ)
 
     @property
     def can_fetch(self) -> bool:
@@ -233,8 +248,11 @@ def _writable_memory_is_free() -> bool:
     return overcommit.strip() != "2"  # Documentation/mm/overcommit-accounting.rst: never
 
 
-def _chosen(engine: str, request: Request) -> Engine:
+@contextmanager
+def _with_another_way() -> Iterator[None]:
     try:
-        return choose(engine, request, ())
+        yield
+    except AttachFailed as error:
+        raise AttachFailed(error.errno, f"{error.strerror}{_WITHOUT_USERFAULTFD}") from error
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{error}{_WITHOUT_USERFAULTFD}") from None

@@ -7,12 +7,19 @@ import mmap
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self, TypeAlias
 
-from mapscratch.engines import Request, choose, confirm
+from mapscratch.engines import Request, attach, explained
 from mapscratch.fixups.words import Words
 from mapscratch.memory import ScratchMemory
-from mapscratch.opening import HasFileno, Path, is_path, opened, refuse_irregular
+from mapscratch.opening import (
+    HasFileno,
+    Path,
+    is_path,
+    opened,
+    refuse_irregular,
+)
 
 File: TypeAlias = int | Path | HasFileno
 """A descriptor, a path, or an open file."""
@@ -96,35 +103,39 @@ class ScratchMap(ScratchMemory):
         if isinstance(guarantee, str):
             guarantee = {guarantee}
         with _descriptor_of(fileno) as descriptor:
-            # The standard's own mapping first: its errors and its size() are the standard's.
-            # As ACCESS_COPY it refuses to resize, which would truncate the file, even if somebody
-            # calls the base class's method; with another protection there is no such access.
-            if protection == _READ_WRITE and flags == mmap.MAP_PRIVATE:
-                self = super().__new__(
-                    cls, descriptor, length, access=mmap.ACCESS_COPY, offset=offset
+            name = _name_of(fileno, descriptor)
+
+            request = partial(
+                Request,
+                name=name,
+                fileno=descriptor,
+                offset=offset,
+                protection=protection,
+                fixup=fixup,
+            )
+            self: Self
+            with explained(name):  # the standard's refusals, too
+                self, self._engine = attach(
+                    lambda: cls._private(descriptor, length, flags, protection, offset),
+                    lambda mapping: request(length=len(mapping)),
+                    engine,
+                    guarantee or (),
                 )
-            else:
-                self = super().__new__(
-                    cls, descriptor, length, flags=flags, prot=protection, offset=offset
-                )
-            try:
-                self._name = _name_of(fileno, descriptor)
-                self._offset = offset
-                request = Request(
-                    name=self._name,
-                    fileno=descriptor,
-                    offset=offset,
-                    length=len(self),
-                    protection=protection,
-                    fixup=fixup,
-                )
-                self._engine = choose(engine, request, guarantee or ())
-                self._engine.attach(self, request)
-                confirm(self._engine, self, guarantee or ())
-            except BaseException:
-                self.close()
-                raise
+            self._name = name
+            self._offset = offset
         return self
+
+    @classmethod
+    def _private(cls, fileno: int, length: int, flags: int, protection: int, offset: int) -> Self:
+        """The standard's own mapping: its errors and its size() are the standard's.
+
+        As ACCESS_COPY it refuses to resize, which would truncate the file, even if somebody calls
+        the base class's method; with another protection there is no such access.
+        """
+        make = super().__new__
+        if protection == _READ_WRITE and flags == mmap.MAP_PRIVATE:
+            return make(cls, fileno, length, access=mmap.ACCESS_COPY, offset=offset)
+        return make(cls, fileno, length, flags=flags, prot=protection, offset=offset)
 
     def __repr__(self) -> str:
         """Says which engine runs and what it promises."""

@@ -34,6 +34,7 @@ _NUMBERS = {
     "x86_64": {
         "close_range": 436,
         "clone": 56,
+        "clone3": 435,
         "ioctl": 16,
         "memfd_create": 319,
         "mlock2": 325,
@@ -44,6 +45,7 @@ _NUMBERS = {
     "aarch64": {
         "close_range": 436,
         "clone": 220,
+        "clone3": 435,
         "ioctl": 29,
         "memfd_create": 279,
         "mlock2": 284,

@@ -9,12 +9,14 @@ by comparing kernel versions.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from mapscratch import _native
 from mapscratch._native import WordMap, turn_off_board
 from mapscratch.engines.dontneed import DontneedEngine
 from mapscratch.engines.interface import (
+    AttachFailed,
     Decoding,
     Engine,
     EngineStatus,
@@ -27,9 +29,11 @@ from mapscratch.engines.interface import (
 )
 from mapscratch.engines.kernel import KernelEngine
 from mapscratch.engines.lazyfree import LazyfreeEngine
+from mapscratch.engines.refusals import explained
 
 __all__ = [
     "REQUIREMENTS",
+    "AttachFailed",
     "Decoding",
     "Engine",
     "EngineStatus",
@@ -39,11 +43,14 @@ __all__ = [
     "ReclaimNotApplicable",
     "Request",
     "SystemCallWarning",
-    "choose",
-    "confirm",
+    "attach",
     "engines",
+    "explained",
     "release_all",
+    "require",
 ]
+
+M = TypeVar("M", bound=WordMap)
 
 ENVIRONMENT_VARIABLE = "MAPSCRATCH_ENGINE"
 
@@ -81,18 +88,72 @@ def release_all() -> int:
     return _native.release_all()
 
 
-def choose(name: str, request: Request, requirements: Collection[str]) -> Engine:
-    """The engine that a mapping gets.
+def require(name: str, request: Request, requirements: Collection[str] = ()) -> None:
+    """Whether some engine seems to run here that gives all of it.
+
+    Raises:
+        ValueError, EngineUnavailable: as `attach`.
+    """
+    problems = _problems(name, request, requirements)
+    if all(problems.values()):
+        raise EngineUnavailable(_told(problems))
+
+
+def attach(
+    make: Callable[[], M],
+    describe: Callable[[M], Request],
+    name: str,
+    requirements: Collection[str] = (),
+) -> tuple[M, Engine]:
+    """A new mapping with the engine that does what is asked for.
+
+    Of those that ``"auto"`` may take the next gets its turn when one fails although it seemed to
+    run here (at a limit on threads or memory, in a sandbox that was closed meanwhile, at a file of
+    its own kind). Each begins with a fresh mapping, so that nothing of the other is left.
 
     Args:
+        make: makes a mapping without an engine.
+        describe: says what one wants.
         name: an engine's name, or ``"auto"``: the first that gives what is asked for. The
             environment variable MAPSCRATCH_ENGINE takes the place of ``"auto"``.
-        request: what is to be mapped.
         requirements: of `REQUIREMENTS`.
 
     Raises:
         ValueError: no such engine, or no such requirement.
         EngineUnavailable: no engine gives all of it; the message says what each lacks.
+        OSError: the engine that was named failed. `AttachFailed`, which is both, says what each did
+            that ``"auto"`` may take.
+    """
+    mapping = make()
+    fresh: M | None = mapping
+    try:
+        request = describe(mapping)
+        problems = _problems(name, request, requirements)
+        failure: OSError | None = None
+        for engine in [_ENGINES[name] for name, problem in problems.items() if not problem]:
+            mapping, fresh = make() if fresh is None else fresh, None
+            try:
+                _attach(engine, mapping, request, requirements)
+            except (OSError, EngineUnavailable) as error:
+                if len(problems) == 1:
+                    raise
+                failure = error if isinstance(error, OSError) else failure
+                problems[engine.name] = getattr(error, "strerror", None) or str(error)
+            else:
+                return mapping, engine
+    finally:
+        if fresh is not None:
+            fresh.close()
+    if failure:
+        raise AttachFailed(failure.errno, _told(problems)) from failure
+    raise EngineUnavailable(_told(problems))
+
+
+def _problems(name: str, request: Request, requirements: Collection[str]) -> dict[str, str | None]:
+    """By engine, of those that may be taken, what is in the way of it; None if nothing seems to be.
+
+    Raises:
+        ValueError: no such engine, or no such requirement.
     """
     unknown = sorted(set(requirements) - set(REQUIREMENTS))
     if unknown:
@@ -101,42 +162,43 @@ def choose(name: str, request: Request, requirements: Collection[str]) -> Engine
     if name == "auto":
         name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        return _choose_automatically(request, requirements)
+        return {
+            engine.name: _problem(engine, request, requirements)
+            or _problem_of_choice(engine, request)
+            for engine in _ENGINES.values()
+        }
     if name not in _ENGINES:
         raise ValueError(f"no such engine: {name!r}; there are {', '.join(_ENGINES)} and auto")
-    engine = _ENGINES[name]
-    problem = _problem(engine, request, requirements)
-    if problem:
-        raise EngineUnavailable(f"engine {name!r}: {problem}")
-    return engine
+    return {name: _problem(_ENGINES[name], request, requirements)}
 
 
-def confirm(engine: Engine, mapping: WordMap, requirements: Collection[str]) -> None:
-    """Sees to it that a mapping got what its engine had promised before it was made.
+def _told(problems: dict[str, str | None]) -> str:
+    if len(problems) == 1:
+        return "".join(f"engine {name!r}: {problem}" for name, problem in problems.items())
+    lines = (f"\n  {name}: {problem}" for name, problem in problems.items())
+    return "no engine gives what this mapping asks for." + "".join(lines)
+
+
+def _attach(
+    engine: Engine, mapping: WordMap, request: Request, requirements: Collection[str]
+) -> None:
+    """Attaches an engine, and sees to it that what it had promised before is what came of it.
+
+    After an error the mapping is closed.
 
     Raises:
-        EngineUnavailable: it didn't (something else has used up RLIMIT_MEMLOCK meanwhile, say).
+        OSError: the kernel refused.
+        EngineUnavailable: it promises less (something else has used up RLIMIT_MEMLOCK, say).
     """
-    if requirements:
-        problem = _lacking(engine.guarantees_of(mapping), requirements)
+    try:
+        with explained(request.name):
+            engine.attach(mapping, request)
+        problem = _lacking(engine.guarantees_of(mapping), requirements) if requirements else None
         if problem:
             raise EngineUnavailable(f"engine {engine.name!r}: {problem}")
-
-
-def _choose_automatically(request: Request, requirements: Collection[str]) -> Engine:
-    problems = []
-    for engine in _ENGINES.values():
-        problem = _problem(engine, request, requirements)
-        # Without privilege its page faults fail in system calls: an ordinary program must not
-        # get that without having asked for it, unless nothing else does what it asks for.
-        if not problem and engine.name == "lazyfree" and not request.has_page_in_fixups:
-            problem = None if engine.status().system_calls else "it can't serve system calls"
-        if not problem:
-            return engine
-        problems.append(f"{engine.name}: {problem}")
-    raise EngineUnavailable(
-        "no engine gives what this mapping asks for.\n  " + "\n  ".join(problems)
-    )
+    except BaseException:
+        mapping.close()
+        raise
 
 
 def _problem(engine: Engine, request: Request, requirements: Collection[str]) -> str | None:
@@ -146,6 +208,17 @@ def _problem(engine: Engine, request: Request, requirements: Collection[str]) ->
     if request.has_page_in_fixups and not status.page_in_fixups:
         return "it has no page-in fixups; without them, store fixups again when they are gone"
     return _lacking(engine.guarantees(request), requirements)
+
+
+def _problem_of_choice(engine: Engine, request: Request) -> str | None:
+    """Why it isn't taken by who hasn't named it.
+
+    Without privilege page faults of `lazyfree` fail in system calls: an ordinary program must not
+    get that without having asked for it, unless nothing else does what it asks for.
+    """
+    if engine.name != "lazyfree" or request.has_page_in_fixups or engine.status().system_calls:
+        return None
+    return "it can't serve system calls"
 
 
 def _lacking(guarantees: Guarantees, requirements: Collection[str]) -> str | None:

@@ -19,6 +19,14 @@ class EngineUnavailable(UserError, RuntimeError):
     """No engine can do what was asked for here; the message says why and what to do."""
 
 
+class AttachFailed(OSError, EngineUnavailable):
+    """Engines that run here failed to take over a mapping; the message has what each one said.
+
+    Attributes:
+        errno: of the last of them.
+    """
+
+
 class ReclaimNotApplicable(RuntimeError):
     """In this engine we decide what is dropped, not the kernel: use `ScratchMap.drop`."""
 

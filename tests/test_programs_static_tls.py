@@ -122,7 +122,7 @@ def test_a_hook_of_the_user_has_its_namespace(tmp_path: Path) -> None:
         ["cc", "-shared", "-fPIC", str(hook), "-o", str(hook.with_suffix(".so"))], check=True
     )
     variables = with_variables(
-        LD_AUDIT=str(hook.with_suffix(".so")), GLIBC_TUNABLES="glibc.rtld.nns=0x10"
+        LD_AUDIT=str(hook.with_suffix(".so")), GLIBC_TUNABLES="glibc.rtld.nns=0xf"
     )
     assert run([*RUN, "echo", "started"], variables) == "started\n"
 

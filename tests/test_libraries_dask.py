@@ -5,9 +5,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
+import threading
+import warnings
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import dask
 import dask.array
@@ -19,7 +25,7 @@ from dask.distributed import Client, LocalCluster
 from support.interpreter import run_python
 
 import mapscratch
-from mapscratch import ScratchArray
+from mapscratch import ScratchArray, dask_workers
 from mapscratch.fixups import Compiled, Python
 
 ROWS, COLUMNS = 2000, 300
@@ -246,31 +252,133 @@ def test_submitted_and_scattered(array: ScratchArray, client: Client) -> None:
     np.testing.assert_array_equal(result, expected[0].astype("f8") * 12)
 
 
-def test_a_worker_reads_more_than_its_limit(lazyfree: str, tmp_path: Path) -> None:
-    """With the settings of docs/dask.md; by Dask's own a worker would pause for ever."""
-    row = np.arange(4096, dtype=">i2")
-    rows = 24 * 1024
-    with open(tmp_path / "values", "wb") as file:
-        for _ in range(rows // 1024):
+# --- more than a worker's memory limit
+
+LIMIT = 320 << 20
+"""Of a worker that takes 140 MiB for itself."""
+WIDE = 4096
+
+
+@pytest.fixture
+def large(lazyfree: str, tmp_path: Path) -> ScratchArray:
+    """384 MiB of float32, each row the same."""
+    row = np.arange(WIDE, dtype=">i2")
+    with open(tmp_path / "large", "wb") as file:
+        for _ in range(24):
             file.write(row.tobytes() * 1024)
-    array = mapscratch.array(tmp_path / "values", "f4", shape=(rows, len(row)), source=">i2")
-    settings = {
-        f"distributed.worker.memory.{name}": False for name in ("spill", "pause", "terminate")
-    }
+    return mapscratch.array(tmp_path / "large", "f4", shape=(24 * 1024, WIDE), source=">i2")
+
+
+@contextmanager
+def one_worker(folder: Path, **settings: Any) -> Iterator[Client]:
     with (
-        dask.config.set({"temporary-directory": str(tmp_path), **settings}),
+        dask.config.set({"temporary-directory": str(folder), **settings}),
         LocalCluster(
             n_workers=1,
             threads_per_worker=1,
             processes=True,
-            memory_limit=200 << 20,
+            memory_limit=LIMIT,
             dashboard_address=None,
         ) as cluster,
         Client(cluster) as client,
     ):
+        yield client
+
+
+def was_paused(client: Client) -> bool:
+    logs = client.get_worker_logs().values()
+    return any("Pausing" in text for lines in logs for _, text in lines)
+
+
+@pytest.mark.parametrize("rows", [512, 24 * 1024], ids=["small chunks", "one task"])
+def test_a_worker_with_dask_s_own_settings_reads_more_than_its_limit(
+    large: ScratchArray, tmp_path: Path, rows: int
+) -> None:
+    """It was paused for ever, and in one task it was killed."""
+    with one_worker(tmp_path) as client:
         before = client.run(os.getpid)
-        lazy = dask.array.from_array(array, chunks=(1024, len(row)))
-        assert array.nbytes == 384 << 20
-        means = lazy.mean(axis=1).compute()
+        lazy = dask.array.from_array(large, chunks=(rows, WIDE))
+        means = client.compute(lazy.mean(axis=1)).result(timeout=240)
         assert client.run(os.getpid) == before  # not restarted
-    np.testing.assert_allclose(means, row.mean())
+        assert not was_paused(client)
+    np.testing.assert_allclose(means, np.arange(WIDE).mean())
+
+
+def test_a_worker_s_cache_gives_back_what_is_too_much(tmp_path: Path) -> None:
+    def cached(number: int) -> float:
+        import mapscratch
+
+        # One cache a worker, wherever its function has been unpickled.
+        cache = vars(mapscratch).setdefault("_cache_of_a_test", mapscratch.Cache())
+        with cache.get(number, lambda: np.full(4 << 20, number, "f4")) as values:
+            return float(values[number])
+
+    with one_worker(tmp_path) as client:
+        before = client.run(os.getpid)
+        made = [client.submit(cached, number) for number in range(40)]
+        assert [one.result(timeout=240) for one in made] == list(range(40))
+        assert client.run(os.getpid) == before
+        assert not was_paused(client)
+
+
+def test_a_worker_that_is_a_thread_of_the_client_s_process(
+    large: ScratchArray, tmp_path: Path
+) -> None:
+    run_python(
+        """
+        import sys
+        import dask, dask.array, mapscratch, numpy as np
+        from dask.distributed import Client
+        folder, limit, wide = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+        a = mapscratch.array(f"{folder}/large", "f4", shape=(-1, wide), source=">i2")
+        dask.config.set({"temporary-directory": folder})
+        with Client(
+            processes=False, n_workers=1, threads_per_worker=2, memory_limit=limit,
+            dashboard_address=None,
+        ) as client:
+            lazy = dask.array.from_array(a, chunks=(512, wide))
+            means = client.compute(lazy.mean(axis=1)).result(timeout=240)
+            logs = client.get_worker_logs().values()
+            assert not any("Pausing" in text for lines in logs for _, text in lines)
+        np.testing.assert_allclose(means, np.arange(wide).mean())
+        """.replace("shape=(-1, wide)", f"shape={large.shape}"),
+        tmp_path,
+        LIMIT,
+        WIDE,
+        timeout=300,
+    )
+
+
+def test_who_lets_the_kernel_judge_is_left_alone(large: ScratchArray, tmp_path: Path) -> None:
+    """With the settings of docs/dask.md."""
+    names = ("spill", "pause", "terminate")
+    settings = {f"distributed.worker.memory.{name}": False for name in names}
+
+    def guarded(dask_worker: Any) -> tuple[list[str], bool]:
+        names = [
+            thread.name for thread in threading.enumerate() if "mapscratch-dask" in thread.name
+        ]
+        return names, "get_process_memory" in vars(dask_worker.monitor)
+
+    with one_worker(tmp_path, **settings) as client:
+        before = client.run(os.getpid)
+        lazy = dask.array.from_array(large, chunks=(1024, WIDE))
+        means = client.compute(lazy.mean(axis=1)).result(timeout=240)
+        assert client.run(os.getpid) == before  # not restarted
+        assert list(client.run(guarded).values()) == [([], False)]
+    np.testing.assert_allclose(means, np.arange(WIDE).mean())
+
+
+def test_an_unknown_kind_of_worker_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        _instances: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    worker = Worker()  # without a memory_manager
+    Worker._instances.add(worker)
+    monkeypatch.setitem(sys.modules, "distributed.worker", SimpleNamespace(Worker=Worker))
+    monkeypatch.setattr(dask_workers, "_seen", weakref.WeakSet())
+    with pytest.warns(RuntimeWarning, match=r"memory_manager.*\.pause and \.terminate to False"):
+        dask_workers.guard()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dask_workers.guard()  # once

@@ -26,6 +26,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
+from mapscratch import dask_workers
 from mapscratch._native import BoardEntry, purgeable_refused
 from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive, fail
 from mapscratch.cache_values import (
@@ -187,6 +188,7 @@ class Cache(Shared):
         self._makers = Makers()
         with _caches_lock:
             _caches.add(self)
+        dask_workers.add_reserve(self)
         if reason := _why_not_here():
             self._fall_back(reason)
 
@@ -312,6 +314,15 @@ class Cache(Shared):
             self._makers.supersede([key])
             self._forget(key)
         self._tidy(len(self._loose))
+        self._show()
+        return before - self._memory.held
+
+    @exclusive
+    def _give_back(self, wanted: int) -> int:
+        """Gives up what was used least lately until so many bytes are the machine's again."""
+        before = self._memory.held
+        while before - self._memory.held < wanted and self._evict():
+            pass
         self._show()
         return before - self._memory.held
 
@@ -467,6 +478,7 @@ class Cache(Shared):
 
     def _store(self, key: Hashable, value: Makeable, making: Making | None) -> Value:
         """Copies a value into purgeable memory and lends it; outside of the lock."""
+        dask_workers.guard()
         source, form = bytes_of(value)
         draft = self._draft_of(value, source, form)
         if draft:

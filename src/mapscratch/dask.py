@@ -23,8 +23,8 @@ class WorkerData(MutableMapping[Any, Any]):
     task, and coroutines. It takes a Dask whose tasks can be called (2025.1 and newer); with an
     older one everything is kept as ever.
 
-    Such results are read-only arrays. The memory that the kernel may take counts as the worker's:
-    see the guide on worker settings.
+    Such results are read-only arrays. The memory that the kernel may take counts as the worker's,
+    and is given back before the worker is paused for it.
 
     Attributes:
         cache: where results are that can be made again.

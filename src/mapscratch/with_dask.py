@@ -14,6 +14,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
+from mapscratch.dask_workers import guard
+
 _BYTES_OF_A_REFERENCE = 1000
 
 
@@ -42,14 +44,16 @@ _registries: list[tuple[str, str, Callable[[Any], Any]]] = [
 def introduce(array_type: type) -> None:
     """Registers a type of array with those parts of Dask that have been imported; once each.
 
-    It is called before each operation on an array, and costs next to nothing without Dask.
+    Workers of this process are guarded (`mapscratch.dask_workers`). It is called before each
+    operation on an array, and costs next to nothing without Dask.
 
     Args:
         array_type: it has a ``__dask_tokenize__``, which Dask doesn't look for in subclasses of
             NumPy's arrays.
     """
-    if not _registries or "dask" not in sys.modules:
+    if "dask" not in sys.modules:
         return
+    guard()
     for registry in [entry for entry in _registries if entry[0] in sys.modules]:
         module, name, answer = registry
         registered = getattr(import_module(module), name, None)

@@ -168,9 +168,16 @@ class ScratchMemory(WordMap):
 
 
 def _explain_lock_failure(error: OSError, wanted: int) -> NoReturn:
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    # The kernel gives EPERM for a limit of 0 only (mlock(2)).
+    if error.errno in (errno.ENOSYS, errno.EACCES) or (error.errno == errno.EPERM and soft):
+        raise OSError(
+            error.errno,
+            f"can't pin {wanted} bytes: mlock2 is not allowed here: {error.strerror}. Allow it in "
+            "the seccomp profile, or in the security module's policy",
+        ) from None
     if error.errno not in (errno.ENOMEM, errno.EAGAIN, errno.EPERM):
         raise error
-    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     raise OSError(
         error.errno,
         f"can't pin {wanted} bytes: a process may lock {soft} bytes in memory (RLIMIT_MEMLOCK; "

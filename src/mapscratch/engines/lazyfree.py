@@ -25,6 +25,7 @@ import warnings
 from mmap import PAGESIZE
 
 from mapscratch import _native
+from mapscratch.engines.forbidden import reason, remedy
 from mapscratch.engines.interface import (
     Decoding,
     Engine,
@@ -39,12 +40,6 @@ from mapscratch.kernelstats import range_memory
 
 REARM_WINDOW_SECONDS = 0.010
 """At the latest so long after a store its page is droppable again."""
-
-_REMEDY = (
-    "To allow userfaultfd: run as root, or `sysctl vm.unprivileged_userfaultfd=1`, or give this "
-    "user access to /dev/userfaultfd; in a container, allow the system calls userfaultfd and "
-    "close_range in its seccomp profile."
-)
 
 _NO_THREAD = (
     "lazyfree can't start its thread: this user or control group may have no more of them. Raise "
@@ -82,27 +77,30 @@ class LazyfreeEngine(Engine):
     def status(self) -> EngineStatus:
         """Opens a userfaultfd and closes it again."""
         userfault = _native.userfault_status()
-        problem = ""
-        if userfault["error"]:
-            problem = _not_allowed("userfaultfd", userfault["error"])
-        elif not userfault["write_protect"]:
-            problem = "userfaultfd can't write-protect pages on this kernel or processor."
-        elif userfault["remote_read_error"]:
-            problem = _not_allowed("process_vm_readv", userfault["remote_read_error"])
-        elif userfault["descriptor_table_error"]:
-            problem = _not_allowed("close_range", userfault["descriptor_table_error"])
-        if problem:
+        refused = _first_refusal(userfault)
+        if refused:
             return EngineStatus(
-                self.name, available=False, reason=problem, remedy=_REMEDY, system_calls=False
+                self.name,
+                available=False,
+                reason=reason(*refused),
+                remedy=remedy(*refused),
+                system_calls=False,
+            )
+        if not userfault["write_protect"]:
+            return EngineStatus(
+                self.name,
+                available=False,
+                reason="userfaultfd can't write-protect pages on this kernel or processor.",
+                system_calls=False,
             )
         served = userfault["system_calls"]
-        reason = "userfaultfd" + (
+        how = "userfaultfd" + (
             " (system calls are served too)."
             if served
             else " in user mode only: system calls fail on pages that are not in memory."
         )
         return EngineStatus(
-            self.name, available=True, reason=reason, page_in_fixups=True, system_calls=served
+            self.name, available=True, reason=how, page_in_fixups=True, system_calls=served
         )
 
     def guarantees(self, request: Request) -> Guarantees:
@@ -123,12 +121,20 @@ class LazyfreeEngine(Engine):
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 raise OSError(error.errno, _NO_THREAD) from None
-            if error.errno not in (errno.EPERM, errno.ENOSYS):
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
                 raise
             raise OSError(
-                error.errno, f"lazyfree can't start: {error.strerror}. {_REMEDY}"
+                error.errno, f"lazyfree can't start: {error.strerror}. {self._why_not()}"
             ) from None
         _warn_of_system_calls()
+
+    def _why_not(self) -> str:
+        """What a sandbox forbids at the last moment."""
+        status = self.status()
+        return status.remedy or (
+            "All that it was tried with is allowed, so that a sandbox forbids its thread, or what "
+            "that opens: allow clone in its seccomp profile"
+        )
 
     def counts(self, mapping: _native.WordMap) -> PageCounts:
         """Page tables say what is there, smaps what is lazily freed, the pager what it made."""
@@ -191,8 +197,14 @@ def _attach_decoded(mapping: _native.WordMap, request: Request, decoding: Decodi
     )
 
 
-def _not_allowed(system_call: str, error: int) -> str:
-    return f"{system_call} is not allowed here: {os.strerror(error)}."
+def _first_refusal(userfault: _native.UserfaultStatus) -> tuple[str, int] | None:
+    """The first of the system calls that are needed and fail, and its errno value."""
+    calls = (
+        ("userfaultfd", userfault["error"]),
+        ("process_vm_readv", userfault["remote_read_error"]),
+        ("close_range", userfault["descriptor_table_error"]),
+    )
+    return next((call for call in calls if call[1]), None)
 
 
 def _guarantees() -> Guarantees:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
+_SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,19 @@ class Availability:
 
 def has_system_administration() -> bool:
     """Whether this process has CAP_SYS_ADMIN, which is what counts, not the user's number."""
+    return bool(int(_status("CapEff") or "0", 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def has_seccomp_filter() -> bool:
+    """Whether a filter of system calls is on this process: its own, its container's, its unit's."""
+    return _status("Seccomp") == str(_SECCOMP_MODE_FILTER)
+
+
+def _status(name: str) -> str:
+    """A line of /proc/self/status; empty if it isn't there."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
-    return False
+            key, _, value = line.partition(":")
+            if key == name:
+                return value.strip()
+    return ""

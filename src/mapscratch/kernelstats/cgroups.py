@@ -335,9 +335,15 @@ def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path], name
             return directory
     raise CgroupError(
         errno.EACCES,
-        f"the kernel refuses a control group: {'; '.join(problems)}. Run as root; in a container, "
-        "mount the control groups writable",
+        f"the kernel refuses a control group: {'; '.join(problems)}. For it, {_who_may()}",
     )
+
+
+def _who_may() -> str:
+    """What to do where the control groups can't be written to."""
+    if os.geteuid():
+        return "run as root, or under `systemd-run --user --scope -p Delegate=memory`"
+    return "mount the control groups writable; in a container, run as root outside of it"
 
 
 def _parents() -> tuple[MemoryCgroup, list[Path]]:
@@ -353,8 +359,7 @@ def _parents() -> tuple[MemoryCgroup, list[Path]]:
     if not parents:
         raise CgroupError(
             errno.EACCES,
-            f"{own.mount} can't be written to by this process: run as root, or under "
-            "`systemd-run --user --scope -p Delegate=memory`",
+            f"{own.mount} can't be written to by this process: {_who_may()}",
         )
     return own, parents
 
@@ -409,7 +414,12 @@ def _no_such_process(pid: Pid) -> ProcessLookupError:
 
 
 def _refused(error: OSError, what: str) -> CgroupError:
-    return CgroupError(
-        error.errno or errno.EIO,
-        f"{what}: {error.strerror}. Is the group still there, and is this process root?",
-    )
+    advice = {
+        errno.ENOENT: " Is the group still there?",
+        errno.ENODEV: " Is the group still there?",
+        errno.ESRCH: " The process has ended.",
+        errno.EACCES: f" To be allowed it, {_who_may()}.",
+        errno.EPERM: f" To be allowed it, {_who_may()}.",
+        errno.EROFS: " Mount the control groups writable.",
+    }.get(error.errno or 0, "")
+    return CgroupError(error.errno or errno.EIO, f"{what}: {error.strerror}.{advice}")

@@ -169,9 +169,10 @@ def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) 
     if not os.path.exists("/proc/swaps"):
         raise SwapError(errno.ENOSYS, "this kernel was built without swap (CONFIG_SWAP)")
     if not has_system_administration():
+        how = "run it with sudo" if os.geteuid() else "this root lacks it: `--cap-add SYS_ADMIN`"
         raise SwapError(
             errno.EPERM,
-            "making a temporary swap needs root (CAP_SYS_ADMIN): run it with sudo, or have the "
+            f"making a temporary swap needs root (CAP_SYS_ADMIN): {how}, or have the "
             "administrator add swap, or do without",
         )
     if kind == "zram":
@@ -244,7 +245,8 @@ def _make_swap_file(
 ) -> str:
     from mapscratch.kernelstats.guardian_process import remove_swap_file
 
-    problems = []
+    problems: list[str] = []
+    is_forbidden = False
     for candidate in _suitable_directories(pages * PAGESIZE, directory):
         path = f"{candidate.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
         guardian.remember("remove_swap_file", path)
@@ -254,14 +256,18 @@ def _make_swap_file(
         except OSError as error:
             remove_swap_file(path)
             problems.append(f"{candidate}: {error.strerror}")
+            is_forbidden = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS)
         else:
             return path
+    advice = (
+        "A seccomp profile or a security module forbids swapon(2), as in a container that isn't "
+        "privileged"
+        if is_forbidden
+        else "Name a directory on an ext4 or xfs disk"
+    )
     raise SwapError(
-        errno.EINVAL,
-        "the kernel refuses a swapfile: "
-        + "; ".join(problems)
-        + ". Name a directory on an ext4 or xfs disk; in a container swapon(2) is forbidden "
-        "unless it is privileged",
+        errno.EPERM if is_forbidden else errno.EINVAL,
+        f"the kernel refuses a swapfile: {'; '.join(problems)}. {advice}",
     )
 
 

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import io
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from elf_oracle import compile_library, needs_compiler, needs_readelf
+from rich.console import Console
 
 from mapscratch.experiment import workload as module
-from mapscratch.experiment.oracle import ExpectedWord
+from mapscratch.experiment.oracle import ExpectedWord, SecondOpinion
+from mapscratch.experiment.results import Settings
+from mapscratch.experiment.rounds import compare
 from mapscratch.experiment.workload import WorkloadError, read_workload
+from mapscratch.reporting.comparison import print_comparison
+from mapscratch.reporting.documents import comparison_document
 
 SOURCE = "static int x; int *table[600] = {[0 ... 599] = &x};"
 
@@ -81,6 +89,29 @@ def test_without_relocations_there_is_nothing_to_compare(tmp_path):
 
 @needs_compiler
 def test_disagreement_about_where_is_an_error(library, monkeypatch):
-    monkeypatch.setattr(module, "expected_words", lambda paths: [{1 << 30: ExpectedWord(0, 0)}])
+    elsewhere = SecondOpinion([{1 << 30: ExpectedWord(0, 0)}], ("readelf",), ())
+    monkeypatch.setattr(module, "second_opinion", lambda paths: elsewhere)
     with pytest.raises(WorkloadError, match="please report"):
         read_workload([library])
+
+
+@needs_readelf
+@needs_compiler
+def test_who_was_asked_is_said(library, monkeypatch):
+    """A reader that can't be used stands in a note, the one that was used beside the figure."""
+    opinion = module.second_opinion([library])
+    noted = SecondOpinion(opinion.words, ("pyelftools",), ("liba.so: readelf finds 0 of 9 ...",))
+    monkeypatch.setattr(module, "second_opinion", lambda paths: noted)
+    workload = read_workload([library])
+    settings = Settings(
+        processes=(1,), rounds=1, seconds=60, strategies=("private",), pressure="pageout",
+        swap="none", pages=1,
+    )  # fmt: skip
+    comparison = compare(workload, settings, announce=lambda _: None, progress=lambda *_: None)
+    assert comparison.readers == ("pyelftools",)
+    assert noted.notes[0] in comparison.notes
+    document = comparison_document(comparison, datetime.now(UTC))
+    assert document["checked_against"] == ["pyelftools"]
+    console = Console(file=io.StringIO(), width=200)
+    print_comparison(console, comparison, verbose=False)
+    assert "words checked against pyelftools, 0 wrong" in console.file.getvalue()

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
-from elf_oracle import compile_library, link_and_check, needs_compiler, needs_readelf
+from elf_oracle import compile_library, link_and_check, needs_compiler, needs_readelf, supports
 
 from mapscratch.elf import ElfError, default_libraries, relocations
 from mapscratch.experiment import oracle
@@ -94,6 +95,154 @@ def test_other_files_are_refused_by_name(tmp_path):
         oracle.expected_words([text])
 
 
+# --- readers that find less than there is -----------------------------------------------------
+
+SOURCE = """
+extern int other(void); static int x; int y = 3;
+void *table[300] = {[0 ... 99] = &x, [150] = &y, [200] = other};
+int get(void) { return other(); }
+"""
+
+
+@pytest.fixture
+def library(tmp_path) -> Path:
+    """A library with relocations of every table."""
+    relr = ["-Wl,-z,pack-relative-relocs"] if supports(tmp_path, RELR) else []
+    options = [*relr, "-fplt", "-Wl,-z,lazy,-z,undefs"]
+    return compile_library(tmp_path, "every", SOURCE, *options)
+
+
+RELR = "-Wl,-z,pack-relative-relocs"
+READELF = shutil.which("readelf")
+
+
+def stand_in(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A program in the place of readelf: a shell script in which $* are its arguments."""
+    program = directory / "bin" / "readelf"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nreal() {{ {READELF} "$@"; }}\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+ONLY_DYNAMIC = 'case "$*" in *-rW*use-dynamic*) real "$@" | {} ;; *) real "$@" ;; esac'
+EVERYWHERE = 'real "$@" | {}'
+LESS = {
+    "no line of a table": "awk '/RELR|RELA/{print; skip = 1; next} /^$/{skip = 0} !skip'",
+    "one line less": "awk '/_RELATIVE|^[0-9a-f]+$|JUMP_SLO/ && !done {done = 1; next} 1'",
+    "the first bytes": "head -c 300",
+    "nothing": "cat > /dev/null",
+    "no table of the PLT": "awk '/PLT/{skip = 1} !skip'",
+    "lines of another form": "sed 's/^\\([0-9a-f]\\)/> \\1/'",
+}
+
+
+@needs_compiler
+@needs_readelf
+@pytest.mark.parametrize("less", LESS)
+def test_a_reader_that_finds_less_is_not_used_and_another_is(tmp_path, monkeypatch, library, less):
+    wanted = oracle.second_opinion([library])
+    assert (wanted.readers, wanted.notes) in [
+        (("readelf",), ()),
+        (("readelf by section headers",), wanted.notes),  # binutils 2.43 and 2.44
+    ]
+    stand_in(tmp_path, monkeypatch, ONLY_DYNAMIC.format(LESS[less]))
+    found = oracle.second_opinion([library])
+    assert found.words == wanted.words
+    assert found.readers == ("readelf by section headers",)
+    (note,) = found.notes
+    assert note.startswith("libevery.so: readelf finds ")
+    assert "can't be used; readelf by section headers is" in note
+    stand_in(tmp_path, monkeypatch, EVERYWHERE.format(LESS[less]))
+    found = oracle.second_opinion([library])
+    assert found.words == wanted.words
+    assert found.readers[-1] in {"pyelftools", "readelf by section headers"}
+    assert found.notes
+
+
+@needs_compiler
+@needs_readelf
+@pytest.mark.parametrize(
+    "less",
+    ["awk '/ (table|get|other)/ && !done {done = 1; next} 1'", "sed '/Symbol table/,$d'", "tac"],
+    ids=["one less", "none", "in another order"],
+)
+def test_symbols_that_are_missing_are_asked_of_another_reader(tmp_path, monkeypatch, library, less):
+    wanted = oracle.expected_words([library])
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        f'case "$*" in *dyn-syms*) real "$@" | {less} ;; *) real "$@" ;; esac',
+    )
+    found = oracle.second_opinion([library])
+    assert found.readers == ("pyelftools",)
+    assert found.words == wanted
+
+
+@needs_compiler
+@needs_readelf
+def test_a_readelf_that_fails_is_not_used(tmp_path, monkeypatch, library):
+    wanted = oracle.expected_words([library])
+    stand_in(tmp_path, monkeypatch, "echo it is broken >&2; exit 3")
+    found = oracle.second_opinion([library])
+    assert (found.words, found.readers) == (wanted, ("pyelftools",))
+    assert "it is broken" in found.notes[0]
+
+
+@needs_compiler
+@needs_readelf
+def test_where_nobody_finds_all_nothing_is_checked(tmp_path, monkeypatch, library):
+    def blind(path, claims):
+        return oracle.opinion.Tables([], [], [], [])
+
+    monkeypatch.setitem(oracle.opinion._READERS, "pyelftools", blind)
+    stand_in(tmp_path, monkeypatch, EVERYWHERE.format("cat > /dev/null"))
+    with pytest.raises(oracle.OracleError, match="nothing here can check") as raised:
+        oracle.second_opinion([library])
+    assert str(raised.value).count("finds 0 of") == 3
+
+
+@needs_readelf
+@pytest.mark.parametrize("reader", list(oracle.opinion._READERS))
+def test_all_readers_say_the_same_of_real_libraries(monkeypatch, reader):
+    paths = default_libraries()[:3]
+    wanted = oracle.expected_words(paths)
+    monkeypatch.setattr(
+        oracle.opinion, "_READERS", {reader: oracle.opinion._READERS[reader]}, raising=True
+    )
+    try:
+        found = oracle.expected_words(paths)
+    except oracle.OracleError as error:
+        assert reader == "readelf"
+        assert "packed relocations" in str(error)
+        pytest.skip(f"this machine's {error}")
+    assert found == wanted
+
+
+@needs_compiler
+@needs_readelf
+@pytest.mark.parametrize("style", ["gnu", "sysv"])
+def test_how_many_symbols_there_are(tmp_path, style):
+    path = compile_library(tmp_path, "hashed", SOURCE, f"-Wl,--hash-style={style},-z,undefs")
+    claims = oracle.claims.read_claims(path)
+    assert claims.symbols == len(relocations(path).symbol_table)
+
+
+@needs_compiler
+def test_without_section_headers(tmp_path, monkeypatch, library):
+    wanted = oracle.expected_words([library])
+    data = bytearray(library.read_bytes())
+    data[40:48] = bytes(8)
+    data[58:64] = bytes(6)
+    library.write_bytes(data)
+    try:
+        found = oracle.second_opinion([library])
+    except oracle.OracleError as error:  # binutils 2.43 and 2.44
+        assert "packed relocations" in str(error)
+    else:
+        assert (found.words, found.readers) == (wanted, ("readelf",))
+
+
 RELR_OLD = """
 'RELR' relocation section at offset 0x568 contains 24 bytes:
   3 offsets
@@ -112,23 +261,8 @@ Index: Entry            Address           Symbolic Address
 
 
 @pytest.mark.parametrize("printed", [RELR_OLD, RELR_NEW], ids=["binutils-2.40", "binutils-2.43"])
-def test_both_ways_in_which_readelf_prints_relr(tmp_path, monkeypatch, printed):
-    """Binutils 2.43 changed what it prints; a stand-in program prints either."""
-    program = tmp_path / "readelf"
-    program.write_text(
-        "#!/bin/sh\n"
-        f"case \"$*\" in *use-dynamic*) cat <<'END'\n{printed}\nEND\n;;\n"
-        "*) echo '  LOAD 0x002000 0x0000000000003000 0x0 0x002000 0x002000 RW 0x1000' ;; esac\n"
-    )
-    program.chmod(0o755)
-    file = tmp_path / "lib.so"
-    content = bytearray(0x4000)
-    for number, offset in enumerate((0x2DC0, 0x2DC8, 0x3020)):
-        content[offset] = number + 1
-    file.write_bytes(content)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    (words,) = oracle.expected_words([file])
-    assert words == {0x2DC0: (1, 0), 0x2DC8: (2, 0), 0x3020: (3, 0)}
+def test_both_ways_in_which_readelf_prints_relr(printed):
+    assert oracle.readelf._addresses(printed) == [0x3DC0, 0x3DC8, 0x4020]
 
 
 # Prints file name, load base and memory of every library, as the loader left them.

@@ -55,7 +55,10 @@ _GROUPS = {
     "TPOFF64": "TLS",
     "TLSDESC": "TLS",
 }
-_SECTION = re.compile(r"^Relocation section '([^']*)'")
+_SECTION = re.compile(
+    r"^Relocation section '([^']*)' at offset \S+ contains (\d+) entr\w+(?: which relocate (\d+))?"
+)
+_OFFSETS = re.compile(r"^  (\d+) offsets?$")  # of a .relr section, up to binutils 2.42
 _RELOCATION = re.compile(r"^([0-9a-f]{16})  [0-9a-f]{16} R_(?:X86_64|AARCH64)_(\S+)")
 _PACKED = re.compile(r"^(?:\d+:\s+[0-9a-f]+\s+|\s+)?([0-9a-f]{16})\b")
 _SEGMENT = re.compile(
@@ -88,17 +91,24 @@ def readelf(path: Path) -> tuple[dict[str, int], Counter[int]]:
 
 
 def relocations(listing: str) -> Iterator[tuple[int, str]]:
-    section = ""
+    """The relocations that are listed; of each section as many as its heading says."""
+    section, stated, found = "", 0, 0
     for line in listing.splitlines():
         if match := _SECTION.match(line):
-            section = match[1]
+            assert found == stated, f"readelf lists {found} of {stated} relocations in {section}"
+            section, stated, found = match[1], int(match[3] or match[2]), 0
         elif not section:
             continue
         elif ".relr" in section:
-            if match := _PACKED.match(line):
+            if match := _OFFSETS.match(line):
+                stated = int(match[1])
+            elif match := _PACKED.match(line):
+                found += 1
                 yield int(match[1], 16), "RELR"
         elif match := _RELOCATION.match(line):
+            found += 1
             yield int(match[1], 16), match[2]
+    assert found == stated, f"readelf lists {found} of {stated} relocations in {section}"
 
 
 @functools.cache

@@ -253,6 +253,7 @@ class Comparison:
         notes: what else the reader should know, a sentence each.
         rounds: in the order in which they were made.
         seconds: that everything took.
+        readers: who has said what every word should be; see `mapscratch.experiment.oracle`.
     """
 
     settings: Settings
@@ -263,6 +264,7 @@ class Comparison:
     notes: tuple[str, ...]
     rounds: tuple[Round, ...]
     seconds: float
+    readers: tuple[str, ...] = ("readelf",)
 
     @property
     def strategies(self) -> list[str]:

@@ -86,7 +86,7 @@ def compare(
     if not runnable:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ExperimentError(f"none of these strategies runs here. {reasons}")
-    notes: list[str] = []
+    notes = list(workload.notes)
     processes = _that_fit(workload, settings.processes, notes)
     with prepare(settings, swap_needed(workload, settings), announce) as surroundings:
         sweep = _Sweep(workload, settings, surroundings, runnable, started, progress)
@@ -115,6 +115,7 @@ def compare(
         notes=tuple(notes),
         rounds=tuple(sweep.rounds),
         seconds=time.monotonic() - started,
+        readers=workload.readers,
     )
 
 

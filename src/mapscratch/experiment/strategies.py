@@ -55,7 +55,7 @@ class Verification:
 
     Attributes:
         checked: words read.
-        wrong: words that are not what readelf's output says.
+        wrong: words that are not what another reader than ours says.
         lost: words that were the file's again, because their page had been dropped since its
             fixups were made; they were made again and then read right.
     """
@@ -269,7 +269,7 @@ class Window:
         )
 
     def verify(self) -> Verification:
-        """Reads every word of the window and compares it with what readelf's output gives."""
+        """Reads every word of the window and compares it with what another reader gives."""
         checked, lost = len(self._expected), 0
         tail_is_wrong = self.memory[checked * 8 :] != self.library.tail
         for _ in range(_MOST_ATTEMPTS):

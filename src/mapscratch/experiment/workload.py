@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker maps: the parts of real libraries that hold relocations, and what they become.
 
-Everything that costs time (reading relocations, linking, the second opinion of readelf) is done
+Everything that costs time (reading relocations, linking, the second opinion of others) is done
 once, before any worker is forked; the workers share the arrays with their parent.
 """
 
@@ -11,7 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mapscratch.elf import FixupPlan, default_libraries, link, relocations
 from mapscratch.errors import UserError
-from mapscratch.experiment.oracle import ExpectedWord, expected_words
+from mapscratch.experiment.oracle import ExpectedWord, second_opinion
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -54,7 +54,7 @@ class Library:
         file_words: uint64, shape (m,), what the file holds where the plan stores.
         content: uint64, shape (w,), every word of the window as the file has it.
         tail: the bytes after the last whole word; mostly none.
-        expected_at: int64, shape (e,), the words that readelf's output says are relocated.
+        expected_at: int64, shape (e,), the words that the second opinion says are relocated.
         expected_constants: uint64, shape (e,), the part that doesn't depend on load bases.
         expected_definers: int64, shape (e,), whose base is added; -1 for none.
     """
@@ -78,7 +78,7 @@ class Library:
         return -(-self.length // PAGESIZE)
 
     def expected_content(self, bases: Sequence[int]) -> Words:
-        """Every word of the window as a loader would leave it, by readelf: uint64, shape (w,)."""
+        """Every word of the window as a loader would leave it: uint64, shape (w,)."""
         table = np.array([*(base & _MASK for base in bases), 0], dtype=np.uint64)
         content = self.content.copy()
         content[self.expected_at] = self.expected_constants + table[self.expected_definers]
@@ -94,12 +94,16 @@ class Workload:
         linked: how many libraries were linked together; each has a load base.
         copies: how often a process maps the set.
         skipped: relocations that are not applied, by reason or kind, of all libraries.
+        readers: who has said what should come out; see `mapscratch.experiment.oracle`.
+        notes: which of them could not be asked, and why.
     """
 
     libraries: tuple[Library, ...]
     linked: int
     copies: int
     skipped: dict[str, int]
+    readers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def pages(self) -> int:
@@ -136,7 +140,7 @@ class Workload:
 def read_workload(
     paths: Sequence[str | os.PathLike[str]] = (), *, pages: int = DEFAULT_PAGES
 ) -> Workload:
-    """Read and link libraries, and ask readelf what should come out.
+    """Read and link libraries, and ask other readers what should come out.
 
     Args:
         paths: shared libraries in scope order; none for a choice of what is on the machine.
@@ -146,14 +150,16 @@ def read_workload(
     Raises:
         WorkloadError: the libraries have no relocations, or the two readers disagree on where.
         ElfError: a file is no library that can be read.
-        OracleError: readelf is missing, or doesn't understand a file.
+        OracleError: readelf is missing, or nobody finds in a file what it says it has.
         OSError: a file can't be read.
     """
     if pages < 1:
         raise WorkloadError(f"a process has at least one page with fixups, not {pages}")
     chosen = _chosen(paths)
     plans = link([relocations(path) for path in chosen])
-    return workload_of(plans, expected_words(chosen), pages=pages)
+    opinion = second_opinion(chosen)
+    workload = workload_of(plans, opinion.words, pages=pages)
+    return replace(workload, readers=opinion.readers, notes=opinion.notes)
 
 
 def workload_of(
@@ -203,8 +209,9 @@ def _library(plan: FixupPlan, expected: Mapping[int, ExpectedWord]) -> Library:
     outside = np.count_nonzero((at < 0) | (at + _WORD > plan.window_length))
     if outside:
         raise WorkloadError(
-            f"{plan.path}: readelf knows {outside} relocated words outside of what mapscratch "
-            "found relocated; this is a bug in one of the two: please report it with the library"
+            f"{plan.path}: another reader knows {outside} relocated words outside of what "
+            "mapscratch found relocated; this is a bug in one of the two: please report it "
+            "with the library"
         )
     with plan.path.open("rb") as file:
         data = os.pread(file.fileno(), plan.window_length, plan.window_offset)

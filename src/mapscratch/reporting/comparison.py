@@ -250,7 +250,8 @@ def _ratio(summary: Summary, verbose: bool) -> str:
 
 
 def _check_line(comparison: Comparison) -> str:
+    readers = " and ".join(comparison.readers)
     return (
-        f"{comparison.words_checked:,} words checked against readelf, {comparison.wrong_words:,} "
+        f"{comparison.words_checked:,} words checked against {readers}, {comparison.wrong_words:,} "
         f"wrong. {comparison.seconds:.0f} s."
     )

@@ -60,6 +60,7 @@ def comparison_document(comparison: Comparison, created: datetime) -> Document:
         "copies": comparison.copies,
         "left_out": dict(comparison.left_out),
         "notes": list(comparison.notes),
+        "checked_against": list(comparison.readers),
         "results": [_result(summary) for summary in comparison.summaries()],
         "rounds": [_fields(one) for one in comparison.rounds],
         "wrong_words": comparison.wrong_words,
@@ -189,6 +190,7 @@ def comparison_schema() -> Document:
                 "copies": {"type": "integer", "minimum": 1},
                 "left_out": {"type": "object", "additionalProperties": _STRING},
                 "notes": _list(_STRING),
+                "checked_against": _list(_STRING),
                 "results": _list(
                     _object(
                         {

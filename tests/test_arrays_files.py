@@ -75,7 +75,8 @@ def _member_of_zip(path: Path) -> Any:
 def _member_of_tar(path: Path) -> Any:
     with tarfile.open(path.with_suffix(".tar"), "w") as archive:
         archive.add(path, "member")
-    return tarfile.open(path.with_suffix(".tar")).extractfile("member")
+    with tarfile.open(path.with_suffix(".tar")) as archive:
+        return archive.extractfile("member")
 
 
 def _of_a_socket(path: Path) -> Any:

@@ -94,7 +94,7 @@ def test_where_the_pager_is_refused_the_userfaultfd_that_the_probe_got(
     status = lazyfree.LazyfreeEngine().status()
     assert status.available
     lazyfree.LazyfreeEngine.status = lambda self: status  # it was asked before
-    lazyfree._warn_of_system_calls = lambda: None
+    lazyfree._warn_of_system_calls = lambda **_: None
     forbid("userfaultfd", error=errno.ENOSYS)
     before = left()
     with ScratchMap(path) as m:

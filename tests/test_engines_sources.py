@@ -56,14 +56,14 @@ def negated(source: np.ndarray) -> np.ndarray:
 
 def is_right(file: Path | int) -> None:
     """Every engine shows the file's bytes, before a drop and after it."""
-    opened = os.fdopen(os.dup(file), "rb") if isinstance(file, int) else file
     for engine in [status.name for status in mapscratch.engines() if status.available] + ["auto"]:
         with ScratchMap(file, engine=engine) as m:
             assert m[:] == VALUES.tobytes(), engine
             m.store(0, 1)
             m.drop()
             assert m[:] == VALUES.tobytes(), engine
-    array = mapscratch.array(opened, "f4", source=">i2")
+    with open(os.dup(file) if isinstance(file, int) else file, "rb") as opened:
+        array = mapscratch.array(opened, "f4", source=">i2")
     assert np.array_equal(array, VALUES.astype("f4"))
     array.scratch.drop()
     assert np.array_equal(array, VALUES.astype("f4"))

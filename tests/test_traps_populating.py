@@ -23,6 +23,7 @@ START = """
     import ctypes, errno, os, sys, warnings
     from mmap import PAGESIZE
     import numpy as np, mapscratch.arrays
+    from support.array_fixups import half
     from support.ordinary_user import become_ordinary_user
 
     # What was locked just now may wait, on each processor, where reclaim passes over it.
@@ -52,9 +53,6 @@ START = """
         if is_warm == "warm":
             assert np.array_equal(shown, wanted)
         return memory, shown, wanted
-
-    def half(source):
-        return source.astype("f4") * np.float32(0.5)
 
     def place_of(shown, offset=0):
         return ctypes.c_void_p(shown.__array_interface__["data"][0] + offset)

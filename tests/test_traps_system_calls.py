@@ -253,6 +253,31 @@ def test_the_warning_comes_once_a_process_and_names_the_caller(
         assert [warning.category for warning in caught] == [SystemCallWarning]
         assert caught[0].filename == "<string>", caught[0].filename
         assert "EFAULT" in str(caught[0].message)
+        assert "m.pin()" in str(caught[0].message)
+        """,
+        file.path,
+    )
+
+
+def test_the_warning_tells_who_has_an_array_what_to_do_with_one(
+    lazyfree: str, file: PatternFile
+) -> None:
+    run_python(
+        """
+        import sys, warnings
+        import mapscratch
+        from support.ordinary_user import become_ordinary_user
+
+        source = open(sys.argv[1], "rb")
+        become_ordinary_user()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            array = mapscratch.array(source, "u1")
+        if array.scratch.guarantees.system_calls:
+            raise SystemExit(0)  # this machine allows it to everybody
+        assert [warning.filename for warning in caught] == ["<string>"]
+        assert "a.scratch.pin()" in str(caught[0].message)
+        assert "np.array(a)" in str(caught[0].message)
         """,
         file.path,
     )

@@ -24,7 +24,7 @@ import numpy as np
 from mapscratch import with_dask
 from mapscratch.decoded import DecodedMap, Geometry
 from mapscratch.engines import Guarantees, PageCounts
-from mapscratch.errors import UserError
+from mapscratch.errors import UserError, caller_level
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
 from mapscratch.fixups.numbers import DType, SourceType
 from mapscratch.gathering import gather
@@ -273,7 +273,7 @@ class _Home:
             f"{resident * page_kib / 1024:.4g} MiB of it. Work in chunks that fit, decoding as you "
             "go, or keep what you derive in a mapscratch.Cache",
             ThrashingWarning,
-            stacklevel=5,
+            stacklevel=caller_level(),
         )
 
 

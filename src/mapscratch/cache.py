@@ -39,6 +39,7 @@ from mapscratch.cache_values import (
     refuse_objects,
     seen,
 )
+from mapscratch.errors import caller_level
 from mapscratch.kernelstats.cgroups import memory_limit
 from mapscratch.kernelstats.meminfo import read_meminfo
 from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
@@ -757,7 +758,7 @@ class Cache(Shared):
             f"the kernel can't take what this cache holds ({reason}): it keeps what was used "
             f"last, up to {self._max_bytes:,} bytes. Another limit: Cache(max_bytes=...)",
             CacheFallbackWarning,
-            stacklevel=3,
+            stacklevel=caller_level(),
         )
 
 

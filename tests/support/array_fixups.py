@@ -17,6 +17,10 @@ def square(source: Values) -> Values:
     return source.astype("f8") ** 2
 
 
+def half(source: Values) -> Values:
+    return source.astype("f4") * np.float32(0.5)
+
+
 def nibbles(source: Values) -> Values:
     """Two items of four bits out of each byte."""
     return np.stack([source & 15, source >> 4], axis=1)

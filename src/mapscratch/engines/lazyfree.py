@@ -36,6 +36,7 @@ from mapscratch.engines.interface import (
     SystemCallWarning,
     page_flags,
 )
+from mapscratch.errors import caller_level
 from mapscratch.kernelstats import range_memory
 
 REARM_WINDOW_SECONDS = 0.010
@@ -126,12 +127,14 @@ class LazyfreeEngine(Engine):
             raise OSError(
                 error.errno, f"lazyfree can't start: {error.strerror}. {self._why_not()}"
             ) from None
-        _warn_of_system_calls()
+        _warn_of_system_calls(is_array=request.decoding is not None)
 
     def _why_not(self) -> str:
         """What a sandbox forbids at the last moment."""
-        status = self.status()
-        return status.remedy or (
+        refused = _first_refusal(_native.userfault_status())  # now, whatever it was before
+        if refused:
+            return f"{reason(*refused)} {remedy(*refused)}"
+        return (
             "All that it was tried with is allowed, so that a sandbox forbids its thread, or what "
             "that opens: allow clone in its seccomp profile"
         )
@@ -220,15 +223,20 @@ def _guarantees() -> Guarantees:
     )
 
 
-def _warn_of_system_calls() -> None:
+def _warn_of_system_calls(*, is_array: bool) -> None:
     global _warned_of_system_calls  # noqa: PLW0603 - one warning a process, as documented
     if _warned_of_system_calls or _native.userfault_status()["system_calls"]:
         return
     _warned_of_system_calls = True
+    way_out = (
+        "Give them np.array(a), or put them into `with a.scratch.pin():`"
+        if is_array
+        else "Put them into `with m.pin():`"
+    )
     warnings.warn(
         "without privilege userfaultfd serves no page faults of system calls: write(), send(), "
         "readinto() and the like fail with EFAULT, or do less than asked for, on pages of this "
-        "mapping that are not in memory. Put them into `with m.pin():`.",
+        f"mapping that are not in memory. {way_out}.",
         SystemCallWarning,
-        stacklevel=4,
+        stacklevel=caller_level(),
     )

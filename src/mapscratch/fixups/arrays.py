@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mapscratch import _native
+from mapscratch.errors import caller_level
 from mapscratch.fixups.numbers import DType, SourceType, is_swapped, number_name
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def _conversion(
         warnings.warn(
             f"{source} to {output} throws the imaginary parts away",
             np.exceptions.ComplexWarning,
-            stacklevel=5,
+            stacklevel=caller_level(),
         )
     user_data = _native.conversion(
         source=number,

@@ -31,6 +31,14 @@ STORING = """
     def fail(*what):
         failures.append(what)
 
+    def is_cut(words, version, page, where):
+        # One word, some of its bytes the file's and the others stored last.
+        found, stored, original = (
+            np.array(value, np.uint64).reshape(-1).view(np.uint8)
+            for value in (words, version, in_file[page][where])
+        )
+        return len(words) == 1 and np.all((found == stored) | (found == original))
+
     def write(pages):
         try:
             version = 0
@@ -47,8 +55,12 @@ STORING = """
                 step = 1 if way == "numpy" else 64
                 seen = words[page, ::step].copy()
                 reverted = seen == in_file[page, ::step]
-                if not np.all(reverted | (seen == version)):
-                    fail(page, "neither the file's nor stored last", version, seen.tolist()[:20])
+                torn = ~(reverted | (seen == version))
+                # NumPy promises no whole words: 2.5 copies by bytes. One may be cut where its page
+                # went; the store of a word may not.
+                if torn.any() and (way == "words" or not is_cut(seen[torn], version, page, torn)):
+                    fail(page, "neither the file's nor stored last", version, seen[torn].tolist())
+                reverted |= torn
                 # Dropped while it was written: the words before are the file's. While it was read:
                 # the words behind are.
                 changes = np.count_nonzero(np.diff(reverted.astype(np.int8)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch import kernelstats
+from mapscratch import _native, kernelstats
 from mapscratch.kernelstats import VmStat, read_meminfo, read_vmstat
 
 PAGE = mmap.PAGESIZE
@@ -71,7 +71,8 @@ def test_public_names_are_there_and_listed_once() -> None:
 def test_counting_pages_loads_nothing_heavy(tmp_path: Path) -> None:
     # The package alone, without site: other modules and editable installs load what they need.
     (tmp_path / "mapscratch").mkdir()
-    (tmp_path / "mapscratch/kernelstats").symlink_to(Path(kernelstats.__file__).parent)
+    for source in (Path(kernelstats.__file__).parent, Path(_native.__file__)):
+        (tmp_path / "mapscratch" / source.name).symlink_to(source)
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "import mapscratch.kernelstats as k; k.count_pages(0, 4096)\n"

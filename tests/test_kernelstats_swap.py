@@ -21,6 +21,7 @@ from typing import get_args
 import pytest
 from support.waiting import eventually
 
+from mapscratch import _native
 from mapscratch.kernelstats import (
     SwapArea,
     SwapError,
@@ -245,6 +246,7 @@ def as_nobody() -> Iterator[list[str]]:
         # The package, and pytest's own temporary directory, may be where only root can read.
         os.chmod(directory, 0o755)
         shutil.copytree(Path(swap.__file__).parent, Path(directory, "mapscratch/kernelstats"))
+        shutil.copy(_native.__file__, Path(directory, "mapscratch"))
         start = f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {directory!r})\n"
         for interpreter in (sys.executable, "/usr/bin/python3"):
             command = [*nobody, interpreter, "-I", "-S", "-c", start]

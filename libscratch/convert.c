@@ -193,13 +193,27 @@ static _Float16 half_of_double(double value) {
 FOR_EACH_OUTPUT_BUT_HALF(DEFINE_CASTS)
 FOR_EACH_SOURCE(DEFINE_CAST_TO_HALF, f2, _Float16)
 
+/* Integers of 128 bits are only on the way: no integer source's scaled sum is lost in them. */
+#define DEFINE_CAST_TO_SUM(SOURCE, STORED)                                                        \
+    DEFINE_CAST(SOURCE, STORED, AS_IT_IS, AS_IT_IS, i16, __int128)
+#define DEFINE_CAST_OF_SUM(OUTPUT, TYPE)                                                          \
+    DEFINE_CAST(i16, __int128, AS_IT_IS, HALF_OF_DOUBLE, OUTPUT, TYPE)
+FOR_EACH_INTEGER(DEFINE_CAST_TO_SUM)
+DEFINE_CAST_TO_SUM(b1, bool)
+FOR_EACH_WIDE_FLOAT(DEFINE_CAST_OF_SUM)
+DEFINE_CAST_TO_HALF(i16, __int128, AS_IT_IS, HALF_OF_DOUBLE, f2, _Float16)
+
 typedef void (*cast_function)(void *restrict output, const void *restrict source, size_t count);
 
 #define CAST_ENTRY(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                                       \
     [SCRATCH_NUMBER_##OUTPUT][SCRATCH_NUMBER_##SOURCE] = cast_##SOURCE##_##OUTPUT,
 #define CAST_ENTRIES(OUTPUT, TYPE) FOR_EACH_SOURCE(CAST_ENTRY, OUTPUT, TYPE)
+#define CAST_TO_SUM_ENTRY(SOURCE, STORED) [SCRATCH_NUMBER_i16][SCRATCH_NUMBER_##SOURCE] = cast_##SOURCE##_i16,
+#define CAST_OF_SUM_ENTRY(OUTPUT, TYPE) [SCRATCH_NUMBER_##OUTPUT][SCRATCH_NUMBER_i16] = cast_i16_##OUTPUT,
 static const cast_function casts[SCRATCH_NUMBER_COUNT][SCRATCH_NUMBER_COUNT] = {
-    FOR_EACH_OUTPUT_BUT_HALF(CAST_ENTRIES) FOR_EACH_SOURCE(CAST_ENTRY, f2, _Float16)};
+    FOR_EACH_OUTPUT_BUT_HALF(CAST_ENTRIES) FOR_EACH_SOURCE(CAST_ENTRY, f2, _Float16)
+    FOR_EACH_INTEGER(CAST_TO_SUM_ENTRY) CAST_TO_SUM_ENTRY(b1, bool)
+    FOR_EACH_WIDE_FLOAT(CAST_OF_SUM_ENTRY) CAST_OF_SUM_ENTRY(f2, _Float16)};
 
 /* Complex numbers are pairs of the real ones of half their size. */
 static enum scratch_number real_of(enum scratch_number number) {
@@ -235,59 +249,102 @@ static void add_imaginary_zeros(void *to, const void *from, size_t size, size_t 
 }
 
 /* Unsigned, because integers of NumPy wrap around and those of C must not. */
-#define DEFINE_INTEGER_SCALE(NAME, TYPE)                                                          \
-    static void scale_##NAME(void *values, const void *scale, const void *zero, size_t count) {    \
+#define DEFINE_INTEGER_SCALE(NAME, TYPE, WRAPPING)                                                \
+    static void scale_##NAME(void *values, const void *scale, const void *zero,                   \
+                             bool zero_is_point, size_t count) {                                  \
         TYPE *value = values;                                                                     \
-        uint64_t factor = (uint64_t) * (const TYPE *)scale, term = (uint64_t) * (const TYPE *)zero; \
+        WRAPPING factor = (WRAPPING) * (const TYPE *)scale, term = (WRAPPING) * (const TYPE *)zero; \
+        if (zero_is_point)                                                                        \
+            term = -(term * factor);                                                              \
         for (size_t item = 0; item < count; item++)                                               \
-            value[item] = (TYPE)((uint64_t)value[item] * factor + term);                          \
+            value[item] = (TYPE)((WRAPPING)value[item] * factor + term);                          \
     }
 #define DEFINE_FLOAT_SCALE(NAME, TYPE)                                                            \
-    static void scale_##NAME(void *values, const void *scale, const void *zero, size_t count) {    \
+    static void scale_##NAME(void *values, const void *scale, const void *zero,                   \
+                             bool zero_is_point, size_t count) {                                  \
         TYPE *value = values;                                                                     \
         TYPE factor = *(const TYPE *)scale, term = *(const TYPE *)zero;                           \
-        for (size_t item = 0; item < count; item++) {                                             \
-            TYPE product = (TYPE)(value[item] * factor); /* rounded, as NumPy rounds each step */  \
-            value[item] = (TYPE)(product + term);                                                 \
+        if (zero_is_point) {                                                                      \
+            for (size_t item = 0; item < count; item++)                                           \
+                value[item] = (value[item] - term) * factor;                                      \
+        } else {                                                                                  \
+            for (size_t item = 0; item < count; item++)                                           \
+                value[item] = value[item] * factor + term;                                        \
         }                                                                                         \
     }
-FOR_EACH_INTEGER(DEFINE_INTEGER_SCALE)
+#define DEFINE_SHORT_INTEGER_SCALE(NAME, TYPE) DEFINE_INTEGER_SCALE(NAME, TYPE, uint64_t)
+FOR_EACH_INTEGER(DEFINE_SHORT_INTEGER_SCALE)
+DEFINE_INTEGER_SCALE(i16, __int128, unsigned __int128)
 FOR_EACH_WIDE_FLOAT(DEFINE_FLOAT_SCALE)
-DEFINE_FLOAT_SCALE(f2, _Float16)
 
-typedef void (*scale_function)(void *values, const void *scale, const void *zero, size_t count);
+typedef void (*scale_function)(void *values, const void *scale, const void *zero, bool zero_is_point,
+                               size_t count);
 #define SCALE_ENTRY(NAME, TYPE) [SCRATCH_NUMBER_##NAME] = scale_##NAME,
 static const scale_function scales[SCRATCH_NUMBER_COUNT] = {
-    FOR_EACH_INTEGER(SCALE_ENTRY) FOR_EACH_WIDE_FLOAT(SCALE_ENTRY) SCALE_ENTRY(f2, _Float16)};
+    FOR_EACH_INTEGER(SCALE_ENTRY) SCALE_ENTRY(i16, __int128) FOR_EACH_WIDE_FLOAT(SCALE_ENTRY)};
 
-/* A run of items that share a scale after the other. */
-static void scale_items(const struct scratch_conversion *conversion, void *output, size_t size,
-                        size_t count, uint64_t first) {
-    const char *scale = (const char *)(conversion + 1);
-    const char *zero = scale + conversion->scale_count * size;
-    size_t done = 0;
-    while (done < count) {
-        uint64_t block = (first + done) / conversion->block_items;
-        uint64_t left_in_block = conversion->block_items - (first + done) % conversion->block_items;
-        size_t run = left_in_block < count - done ? (size_t)left_in_block : count - done;
-        if (block >= conversion->scale_count)
-            block = conversion->scale_count - 1;
-        scales[conversion->output]((char *)output + done * size, scale + block * size,
-                                   zero + block * size, run);
-        done += run;
+/* Items after each other that share a scale and a zero. */
+struct run {
+    const char *scale;
+    const char *zero;
+    size_t count;
+};
+
+/* The one that begins with an item; its length is at most `most`. */
+static struct run run_from(const struct scratch_conversion *conversion, uint64_t item, size_t most) {
+    size_t size = scratch_number_size(conversion->through);
+    const char *scales_begin = (const char *)(conversion + 1);
+    const char *zeros_begin = scales_begin + conversion->scale_count * size;
+    uint64_t block = item / conversion->block_items;
+    uint64_t left_in_block = conversion->block_items - item % conversion->block_items;
+    if (block >= conversion->scale_count)
+        block = conversion->scale_count - 1;
+    return (struct run){
+        .scale = scales_begin + block * size,
+        .zero = zeros_begin + block * size,
+        .count = left_in_block < most ? (size_t)left_in_block : most,
+    };
+}
+
+static void scale_items(const struct scratch_conversion *conversion, char *values, size_t count,
+                        uint64_t first) {
+    size_t size = scratch_number_size(conversion->through);
+    struct run run;
+    for (size_t done = 0; done < count; done += run.count) {
+        run = run_from(conversion, first + done, count - done);
+        scales[conversion->through](values + done * size, run.scale, run.zero,
+                                    conversion->zero_is_point, run.count);
     }
 }
 
+/* Where there is no value; compared as the source's numbers are, so that -0 is 0. */
+#define DEFINE_FIND_BLANKS(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                              \
+    static void find_blanks_##SOURCE(uint8_t *restrict is_blank, const void *restrict source,     \
+                                     const void *blank, size_t count) {                           \
+        const STORED *from = source;                                                              \
+        STORED looked_for = *(const STORED *)blank;                                               \
+        for (size_t item = 0; item < count; item++)                                               \
+            is_blank[item] = LOAD(from[item]) == LOAD(looked_for);                                \
+    }
+FOR_EACH_SOURCE(DEFINE_FIND_BLANKS, , )
+
+typedef void (*find_blanks_function)(uint8_t *restrict is_blank, const void *restrict source,
+                                     const void *blank, size_t count);
+#define FIND_BLANKS_ENTRY(SOURCE, STORED, LOAD, HALF, OUTPUT, TYPE)                               \
+    [SCRATCH_NUMBER_##SOURCE] = find_blanks_##SOURCE,
+static const find_blanks_function find_blanks[SCRATCH_NUMBER_COUNT] = {
+    FOR_EACH_SOURCE(FIND_BLANKS_ENTRY, , )};
+
 #define DEFINE_BLANK(NAME, TYPE)                                                                  \
-    static void blank_##NAME(void *values, const int64_t *stored, int64_t blank, size_t count) {  \
+    static void blank_##NAME(void *restrict values, const uint8_t *restrict is_blank, size_t count) { \
         TYPE *value = values;                                                                     \
         for (size_t item = 0; item < count; item++)                                               \
-            value[item] = stored[item] == blank ? (TYPE)__builtin_nanf("") : value[item];         \
+            value[item] = is_blank[item] ? (TYPE)__builtin_nanf("") : value[item];                \
     }
 FOR_EACH_WIDE_FLOAT(DEFINE_BLANK)
 DEFINE_BLANK(f2, _Float16)
 
-typedef void (*blank_function)(void *values, const int64_t *stored, int64_t blank, size_t count);
+typedef void (*blank_function)(void *restrict values, const uint8_t *restrict is_blank, size_t count);
 #define BLANK_ENTRY(NAME, TYPE) [SCRATCH_NUMBER_##NAME] = blank_##NAME,
 static const blank_function blanks[SCRATCH_NUMBER_COUNT] = {
     FOR_EACH_WIDE_FLOAT(BLANK_ENTRY) BLANK_ENTRY(f2, _Float16)};
@@ -296,49 +353,105 @@ struct tile {
     _Alignas(32) char ordered[TILE_BYTES]; /* the source in this machine's byte order */
     _Alignas(32) char widened[TILE_BYTES];
     _Alignas(32) char real[TILE_BYTES];
-    _Alignas(32) int64_t stored[TILE_BYTES / sizeof(int64_t)];
+    _Alignas(32) char values[TILE_BYTES]; /* in the type in which they are scaled */
+    _Alignas(32) uint8_t is_blank[TILE_BYTES];
 };
 
-static void convert_tile(const struct scratch_conversion *conversion, struct tile *tile, char *output,
-                         const char *source, size_t count, uint64_t first) {
-    enum scratch_number source_real = real_of(conversion->source);
+/* Numbers of an ordinary type in this machine's order, parts of complex ones after each other. */
+struct numbers {
+    enum scratch_number type;
+    const char *items;
+    size_t count;
+};
+
+static struct numbers ordinary(const struct scratch_conversion *conversion, struct tile *tile,
+                               const char *source, size_t count) {
+    struct numbers numbers = {real_of(conversion->source), source, count};
+    if (is_complex(conversion->source))
+        numbers.count = 2 * count;
+    if (conversion->source_is_swapped) {
+        swap_items(tile->ordered, source, scratch_number_size(numbers.type), numbers.count);
+        numbers.items = tile->ordered;
+    }
+    if (widens[numbers.type]) {
+        widens[numbers.type]((float *)tile->widened, numbers.items, count);
+        numbers.type = SCRATCH_NUMBER_f4;
+        numbers.items = tile->widened;
+    }
+    return numbers;
+}
+
+static struct numbers real_parts(struct tile *tile, struct numbers complex) {
+    size_t count = complex.count / 2;
+    take_real_parts(tile->real, complex.items, scratch_number_size(complex.type), count);
+    return (struct numbers){complex.type, tile->real, count};
+}
+
+static void cast_numbers(enum scratch_number type, void *to, struct numbers from) {
+    size_t size = scratch_number_size(type);
+    if (type == SCRATCH_NUMBER_f16) /* of its 16 bytes 10 are a long double */
+        memset(to, 0, from.count * size);
+    casts[type][from.type](to, from.items, from.count);
+}
+
+/* Scaled in a type of their own if need be, so that only the cast to the output's rounds. */
+static void convert_scaled(const struct scratch_conversion *conversion, struct tile *tile,
+                           char *output, struct numbers numbers, uint64_t first) {
+    bool is_output = conversion->through == conversion->output;
+    char *values = is_output ? output : tile->values;
+    cast_numbers(conversion->through, values, numbers);
+    scale_items(conversion, values, numbers.count, first);
+    if (!is_output)
+        cast_numbers(conversion->output, output,
+                     (struct numbers){conversion->through, values, numbers.count});
+}
+
+static void convert_plainly(const struct scratch_conversion *conversion, struct tile *tile,
+                            char *output, struct numbers numbers, size_t count) {
     enum scratch_number output_real = real_of(conversion->output);
     bool from_complex = is_complex(conversion->source), to_complex = is_complex(conversion->output);
-    size_t source_size = scratch_number_size(source_real);
-    size_t output_size = scratch_number_size(output_real);
-    size_t parts = from_complex ? 2 * count : count;
-    if (conversion->source_is_swapped) {
-        swap_items(tile->ordered, source, source_size, parts);
-        source = tile->ordered;
-    }
-    if (widens[source_real]) {
-        widens[source_real]((float *)tile->widened, source, count);
-        source_real = SCRATCH_NUMBER_f4;
-        source = tile->widened;
-    }
     bool joins_truths = from_complex && output_real == SCRATCH_NUMBER_b1;
-    if (from_complex && !to_complex && !joins_truths) {
-        take_real_parts(tile->real, source, source_size, count);
-        source = tile->real;
-        parts = count;
-    }
     bool adds_zeros = to_complex && !from_complex;
-    if (output_real == SCRATCH_NUMBER_f16) /* of its 16 bytes 10 are a long double */
-        memset(adds_zeros ? tile->real : output, 0, parts * output_size);
-    bool is_output = !adds_zeros && !joins_truths;
-    casts[output_real][source_real](is_output ? output : tile->real, source, parts);
+    cast_numbers(output_real, adds_zeros || joins_truths ? tile->real : output, numbers);
     if (joins_truths)
         join_truths((bool *)output, (const bool *)tile->real, count);
     if (adds_zeros)
-        add_imaginary_zeros(output, tile->real, output_size, count);
+        add_imaginary_zeros(output, tile->real, scratch_number_size(output_real), count);
+}
+
+static void convert_tile(const struct scratch_conversion *conversion, struct tile *tile, char *output,
+                         const char *source, size_t count, uint64_t first) {
+    struct numbers numbers = ordinary(conversion, tile, source, count);
+    if (conversion->has_blank)
+        find_blanks[numbers.type](tile->is_blank, numbers.items, conversion->blank, count);
+    if (is_complex(conversion->source) && !is_complex(conversion->output) &&
+        conversion->output != SCRATCH_NUMBER_b1)
+        numbers = real_parts(tile, numbers);
     if (conversion->scale_count)
-        scale_items(conversion, output, output_size, count, first);
-    if (conversion->has_blank) {
-        casts[SCRATCH_NUMBER_i8][source_real](tile->stored, source, count);
-        blanks[output_real](output, tile->stored, conversion->blank, count);
+        convert_scaled(conversion, tile, output, numbers, first);
+    else
+        convert_plainly(conversion, tile, output, numbers, count);
+    if (conversion->has_blank)
+        blanks[conversion->output](output, tile->is_blank, count);
+    if (conversion->output_is_swapped) {
+        enum scratch_number real = real_of(conversion->output);
+        size_t parts = is_complex(conversion->output) ? 2 * count : count;
+        swap_items(output, output, scratch_number_size(real), parts);
     }
-    if (conversion->output_is_swapped)
-        swap_items(output, output, output_size, to_complex ? 2 * count : count);
+}
+
+/* As many as fit in a tile in whatever type they are on the way. */
+static size_t items_of_tile(const struct scratch_conversion *conversion) {
+    size_t largest = scratch_number_size(conversion->source);
+    size_t output_size = scratch_number_size(conversion->output);
+    size_t through_size = conversion->scale_count ? scratch_number_size(conversion->through) : 0;
+    if (output_size > largest)
+        largest = output_size;
+    if (through_size > largest)
+        largest = through_size;
+    if (widens[conversion->source] && sizeof(float) > largest)
+        largest = sizeof(float);
+    return TILE_BYTES / largest;
 }
 
 static int32_t convert(void *output, const void *source, int64_t items, int64_t first,
@@ -346,11 +459,7 @@ static int32_t convert(void *output, const void *source, int64_t items, int64_t 
     const struct scratch_conversion *conversion = user_data;
     size_t source_size = scratch_number_size(conversion->source);
     size_t output_size = scratch_number_size(conversion->output);
-    size_t tile_items = TILE_BYTES / (source_size > output_size ? source_size : output_size);
-    if (widens[conversion->source] && tile_items > TILE_BYTES / sizeof(float))
-        tile_items = TILE_BYTES / sizeof(float);
-    if (tile_items > TILE_BYTES / sizeof(int64_t))
-        tile_items = TILE_BYTES / sizeof(int64_t);
+    size_t tile_items = items_of_tile(conversion);
     struct tile tile;
     for (int64_t done = 0; done < items; done += (int64_t)tile_items) {
         int64_t left = items - done;

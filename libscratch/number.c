@@ -15,7 +15,7 @@ size_t scratch_number_size(enum scratch_number number) {
         [SCRATCH_NUMBER_u2] = 2,   [SCRATCH_NUMBER_u4] = 4,   [SCRATCH_NUMBER_u8] = 8,
         [SCRATCH_NUMBER_f2] = 2,   [SCRATCH_NUMBER_f4] = 4,   [SCRATCH_NUMBER_f8] = 8,
         [SCRATCH_NUMBER_f16] = 16, [SCRATCH_NUMBER_bf16] = 2, [SCRATCH_NUMBER_c8] = 8,
-        [SCRATCH_NUMBER_c16] = 16, [SCRATCH_NUMBER_c32] = 32,
+        [SCRATCH_NUMBER_i16] = 16, [SCRATCH_NUMBER_c16] = 16, [SCRATCH_NUMBER_c32] = 32,
         [SCRATCH_NUMBER_f8e3m4] = 1,        [SCRATCH_NUMBER_f8e4m3] = 1,
         [SCRATCH_NUMBER_f8e5m2] = 1,        [SCRATCH_NUMBER_f8e4m3fn] = 1,
         [SCRATCH_NUMBER_f8e4m3fnuz] = 1,    [SCRATCH_NUMBER_f8e5m2fnuz] = 1,

@@ -75,8 +75,8 @@ def scales(draw: st.DrawFn) -> Case:
     block = draw(st.sampled_from([None, 7, 1024]))
 
     def decode(raw: Values) -> Values:
-        dtype = np.dtype(output).type
-        return raw.astype(output) * dtype(scale) + dtype(zero)
+        wide = np.dtype(output if raw.dtype.itemsize <= 2 else "f8").type
+        return (raw.astype(wide) * wide(scale) + wide(zero)).astype(output)
 
     return Case(source, output, Scale(scale, zero, block=block), decode)
 

@@ -740,29 +740,31 @@ static int number_named(const char *name, enum scratch_number *ret) {
 /* The user data of `convert_function`: the conversion, and its scales and zeros. */
 static PyObject *native_conversion(PyObject *module, PyObject *arguments, PyObject *keywords) {
     (void)module;
-    static char *names[] = {"source", "output", "source_is_swapped", "output_is_swapped", "blank",
-                            "block_items", "scales", "zeros", NULL};
-    const char *source, *output;
-    int source_is_swapped, output_is_swapped;
-    PyObject *blank;
+    static char *names[] = {"source", "output", "through", "source_is_swapped", "output_is_swapped",
+                            "zero_is_point", "blank", "block_items", "scales", "zeros", NULL};
+    const char *source, *output, *through;
+    int source_is_swapped, output_is_swapped, zero_is_point;
     unsigned long long block_items;
-    Py_buffer scales, zeros;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$ssppOKy*y*:conversion", names, &source,
-                                     &output, &source_is_swapped, &output_is_swapped, &blank,
-                                     &block_items, &scales, &zeros))
+    Py_buffer blank, scales, zeros;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$ssspppy*Ky*y*:conversion", names, &source,
+                                     &output, &through, &source_is_swapped, &output_is_swapped,
+                                     &zero_is_point, &blank, &block_items, &scales, &zeros))
         return NULL;
     struct scratch_conversion conversion = {
         .source_is_swapped = source_is_swapped,
         .output_is_swapped = output_is_swapped,
-        .has_blank = blank != Py_None,
+        .zero_is_point = zero_is_point,
+        .has_blank = blank.len > 0,
         .block_items = block_items ? block_items : 1,
     };
     PyObject *bytes = NULL;
-    if (conversion.has_blank)
-        conversion.blank = PyLong_AsLongLong(blank);
+    if ((size_t)blank.len > sizeof conversion.blank)
+        PyErr_SetString(PyExc_ValueError, "a blank is larger than any number");
+    else
+        memcpy(conversion.blank, blank.buf, (size_t)blank.len);
     if (!PyErr_Occurred() && !number_named(source, &conversion.source) &&
-        !number_named(output, &conversion.output)) {
-        conversion.scale_count = (uint64_t)scales.len / scratch_number_size(conversion.output);
+        !number_named(output, &conversion.output) && !number_named(through, &conversion.through)) {
+        conversion.scale_count = (uint64_t)scales.len / scratch_number_size(conversion.through);
         bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)sizeof conversion + scales.len + zeros.len);
     }
     if (bytes) {
@@ -771,6 +773,7 @@ static PyObject *native_conversion(PyObject *module, PyObject *arguments, PyObje
         memcpy(to + sizeof conversion, scales.buf, (size_t)scales.len);
         memcpy(to + sizeof conversion + scales.len, zeros.buf, (size_t)zeros.len);
     }
+    PyBuffer_Release(&blank);
     PyBuffer_Release(&scales);
     PyBuffer_Release(&zeros);
     return bytes;
@@ -779,6 +782,11 @@ static PyObject *native_conversion(PyObject *module, PyObject *arguments, PyObje
 static PyObject *native_convert_function(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return PyLong_FromVoidPtr((void *)(uintptr_t)scratch_convert_function());
+}
+
+static PyObject *native_plain_convert_function(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromVoidPtr((void *)(uintptr_t)scratch_convert_plain());
 }
 
 static PyObject *native_page_states(PyObject *module, PyObject *unused) {
@@ -828,6 +836,7 @@ static PyMethodDef native_functions[] = {
     {"heal_words", native_heal_words, METH_VARARGS, NULL},
     {"conversion", (PyCFunction)(void (*)(void))native_conversion, METH_VARARGS | METH_KEYWORDS, NULL},
     {"convert_function", native_convert_function, METH_NOARGS, NULL},
+    {"plain_convert_function", native_plain_convert_function, METH_NOARGS, NULL},
     {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
     {"page_states", native_page_states, METH_NOARGS, NULL},
     {"page_transitions", native_page_transitions, METH_NOARGS, NULL},

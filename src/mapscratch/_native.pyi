@@ -187,13 +187,16 @@ def conversion(
     *,
     source: str,
     output: str,
+    through: str,
     source_is_swapped: bool,
     output_is_swapped: bool,
-    blank: int | None,
+    zero_is_point: bool,
+    blank: Buffer,
     block_items: int,
     scales: Buffer,
     zeros: Buffer,
 ) -> bytes: ...
 def convert_function() -> int: ...
+def plain_convert_function() -> int: ...
 def page_states() -> dict[str, str]: ...
 def page_transitions() -> list[tuple[str, str, str, str]]: ...

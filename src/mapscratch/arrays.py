@@ -453,7 +453,7 @@ def array(
     source: DTypeLike | str | None = None,
     scale: ArrayLike | None = None,
     zero: ArrayLike | None = None,
-    blank: int | None = None,
+    blank: float | None = None,
     fixup: ArrayFixup | None = None,
     block: int | None = None,
     engine: str = "auto",
@@ -482,7 +482,7 @@ def array(
             the same as `dtype`.
         scale: see `mapscratch.fixups.Scale`; None: not scaled.
         zero: see `mapscratch.fixups.Scale`.
-        blank: an integer of the file that becomes NaN.
+        blank: a number of the file that becomes NaN; see `mapscratch.fixups.Scale`.
         fixup: how items are made, of `mapscratch.fixups`; None: a `Cast`, or with `scale`, `zero`
             or `blank` a `Scale`.
         block: bytes that are made at a page fault. None adapts: 64 KiB, less for a random reader
@@ -566,7 +566,7 @@ def _chosen_fixup(
     output: DType,
     scale: ArrayLike | None,
     zero: ArrayLike | None,
-    blank: int | None,
+    blank: float | None,
 ) -> ArrayFixup | None:
     is_scaled = scale is not None or zero is not None or blank is not None
     if fixup is not None:

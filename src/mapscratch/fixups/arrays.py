@@ -17,7 +17,8 @@ import numpy as np
 
 from mapscratch import _native
 from mapscratch.errors import caller_level
-from mapscratch.fixups.numbers import DType, SourceType, is_swapped, number_name
+from mapscratch.fixups.arithmetic import Arithmetic, stored_number
+from mapscratch.fixups.numbers import FOREIGN, DType, SourceType, is_swapped, number_name
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -101,21 +102,33 @@ class ByteSwap(Cast):
 
 
 class Scale(ArrayFixup):
-    """Scaled numbers: ``source.astype(dtype) * scale + zero``, each step in the output's type.
+    """Scaled numbers: ``source * scale + zero``, rounded once, to the output's type.
 
     That is FITS's BSCALE and BZERO, netCDF's scale_factor and add_offset, and a quantised tensor's
     scale; for its zero point see `from_zero_point`.
+
+    Integers with an integer scale and zero are exact, however large. Else it is computed in double
+    (in long double if 64-bit integers or long doubles are the source or the output), each step
+    rounded there as NumPy, astropy, nibabel and netCDF4 round it, and in a narrower type where that
+    loses nothing before its last step. Integers of 8 and 16 bits as float32 are computed in
+    float32, as astropy does: fast, and each step is rounded there. Integer outputs wrap around;
+    floats become integers after the sum, cut off as by ``astype``.
 
     Args:
         scale: one number, or with `block` one for each block.
         zero: what a stored 0 means: one number, or one for each block.
         block: so many items after each other, in the file's order, share a scale and a zero: the
             length of a row for scales by row, 32 for many quantised formats.
-        blank: this integer in the file means that there is no value; it becomes NaN.
+        blank: this number in the file means that there is no value; it becomes NaN. It is compared
+            as a number of the file's type, a float rounded to it. One that this type can't hold
+            never occurs.
 
     Raises:
         ValueError: scales without a `block`, or as many zeros as there are not scales.
+        TypeError: a scale or zero that is no real number.
     """
+
+    zero_points: np.ndarray[Any, DType] | None = None  # instead of `zeros`
 
     def __init__(
         self,
@@ -123,9 +136,11 @@ class Scale(ArrayFixup):
         zero: ArrayLike = 0,
         *,
         block: int | None = None,
-        blank: int | None = None,
+        blank: float | None = None,
     ) -> None:
-        scales, zeros = np.broadcast_arrays(np.atleast_1d(scale).ravel(), np.asarray(zero).ravel())
+        scales, zeros = np.broadcast_arrays(
+            np.atleast_1d(_real(scale, "scale")).ravel(), _real(zero, "zero").ravel()
+        )
         if len(scales) > 1 and block is None:
             raise ValueError(
                 f"{len(scales)} scales need block=: how many items after each other share one"
@@ -143,29 +158,62 @@ class Scale(ArrayFixup):
     ) -> Scale:
         """For ``(stored - zero_point) * scale``, as quantised tensors have it.
 
-        It is computed as ``stored * scale - zero_point * scale``: of floats the last bit may
-        differ.
+        It is computed as it stands there, as torch and ONNX do: the difference of integers is
+        exact, and the product is rounded.
         """
-        scales = np.asarray(scale)
-        return cls(scales, -(scales * np.asarray(zero_point)), block=block)
+        made = cls(scale, zero_point, block=block)
+        made.zero_points = made.zeros
+        made.zeros = -(made.scales * made.zero_points.astype(np.result_type(made.zeros, "i1")))
+        return made
 
     def recipe(self, source: SourceType, output: DType) -> Recipe:
         """A C function of ours; output types are integers and real floats."""
-        if output.kind not in "iuf":
+        if output.kind not in "iuf" or number_name(output) is None:
             raise TypeError(f"Scale makes integers or real floats, not {output}")
-        if self.blank is not None and (output.kind != "f" or source.dtype.kind not in "iu"):
-            raise TypeError(
-                f"blank= is an integer of the file that becomes NaN: {source} to {output} has no "
-                "place for it"
-            )
         return _conversion(
             source,
             output,
-            scales=_exactly(self.scales, output, "scale"),
-            zeros=_exactly(self.zeros, output, "zero"),
+            arithmetic=self._arithmetic,
+            blank=self._stored_blank(source, output),
             block=self.block,
-            blank=self.blank,
         )
+
+    def _arithmetic(self, source: SourceType, output: DType) -> Arithmetic | None:
+        if self._changes_nothing():
+            return None
+        terms = self.zeros if self.zero_points is None else self.zero_points
+        is_point = self.zero_points is not None
+        return Arithmetic.of(source, output, self.scales, terms, zero_is_point=is_point)
+
+    def _changes_nothing(self) -> bool:
+        return bool((self.scales == 1).all() and (self.zeros == 0).all())
+
+    def _stored_blank(self, source: SourceType, output: DType) -> bytes:
+        """As the file holds it; nothing if it never occurs there.
+
+        Raises:
+            TypeError: the output has no NaN, or the source's numbers can't be compared.
+        """
+        if self.blank is None or (output.kind in "iu" and self._is_unsigned_by_convention(source)):
+            return b""
+        if output.kind != "f" or source.dtype.kind not in "iuf":
+            raise TypeError(
+                f"blank= is a number of the file that becomes NaN: {source} to {output} has no "
+                "place for it; take a float dtype, or leave blank= out"
+            )
+        return stored_number(self.blank, source)
+
+    def _is_unsigned_by_convention(self, source: SourceType) -> bool:
+        """FITS has no unsigned integers of 16 bits and more, and no signed ones of 8.
+
+        They are stored with the sign bit turned. Every number means something; none is blank.
+        """
+        dtype = source.dtype
+        if dtype.kind not in "iu" or source.foreign or (dtype.kind == "u" and dtype.itemsize > 1):
+            return False
+        offset = -128 if dtype.kind == "u" else 2 ** (8 * dtype.itemsize - 1)
+        is_offset = len(self.zeros) == 1 and self.zeros[0] == offset
+        return bool(is_offset and self.scales[0] == 1 and self.zero_points is None)
 
     def check(self, output_items: int) -> None:
         """There must be a scale for every block."""
@@ -297,10 +345,9 @@ def _conversion(
     source: SourceType,
     output: DType,
     *,
-    scales: bytes = b"",
-    zeros: bytes = b"",
+    arithmetic: Callable[[SourceType, DType], Arithmetic | None] | None = None,
     block: int | None = None,
-    blank: int | None = None,
+    blank: bytes = b"",
 ) -> Recipe:
     number = _number_like(source)
     output_number = number_name(output) or _number_of_same_size(source.dtype, output)
@@ -314,15 +361,18 @@ def _conversion(
             np.exceptions.ComplexWarning,
             stacklevel=caller_level(),
         )
+    scaled = arithmetic(source, output) if arithmetic else None
     user_data = _native.conversion(
         source=number,
         output=output_number,
+        through=scaled.through if scaled else output_number,
         source_is_swapped=is_swapped(source.dtype),
         output_is_swapped=is_swapped(output),
+        zero_is_point=scaled is not None and scaled.zero_is_point,
         blank=blank,
         block_items=block or 2**62,
-        scales=scales,
-        zeros=zeros,
+        scales=scaled.scales if scaled else b"",
+        zeros=scaled.zeros if scaled else b"",
     )
     return Recipe(_native.convert_function(), user_data)
 
@@ -337,20 +387,18 @@ def _number_of_same_size(source: DType, output: DType) -> str | None:
     return "i8" if output.kind in "mM" and is_same else None
 
 
-def _exactly(values: np.ndarray[Any, DType], output: DType, name: str) -> bytes:
-    """The bytes of scales or zeros in the output's type, machine's order.
+def _real(values: ArrayLike, name: str) -> np.ndarray[Any, DType]:
+    """As an array of numbers that NumPy has.
 
     Raises:
-        ValueError: an integer output, and not an integer.
+        TypeError: they are something else.
     """
-    native = output.newbyteorder("=")
-    converted = values.astype(native)
-    if output.kind in "iu" and not np.array_equal(converted, values):
-        raise ValueError(
-            f"{name}={values[0]} is not an integer that {output} has: the sum is made in the "
-            "output's type"
-        )
-    return converted.tobytes()
+    array = np.asarray(values)
+    if array.dtype.name in FOREIGN:
+        return array.astype("f8")
+    if array.dtype.kind not in "biufO":
+        raise TypeError(f"{name} must be real numbers, not {array.dtype}")
+    return array
 
 
 def _checked_items(items: int) -> int:

@@ -17,6 +17,7 @@ import functools
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ _KINDS: dict[int, Kind] = {1: "map", 2: "array", 3: "cache", 4: "region"}
 _ENGINES = ("lazyfree", "dontneed", "kernel")
 _ADDRESS_BITS = 57  # of a process, with five levels of page tables
 _ATTEMPTS = 16  # at what is just being written
+_ATTEMPTS_AT_SUMS = 100  # on a busy machine we are interrupted between two readings
+_SECONDS_BETWEEN_ATTEMPTS = 0.0005
 
 
 class BoardError(RuntimeError):
@@ -305,13 +308,7 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
         raise BoardError("its figures are damaged")
     if owner != process:
         return None
-    for _ in range(_ATTEMPTS):
-        # The second reading tells what was written during the first. What ended then is in neither
-        # the sums nor the slots, or in both, and a total must not fall.
-        first = _read_all(read, 0, used * _SLOT_BYTES)
-        second = _read_all(read, 0, used * _SLOT_BYTES)
-        if first[_ENDED : _HEADER.size] == second[_ENDED : _HEADER.size]:
-            break
+    first, second = _read_twice(read, used * _SLOT_BYTES)
     found = []
     wrong = 0
     for number in range(1, used):
@@ -332,6 +329,39 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
     )
 
 
+def _read_twice(read: Reader, size: int) -> tuple[bytes, bytes]:
+    """All of it, and once more while nothing was written or ended.
+
+    The second reading tells what was written during the first. What ends meanwhile is in neither
+    the sums nor the slots, or in both, and a total must not fall. A slot that is being written all
+    the time is left to `_settled`: its writer may have been stopped.
+
+    Raises:
+        BoardError: something ends all the time.
+    """
+    for attempt in range(_ATTEMPTS_AT_SUMS):
+        if attempt:
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)  # the writer may wait for this processor
+        first, second = _read_all(read, 0, size), _read_all(read, 0, size)
+        is_summed = first[_ENDED : _HEADER.size] == second[_ENDED : _HEADER.size]
+        if is_summed and all(map(_is_settled, _sequences(first), _sequences(second))):
+            break
+    if not is_summed:
+        raise BoardError("its mappings come and go too quickly to be counted")
+    return first, second
+
+
+def _sequences(content: bytes) -> Iterator[bytes]:
+    """Of the slots."""
+    for position in range(_SLOT_BYTES, len(content), _SLOT_BYTES):
+        yield content[position : position + 4]
+
+
+def _is_settled(first: bytes, second: bytes) -> bool:
+    """Nobody wrote a slot, whose number of writings was read twice."""
+    return first == second and not first[0] & 1
+
+
 def _read_all(read: Reader, offset: int, size: int) -> bytes:
     try:
         content = read(offset, size)
@@ -345,8 +375,7 @@ def _read_all(read: Reader, offset: int, size: int) -> bytes:
 def _settled(read: Reader, number: int, first: bytes, second: bytes) -> bytes | None:
     """What a slot holds while nobody writes it; None if it is written all the time."""
     for _ in range(_ATTEMPTS):
-        sequence = first[:4]
-        if sequence == second[:4] and not int.from_bytes(sequence, "little") & 1:
+        if _is_settled(first[:4], second[:4]):
             return first
         first = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)
         second = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
-WHEEL_PYTHONS := 3.11 3.12 3.13
+WHEEL_PYTHONS := 3.11 3.12 3.13 3.14
 WHEEL_TESTS := $(WHEEL_PYTHONS:%=wheel-test-%)
 UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,tests/test_$(kind)*.py)
 # On these all of them; on others the wheel is asked whether it is whole. `make WHEEL_FULLY=3.13 wheel-test` for one.
@@ -105,7 +105,7 @@ tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 wheel: $(VENV)/installed
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-wheel-test: $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.13 that is there
+wheel-test: $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.14 that is there
 
 $(WHEEL_TESTS): wheel-test-%: wheel
 	@python=$$(PATH="$${PATH#*:}" sh -c 'for candidate in "$$(command -v python$*)" $$HOME/.pyenv/versions/$*.*/bin/python3; do "$$candidate" -c "" 2>/dev/null && { echo "$$candidate"; break; }; done'); \

@@ -23,9 +23,10 @@ extern int other(void), weak(void) __attribute__((weak));
 static int x; int y = 3;
 void *table[300] = {[0 ... 99] = &x, [150] = &y, [200] = other, [201] = weak};
 __thread int counter;
-int get(void) { return counter + other() + weak(); }
-static void *resolver(void) { return get; }
+int new(void) { return counter + other() + weak(); }
+static void *resolver(void) { return new; }
 int chosen(void) __attribute__((ifunc("resolver")));
+asm(".symver new, get@@V2");
 asm(".symver old, get@V1");
 int old(void) { return 1; }
 """
@@ -36,14 +37,13 @@ def samples(tmp_path_factory):
     """Small libraries with every table: with RELR where the linker can, and with the old hash."""
     directory = tmp_path_factory.mktemp("hostile")
     script = directory / "versions.map"
-    script.write_text("V1 { get; }; V2 { chosen; table; get; } V1;")
+    script.write_text("V1 { }; V2 { chosen; table; get; } V1;")
     other = compile_library(directory, "other", "int other(void) { return 1; }")
     options = [f"-Wl,--version-script={script}", str(other)]
     styles = {"gnu": "-Wl,--hash-style=gnu", "sysv": "-Wl,--hash-style=sysv"}
     if supports(directory, "-Wl,-z,pack-relative-relocs"):
         styles["relr"] = "-Wl,-z,pack-relative-relocs"
-    source = SOURCE.replace("asm(", 'asm(".symver get, get@@V2");\nasm(', 1)
-    paths = [compile_library(directory, n, source, o, *options) for n, o in styles.items()]
+    paths = [compile_library(directory, n, SOURCE, o, *options) for n, o in styles.items()]
     return [path.read_bytes() for path in paths]
 
 

@@ -192,7 +192,7 @@ class TestRefusals:
         for path in (tmp_path, pipe, "/dev/null"):
             with pytest.raises(ElfError, match="not a regular file"):
                 relocations(path)
-        with pytest.raises(ElfError, match="null byte"):
+        with pytest.raises(ElfError, match=r"a\\x00b"):
             relocations("a\0b")
         with pytest.raises(FileNotFoundError):
             relocations(tmp_path / "missing.so")

@@ -138,13 +138,13 @@ def test_a_signal_to_the_owner_removes_it(kind: SwapKind, number: signal.Signals
     assert eventually(lambda: is_gone(path))
 
 
-def test_killed_at_any_moment_nothing_stays(tmp_path: Path) -> None:
+def test_killed_at_any_moment_nothing_stays(on_disk: Path) -> None:
     need("file")
     program = textwrap.dedent(OWNER).replace("sys.argv[2])", "sys.argv[2]), sys.argv[3]")
     program = program.replace("with", "print(flush=True)\nwith", 1)
     for milliseconds in range(0, 96, 8):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, "file", str(8 << 20), str(tmp_path)],
+            [sys.executable, "-c", program, "file", str(8 << 20), str(on_disk)],
             stdout=subprocess.PIPE,
         )
         with process:
@@ -152,8 +152,8 @@ def test_killed_at_any_moment_nothing_stays(tmp_path: Path) -> None:
             process.stdout.readline()
             time.sleep(milliseconds / 1000)
             process.kill()
-        assert eventually(lambda: not any(tmp_path.iterdir()))
-        assert not any(area.path.startswith(str(tmp_path)) for area in active_swaps())
+        assert eventually(lambda: not any(on_disk.iterdir()))
+        assert not any(area.path.startswith(str(on_disk)) for area in active_swaps())
 
 
 def test_a_device_of_someone_else_is_left_alone() -> None:
@@ -166,17 +166,17 @@ def test_a_device_of_someone_else_is_left_alone() -> None:
     assert not Path("/sys/block", Path(made.path).name).exists()
 
 
-def test_a_directory_of_ones_own(tmp_path: Path) -> None:
-    if not (probe := probe_temporary_swap("file", SIZE, tmp_path)):
+def test_a_directory_of_ones_own(on_disk: Path) -> None:
+    if not (probe := probe_temporary_swap("file", SIZE, on_disk)):
         pytest.skip(probe.reason)
-    assert probe.reason == f"a swapfile in {tmp_path}"
-    with temporary_swap("file", SIZE, tmp_path) as made:
-        assert Path(made.path).parent == tmp_path
-    assert list(tmp_path.iterdir()) == []
+    assert probe.reason == f"a swapfile in {on_disk}"
+    with temporary_swap("file", SIZE, on_disk) as made:
+        assert Path(made.path).parent == on_disk
+    assert list(on_disk.iterdir()) == []
 
 
-def test_a_directory_with_blanks_in_its_name(tmp_path: Path) -> None:
-    directory = tmp_path / "a b\\c"
+def test_a_directory_with_blanks_in_its_name(on_disk: Path) -> None:
+    directory = on_disk / "a b\\c"
     directory.mkdir()
     if not (probe := probe_temporary_swap("file", 8 << 20, directory)):
         pytest.skip(probe.reason)
@@ -185,7 +185,14 @@ def test_a_directory_with_blanks_in_its_name(tmp_path: Path) -> None:
     assert is_gone(made.path)
 
 
-def test_places_that_cannot_take_a_swapfile(tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A directory where swapfiles go: pytest's own may be memory (/tmp of Debian 13 is a tmpfs)."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
+
+
+def test_places_that_cannot_take_a_swapfile(tmp_path: Path, on_disk: Path) -> None:
     need("file")
     memory = Path("/dev/shm")
     if swap._file_system(str(memory)) == 0x01021994:
@@ -195,19 +202,19 @@ def test_places_that_cannot_take_a_swapfile(tmp_path: Path) -> None:
     with pytest.raises(SwapError, match="there is no such directory"):
         temporary_swap("file", SIZE, tmp_path / "missing").__enter__()
     with pytest.raises(SwapError, match=r"only \d+ MiB are free.*ask for less") as caught:
-        temporary_swap("file", 1 << 60, tmp_path).__enter__()
+        temporary_swap("file", 1 << 60, on_disk).__enter__()
     assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_kernel_that_refuses_is_answered_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("file")
     # A header of no swap area: the real swapon(2) answers EINVAL.
     monkeypatch.setattr(swap, "_swap_header", lambda pages: bytes(mmap.PAGESIZE))
     with pytest.raises(SwapError, match=r"refuses a swapfile.*swapon: Invalid argument.*ext4"):
-        temporary_swap("file", SIZE, tmp_path).__enter__()
-    assert list(tmp_path.iterdir()) == []
+        temporary_swap("file", SIZE, on_disk).__enter__()
+    assert list(on_disk.iterdir()) == []
     before = set(os.listdir("/sys/block"))
     if probe_temporary_swap("zram", SIZE):
         with pytest.raises(SwapError, match="could not be made a swap area"):  # noqa: SIM117

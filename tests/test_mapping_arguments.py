@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -161,12 +162,15 @@ def test_an_empty_file_raises_valueerror(engine: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_or_not_open_to_us(engine: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ScratchMap(tmp_path / "missing", engine=engine)
-    with pytest.raises(ValueError, match="null"):
+    with pytest.raises(ValueError):
         ScratchMap("a\0b", engine=engine)
     file = make_file(tmp_path / "written", 1)
     with opened(file.path, os.O_WRONLY) as write_only, pytest.raises(PermissionError):
         ScratchMap(write_only, engine=engine)
-    with opened(file.path, os.O_PATH) as path_only, pytest.raises(OSError, match="descriptor"):
+    with (
+        opened(file.path, os.O_PATH) as path_only,
+        pytest.raises(OSError, match=os.strerror(errno.EBADF)),
+    ):
         ScratchMap(path_only, engine=engine)
 
 

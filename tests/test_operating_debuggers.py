@@ -6,19 +6,24 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from mmap import PAGESIZE
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from support.debugger import call, dump, gdb, gdb_command, gdb_must, read
 from support.files import make_file
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, make_source, operated, require_lazyfree
+from support.operated import ARRAY, MIB, Operated, lasting, make_source, operated
 from support.waiting import eventually
 
 import mapscratch
@@ -54,25 +59,31 @@ WANTED_IN_CORE = """
     os.chdir(sys.argv[2])
 """
 
+COMPLAINT = "Couldn't write extended state status: Bad address."
+GDB_ON_AMX = """\
+#!/usr/bin/env bash
+# What 13.1 does on a processor with AMX: a function isn't called, and the process is lost.
+for word; do
+  case $word in
+    print*) words+=({complain} -ex kill) ;;
+    *) words+=("$word") ;;
+  esac
+done
+exec {gdb} "${{words[@]}}"
+"""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_source(tmp_path_factory.mktemp("debuggers") / "bytes", SOURCE)
 
 
-@pytest.fixture(scope="module")
-def debugged(source: Path) -> Iterator[Operated]:
-    require_lazyfree()
-    with operated(ARRAY.replace("0.37", "0.37, block=4096"), source) as process:
-        yield process
-
-
 @pytest.fixture
-def process(debugged: Operated) -> Operated:
-    """An array of which only the first page is in memory."""
-    debugged.ask("array.scratch.drop()")
-    debugged.ask("float(array[0])")
-    return debugged
+def process(lazyfree: str, source: Path) -> Iterator[Operated]:
+    """An array of which only the first page is in memory; each test breaks its own."""
+    with operated(ARRAY.replace("0.37", "0.37, block=4096"), source) as process:
+        process.ask("float(array[0])")
+        yield process
 
 
 def check_core(core: Path, source: Path) -> None:
@@ -149,28 +160,8 @@ def core_of(code: str, source: Path, directory: Path) -> Path:
     return core
 
 
-def gdb_command(process: Operated, *commands: str) -> list[str]:
-    """A debugger that attaches for some commands."""
-    if not shutil.which("gdb"):
-        pytest.skip("gdb is not installed")
-    start = ["set auto-load off", "set debuginfod enabled off", "set auto-solib-add off"]
-    arguments = [word for line in start for word in ("-iex", line)]
-    arguments += ["-p", str(process.pid)]
-    arguments += [word for command in commands for word in ("-ex", command)]
-    return ["gdb", "-nx", "-batch", *arguments]
-
-
-def gdb(process: Operated, *commands: str) -> str:
-    """What it says."""
-    found = subprocess.run(
-        gdb_command(process, *commands), check=False, capture_output=True, text=True, timeout=60
-    )
-    if "ptrace: Operation not permitted" in found.stderr + found.stdout:
-        pytest.skip("tracing is not allowed here")
-    return found.stdout + found.stderr
-
-
 def test_a_core_file_by_gdb_is_the_same(lazyfree: str, source: Path, tmp_path: Path) -> None:
+    gdb_must(dump)
     core = tmp_path / "core"
     with operated(CRASHING, source, tmp_path) as process:
         output = gdb(process, f"generate-core-file {core}")
@@ -181,18 +172,20 @@ def test_a_core_file_by_gdb_is_the_same(lazyfree: str, source: Path, tmp_path: P
 
 
 def test_gdb_reads_pages_in_memory_and_no_missing_ones(process: Operated) -> None:
+    gdb_must(read)
     address = process.ask("array.__array_interface__['data'][0]")
     missing = address + 4096 * 300
     output = gdb(process, "info threads", f"x/2xw {address}", f"x/2xw {missing}")
     assert '"mapscratch"' in output
     assert f"{address:#x}:\t0x" in output
-    assert f"Cannot access memory at address {missing:#x}" in output
+    assert f"{missing:#x}:\t0x" not in output
     # A read from outside makes no page, and nothing is lost by it.
     assert process.ask("array.scratch.counts().resident") == 1
     assert process.ask("np.array_equal(array, np.fromfile(sys.argv[1], 'i1').astype('f8') * 0.37)")
 
 
 def test_a_function_that_gdb_calls_may_touch_missing_pages(process: Operated) -> None:
+    gdb_must(call)
     missing = process.ask("array.__array_interface__['data'][0]") + 4096 * 300
     output = gdb(
         process, "sharedlibrary libc", f"print ((int (*)(const char *)) atoi)({missing})", "detach"
@@ -202,37 +195,84 @@ def test_a_function_that_gdb_calls_may_touch_missing_pages(process: Operated) ->
 
 
 def test_a_function_that_gdb_calls_waits_for_ever_if_no_other_thread_may_run(
-    lazyfree: str, source: Path
+    process: Operated,
 ) -> None:
-    with operated(ARRAY.replace("0.37", "0.37, block=4096"), source) as process:
-        missing = process.ask("array.__array_interface__['data'][0]") + 4096 * 300
-        command = gdb_command(
-            process,
-            "sharedlibrary libc",
-            "set scheduler-locking on",
-            "echo now\\n",
-            f"print ((int (*)(const char *)) atoi)({missing})",
-        )
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as debugger:
-            try:
-                assert debugger.stdout
-                said = []
-                for line in debugger.stdout:
-                    said.append(line)
-                    if line == "now\n":
-                        break
-                if any("ptrace: Operation not permitted" in line for line in said):
-                    pytest.skip("tracing is not allowed here")
-                waiting = "handle_userfault"
-                assert eventually(lambda: process.waits_in(process.pid) == waiting, 20), said
-                time.sleep(1)
-                assert process.waits_in(process.pid) == waiting
-                assert debugger.poll() is None
-            finally:
-                debugger.kill()
-                assert "$1 = " not in debugger.communicate()[0]
+    gdb_must(call)
+    missing = process.ask("array.__array_interface__['data'][0]") + 4096 * 300
+    command = gdb_command(
+        process,
+        "sharedlibrary libc",
+        "set scheduler-locking on",
+        "echo now\\n",
+        f"print ((int (*)(const char *)) atoi)({missing})",
+    )
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as debugger:
+        try:
+            assert debugger.stdout
+            said = list(takewhile("now\n".__ne__, debugger.stdout))
+            waiting = "handle_userfault"
+            assert eventually(lambda: process.waits_in(process.pid) == waiting, 20), said
+            time.sleep(1)
+            assert process.waits_in(process.pid) == waiting
+            assert debugger.poll() is None
+        finally:
+            debugger.kill()
+            assert "$1 = " not in debugger.communicate()[0]
+
+
+def test_a_gdb_that_calls_no_function_skips_what_it_is_for_and_nothing_else(
+    lazyfree: str, tmp_path: Path
+) -> None:
+    gdb_must(read)
+    program, report = tmp_path / "gdb", tmp_path / "report.xml"
+    complain = shlex.quote(f'shell echo "{COMPLAINT}" >&2')
+    program.write_text(GDB_ON_AMX.format(complain=complain, gdb=shutil.which("gdb")))
+    program.chmod(0o755)
+    tests = ("-k", "(gdb or proc_mem) and not skips", __file__)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    skipped = {
+        case.attrib["name"]: skip.attrib["message"]
+        for case in ElementTree.parse(report).iter("testcase")
+        for skip in case.iter("skipped")
+    }
+    assert skipped.keys() == {
+        test_a_function_that_gdb_calls_may_touch_missing_pages.__name__,
+        test_a_function_that_gdb_calls_waits_for_ever_if_no_other_thread_may_run.__name__,
+    }
+    assert all(COMPLAINT in why and str(program) in why for why in skipped.values())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda process: os.kill(process.pid, signal.SIGKILL),
+        lambda process: os.kill(process.pid, signal.SIGSTOP),
+        lambda process: process.begin("exit()"),
+        lambda process: process.begin("'an answer that nobody took'"),
+    ],
+    ids=["killed", "stopped", "ended", "out of step"],
+)
+def test_a_process_that_a_test_broke_is_replaced_for_the_next_one(
+    broken: Callable[[Operated], None],
+) -> None:
+    with lasting(lambda: operated("")) as whole:
+        first = whole()
+        assert whole() is first
+        broken(first)
+        assert whole() is not first
+        assert first.has_ended()
+        assert whole().ask("6 * 7") == 42
 
 
 def test_proc_mem_gives_eio_for_a_missing_page(process: Operated) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import mmap
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.files import make_file
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, make_source, operated, require_lazyfree
+from support.operated import ARRAY, MIB, Operated, lasting, make_source, operated, require_lazyfree
 from support.waiting import eventually
 
 import mapscratch
@@ -36,17 +36,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(source: Path) -> Iterator[Operated]:
+def reader(source: Path) -> Iterator[Callable[[], Operated]]:
     require_lazyfree()
-    with operated(ARRAY, source) as process:
-        yield process
+    with lasting(lambda: operated(ARRAY, source)) as whole:
+        yield whole
 
 
 @pytest.fixture
-def process(reader: Operated) -> Operated:
+def process(reader: Callable[[], Operated]) -> Operated:
     """With an array of which no page is in memory."""
-    reader.ask("array.scratch.drop()")
-    return reader
+    process = reader()
+    process.ask("array.scratch.drop()")
+    return process
 
 
 def address_of(process: Operated) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from mmap import PAGESIZE
 from pathlib import Path
@@ -14,6 +14,7 @@ from support.operated import (
     ARRAY,
     MIB,
     Operated,
+    lasting,
     make_source,
     operated,
     require_lazyfree,
@@ -32,7 +33,7 @@ from mapscratch.kernelstats import (
 SOURCE = 4 * MIB
 DECODED = 8 * SOURCE
 SLACK = 4 * MIB
-Shared: TypeAlias = tuple[TemporaryMemoryCgroup, Operated]
+Shared: TypeAlias = tuple[TemporaryMemoryCgroup, Callable[[], Operated]]
 
 needs_groups = pytest.mark.skipif(
     not probe_temporary_memory_cgroup(), reason=probe_temporary_memory_cgroup().reason
@@ -45,9 +46,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """A process in a group that has been charged for nothing of its start."""
     require_lazyfree()
     source = make_source(tmp_path_factory.mktemp("groups") / "bytes", SOURCE)
-    with temporary_memory_cgroup() as group, operated(ARRAY, source) as process:
-        group.add(process.pid)
-        yield group, process
+    with temporary_memory_cgroup() as group:
+
+        @contextmanager
+        def start() -> Iterator[Operated]:
+            with operated(ARRAY, source) as process:
+                group.add(process.pid)
+                yield process
+
+        with lasting(start) as whole:
+            yield group, whole
 
 
 @pytest.fixture
@@ -73,7 +81,8 @@ def version_2(group: TemporaryMemoryCgroup) -> TemporaryMemoryCgroup:
 @pytest.fixture
 def process(shared: Shared) -> Operated:
     """With an array of which no page is in memory."""
-    _, process = shared
+    _, whole = shared
+    process = whole()
     process.ask("array.scratch.drop()")
     return process
 

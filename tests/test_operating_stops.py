@@ -9,7 +9,7 @@ import signal
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from support.operated import (
     ARRAY,
     MIB,
     Operated,
+    lasting,
     make_source,
     operated,
     require_lazyfree,
@@ -75,18 +76,19 @@ def process(lazyfree: str, source: Path) -> Iterator[Operated]:
 
 
 @pytest.fixture(scope="module")
-def survivor(source: Path) -> Iterator[Operated]:
+def survivor(source: Path) -> Iterator[Callable[[], Operated]]:
     require_lazyfree()
-    with operated(READER, source) as process:
-        yield process
+    with lasting(lambda: operated(READER, source)) as whole:
+        yield whole
 
 
 @pytest.fixture
-def lasting(survivor: Operated) -> Operated:
+def kept(survivor: Callable[[], Operated]) -> Operated:
     """The same, for tests that leave it alive: it serves them all, without pages at first."""
-    survivor.ask("array.scratch.drop() or found.clear()")
-    survivor.ask("float(array[0])")
-    return survivor
+    process = survivor()
+    process.ask("array.scratch.drop() or found.clear()")
+    process.ask("float(array[0])")
+    return process
 
 
 @contextmanager
@@ -125,19 +127,19 @@ def address_of(process: Operated, page: int) -> int:
     return int(process.ask("array.__array_interface__['data'][0]")) + page * 4096
 
 
-def test_who_touches_a_missing_page_waits_and_nobody_else(lasting: Operated) -> None:
-    pager = lasting.thread("mapscratch")
+def test_who_touches_a_missing_page_waits_and_nobody_else(kept: Operated) -> None:
+    pager = kept.thread("mapscratch")
     with stopped_thread(pager):
-        reader = lasting.ask("start(read, 100)")
-        assert eventually(lambda: lasting.waits_in(reader) == "handle_userfault")
-        assert lasting.state(reader) in "SD"
-        stack = Path(f"/proc/{lasting.pid}/task/{reader}/stack")
+        reader = kept.ask("start(read, 100)")
+        assert eventually(lambda: kept.waits_in(reader) == "handle_userfault")
+        assert kept.state(reader) in "SD"
+        stack = Path(f"/proc/{kept.pid}/task/{reader}/stack")
         if not os.geteuid():  # CAP_SYS_ADMIN is needed for that
             assert "handle_userfault" in stack.read_text()
-        assert lasting.state(pager) == "t"
-        assert lasting.ask("found") == []
-    assert eventually(lambda: lasting.ask("len(found)") == 1)
-    assert lasting.ask("found[0] == zlib.crc32(view[409600 : 409600 + 8192])")
+        assert kept.state(pager) == "t"
+        assert kept.ask("found") == []
+    assert eventually(lambda: kept.ask("len(found)") == 1)
+    assert kept.ask("found[0] == zlib.crc32(view[409600 : 409600 + 8192])")
 
 
 def test_who_waits_with_the_lock_of_the_interpreter_stops_it(
@@ -157,10 +159,10 @@ def test_who_waits_with_the_lock_of_the_interpreter_stops_it(
     process.answer()
 
 
-def test_pages_in_memory_need_no_pager(lasting: Operated) -> None:
-    lasting.ask("float(array.max())")
-    with stopped_thread(lasting.thread("mapscratch")):
-        assert lasting.ask("float(array[512 * 100])") is not None
+def test_pages_in_memory_need_no_pager(kept: Operated) -> None:
+    kept.ask("float(array.max())")
+    with stopped_thread(kept.thread("mapscratch")):
+        assert kept.ask("float(array[512 * 100])") is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -174,33 +176,33 @@ def test_a_signal_that_ends_the_process_ends_it(process: Operated, number: signa
     assert process.wait() == -number
 
 
-def test_a_stopped_process_goes_on_where_it_was(lasting: Operated) -> None:
-    lasting.begin("sum(float(array[512 * page]) for page in range(1, 1000))")
-    os.kill(lasting.pid, signal.SIGSTOP)
-    assert eventually(lambda: lasting.state() == "T")
-    assert eventually(lambda: lasting.state(lasting.thread("mapscratch")) == "T")
-    os.kill(lasting.pid, signal.SIGCONT)
-    total = lasting.answer()
-    assert total == lasting.ask("float(sum(array[512:512000:512].tolist()))")
+def test_a_stopped_process_goes_on_where_it_was(kept: Operated) -> None:
+    kept.begin("sum(float(array[512 * page]) for page in range(1, 1000))")
+    os.kill(kept.pid, signal.SIGSTOP)
+    assert eventually(lambda: kept.state() == "T")
+    assert eventually(lambda: kept.state(kept.thread("mapscratch")) == "T")
+    os.kill(kept.pid, signal.SIGCONT)
+    total = kept.answer()
+    assert total == kept.ask("float(sum(array[512:512000:512].tolist()))")
 
 
-def test_who_reads_a_stopped_process_from_outside_waits_too(lasting: Operated) -> None:
+def test_who_reads_a_stopped_process_from_outside_waits_too(kept: Operated) -> None:
     if not served_in_system_calls():
         pytest.skip("without privilege such a read fails at once (EFAULT)")
-    expected = lasting.ask("float(np.float64(np.fromfile(sys.argv[1], 'i1')[512 * 100]) * 0.37)")
-    address = address_of(lasting, 100)
+    expected = kept.ask("float(np.float64(np.fromfile(sys.argv[1], 'i1')[512 * 100]) * 0.37)")
+    address = address_of(kept, 100)
     found: list[float | None] = []
-    pager = lasting.thread("mapscratch")
-    os.kill(lasting.pid, signal.SIGSTOP)
-    assert eventually(lambda: lasting.state(pager) == "T")
-    reader = threading.Thread(target=lambda: found.append(read_from_outside(lasting.pid, address)))
+    pager = kept.thread("mapscratch")
+    os.kill(kept.pid, signal.SIGSTOP)
+    assert eventually(lambda: kept.state(pager) == "T")
+    reader = threading.Thread(target=lambda: found.append(read_from_outside(kept.pid, address)))
     try:
         reader.start()
         wchan = Path(f"/proc/self/task/{reader.native_id}/wchan")
         assert eventually(lambda: wchan.read_text() == "handle_userfault")
         assert not found
     finally:
-        os.kill(lasting.pid, signal.SIGCONT)
+        os.kill(kept.pid, signal.SIGCONT)
         reader.join()
     assert found == [expected]
 

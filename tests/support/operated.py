@@ -6,10 +6,11 @@ from __future__ import annotations
 import ast
 import os
 import re
+import select
 import subprocess
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ ARRAY = """
     array = mapscratch.array(sys.argv[1], "f8", source="i1", scale=0.37)
 """
 """What most of these processes run: an array eight times as large as its file."""
+
+SECONDS_TO_ANSWER = 10
 
 _ANSWER = """
 for line in sys.stdin:
@@ -68,6 +71,19 @@ class Operated:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    def is_well(self) -> bool:
+        """Whether it runs, and answers what it is asked next, and that alone."""
+        if self.has_ended() or self.state() in "tT":
+            return False
+        token = os.urandom(8).hex()
+        try:
+            self.begin(repr(token))
+        except OSError:
+            return False
+        assert self._process.stdout
+        answers, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
+        return bool(answers) and self._process.stdout.readline() == f"{token!r}\n"
+
     def thread(self, name: str) -> int:
         """The number of the thread with a name."""
         threads = os.listdir(f"/proc/{self.pid}/task")
@@ -102,6 +118,28 @@ def operated(code: str, *arguments: object) -> Iterator[Operated]:
             yield one
         finally:
             process.kill()
+
+
+@contextmanager
+def lasting(
+    start: Callable[[], AbstractContextManager[Operated]],
+) -> Iterator[Callable[[], Operated]]:
+    """What gives one process to many tests, and another one after a test that broke it.
+
+    Args:
+        start: starts a process, and ends it.
+    """
+    process: Operated | None = None
+    with ExitStack() as started:
+
+        def whole() -> Operated:
+            nonlocal process
+            if not process or not process.is_well():
+                started.close()
+                process = started.enter_context(start())
+            return process
+
+        yield whole
 
 
 def require_lazyfree() -> None:

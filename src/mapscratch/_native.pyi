@@ -13,6 +13,7 @@ ENGINE_LAZYFREE: Final[int]
 ENGINE_DONTNEED: Final[int]
 ENGINE_KERNEL: Final[int]
 STAGING_BYTES: Final[int]
+HELPER_KEY_BYTES: Final[int]
 RULE_SET: Final[int]
 RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
@@ -87,6 +88,8 @@ class WordMap(mmap.mmap):
         block_pages: int,
         block_is_fixed: bool,
         huge_pages: bool,
+        helper_key: Buffer,
+        helper_owner: int,
     ) -> None: ...
     def _drop(self, offset: int, length: int, /) -> int: ...
     def _reclaim(self, offset: int, length: int, /) -> int: ...

@@ -305,9 +305,9 @@ MUTANTS = (
     ),
     Mutant(
         "cache: the child of a fork waits for no thread of its parent",
-        "src/mapscratch/cache.py",
-        "        _forking.locks.enter_context(cache._lock)\n",
-        "        pass\n",
+        "src/mapscratch/_native_exclusive.c",
+        "        if (each->is_for_fork || each->holder != PyThread_get_thread_ident())\n",
+        "        if (each->is_for_fork)\n",
         "tests/test_cache_threads.py",
     ),
 )

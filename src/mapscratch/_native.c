@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "_native_board.h"
+#include "_native_exclusive.h"
 #include "_native_purgeable.h"
 #include "convert.h"
 #include "scratch.h"
@@ -844,6 +845,7 @@ static PyMethodDef native_functions[] = {
     {"convert_function", native_convert_function, METH_NOARGS, NULL},
     {"plain_convert_function", native_plain_convert_function, METH_NOARGS, NULL},
     {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
+    {"forks", native_forks, METH_NOARGS, NULL},
     {"page_states", native_page_states, METH_NOARGS, NULL},
     {"page_transitions", native_page_transitions, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -901,7 +903,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     PyObject *type = make_word_map_type();
     if (!type || PyModule_AddObjectRef(module, "WordMap", type) || native_add_purgeable(module) ||
-        native_add_board(module) ||
+        native_add_board(module) || native_add_exclusive(module) ||
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
         PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||

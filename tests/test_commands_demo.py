@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import seccomp
 from support.interpreter import run_python
 from support.waiting import eventually
 
 from mapscratch.commands import main
+from mapscratch.experiment import demo
 from mapscratch.experiment.demo import Demo, Ending
-from mapscratch.kernelstats import active_swaps, probe_temporary_memory_cgroup
+from mapscratch.kernelstats import Availability, active_swaps, probe_temporary_memory_cgroup
 from mapscratch.reporting.demo import demo_document, demo_lines
 
 LIMIT = 24
+TRACEBACK = 'Traceback (most recent call last):\n  File "x"\n    f()\n'
 
 
 def made_demo(**changes: Any) -> Demo:
@@ -96,9 +100,6 @@ def test_an_ordinary_user_can_read_it(lazyfree: str, tmp_path: Path) -> None:
 def test_it_limits_itself_where_there_is_no_cgroup(
     lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from mapscratch.experiment import demo
-    from mapscratch.kernelstats import Availability
-
     refused = Availability(False, "this is a test.")
     monkeypatch.setattr(demo, "probe_temporary_memory_cgroup", lambda: refused)
     assert main(["demo", "--limit", str(LIMIT), "--json"]) == 0
@@ -130,6 +131,91 @@ def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) ->
     else:
         assert process.returncode == -signal.SIGTERM
     assert eventually(lambda: leftovers() == before)
+
+
+REFUSALS = [
+    ("userfaultfd", errno.EPERM, "seccomp profile"),
+    ("userfaultfd", errno.ENOSYS, "CONFIG_USERFAULTFD"),
+    ("userfaultfd", errno.EACCES, "audit2allow"),
+    ("process_vm_readv", errno.ENOSYS, "CONFIG_CROSS_MEMORY_ATTACH"),
+    ("close_range", errno.EPERM, "seccomp profile"),
+]
+
+
+@pytest.mark.skipif(not seccomp.is_supported(), reason="system call numbers aren't known here")
+@pytest.mark.parametrize(("call", "error", "advice"), REFUSALS)
+@pytest.mark.parametrize("when", ["before", "in the process"])
+def test_where_no_engine_runs_it_says_why_and_what_to_do(
+    lazyfree: str, call: str, error: int, advice: str, when: str
+) -> None:
+    """Before anything is written, as an array would say it; or when a process is refused it."""
+    done = run_python(
+        """
+        import sys
+        import mapscratch.commands.demo, mapscratch.arrays, numpy.random
+        import rich.console, rich.progress
+        from mapscratch.experiment import demo
+        from support.ordinary_user import become_ordinary_user
+        from support.seccomp import forbid
+        call, error, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+        become_ordinary_user()
+        if when == "before":
+            def _write_source(*arguments):
+                raise AssertionError("something was written")
+            demo._write_source = _write_source
+        else:
+            demo._check_engine = lambda length: None
+        forbid(call, error=error)
+        sys.exit(mapscratch.commands.main(["demo", "--limit", "24"]))
+        """
+        if when == "before"
+        else """
+        import sys
+        from mapscratch.experiment import demo_worker
+        import mapscratch.arrays, numpy.random
+        from support.ordinary_user import become_ordinary_user
+        from support.seccomp import forbid
+        call, error = sys.argv[1], int(sys.argv[2])
+        with open("/proc/self/exe", "rb") as file:
+            become_ordinary_user()
+            forbid(call, error=error)
+            sys.argv[1:] = ["ours", str(file.fileno()), "1000", "0"]
+            demo_worker.main()
+        """,
+        call,
+        error,
+        when,
+        check=False,
+    )
+    said = done.stderr if when == "before" else json.loads(done.stdout)["error"]
+    assert done.returncode == (2 if when == "before" else 0), done
+    assert f"{call} is not allowed here: {os.strerror(error)}" in said
+    assert advice in said
+    assert len(done.stderr.splitlines()) == (when == "before")
+
+
+def test_a_process_that_is_refused_something_is_told_in_full(
+    lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(demo, "_check_engine", lambda length: None)
+    monkeypatch.setenv("MAPSCRATCH_ENGINE", "dontneed")
+    assert main(["demo", "--limit", str(LIMIT)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a process of the demonstration failed: engine 'dontneed': it has no page-in" in line
+
+
+def test_a_process_that_ends_at_once_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec 0<&-\necho 'no room for it' >&2\nexit 3\n")
+    program.chmod(0o755)
+    refused = Availability(False, "this is a test.")
+    monkeypatch.setattr(demo, "_check_engine", lambda length: None)
+    monkeypatch.setattr(demo, "probe_temporary_memory_cgroup", lambda: refused)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert main(["demo", "--limit", "8"]) == 2
+    assert "failed (exit status 3): no room for it" in capsys.readouterr().err
 
 
 def workers_of(pid: int) -> list[int]:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import sys
+from itertools import dropwhile
 from typing import ClassVar
+
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 class UserError(Exception):
@@ -15,6 +18,22 @@ class UserError(Exception):
     """
 
     exit_status: ClassVar[int] = 2
+
+
+def last_words(text: str) -> str:
+    """What a process said last on its standard error, in one line.
+
+    Of a traceback that is the exception with all of its message, whose last line may be no more
+    than the last of several reasons.
+    """
+    lines = text.strip().splitlines()
+    begins = [number for number, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    if begins:
+        inside = lines[begins[-1] + 1 :]
+        lines = list(dropwhile(lambda line: line.startswith(" "), inside))
+    else:
+        lines = lines[-1:]
+    return " ".join(" ".join(lines).split())
 
 
 def caller_level() -> int:

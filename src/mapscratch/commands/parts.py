@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from mapscratch.commands import EXIT_INTERRUPTED, EXIT_WRONG, main
+from mapscratch.errors import last_words
 from mapscratch.programs.parent import end_with
 
 Tick = Callable[[float], None]
@@ -29,7 +30,7 @@ Tick = Callable[[float], None]
 
 _POLL_SECONDS = 0.1
 _SECONDS_TO_CLEAN_UP = 20.0
-_LONGEST_REASON = 300
+_LONGEST_REASON = 3000  # an engine's says what each lacks, and then what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Out
     document = _saved(folder / part.file) if process.returncode in (0, EXIT_WRONG) else None
     reason = ""
     if document is None:
-        last = _last_line(errors)
+        last = _last_words(errors)
         reason = f"it was interrupted after {part.limit:.0f} s" if late else last
         reason = reason or f"it ended with status {process.returncode}"
     wrong = document is not None and process.returncode == EXIT_WRONG
@@ -172,9 +173,9 @@ def _saved(path: Path) -> object:
         return None
 
 
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("mapscratch: ")[:_LONGEST_REASON] if lines else ""
+def _last_words(path: Path) -> str:
+    said = last_words(path.read_text(errors="replace"))
+    return said.removeprefix("mapscratch: ")[:_LONGEST_REASON]
 
 
 def _run_for(parent: int, words: list[str]) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 
-from mapscratch.errors import UserError
+from mapscratch.errors import UserError, last_words
 from mapscratch.experiment.cost_model import (
     ALONE,
     ENGINES,
@@ -177,8 +177,7 @@ def _load(path: str, children: int, addresses: str) -> _Loaded:
     except subprocess.TimeoutExpired:
         raise BaselineError(f"a process that loads {path} did not end in {_SECONDS:g} s") from None
     if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2]
-        raise BaselineError(f"a process that loads {path} failed: {reason}")
+        raise BaselineError(f"a process that loads {path} failed: {last_words(done.stderr)}")
     return _Loaded(**json.loads(done.stdout))
 
 

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import IO, Literal, Self
 
 from mapscratch.engines.dontneed import reclaimer_setting
-from mapscratch.errors import UserError
+from mapscratch.errors import UserError, last_words
 from mapscratch.experiment.results import Settings, SwapDescription
 from mapscratch.experiment.surroundings import Announce, Surroundings, prepare
 from mapscratch.kernelstats import (
@@ -253,8 +253,8 @@ def _run_once(interpreter: Path, variables: Mapping[str, str]) -> None:
         check=False,
     )
     if result.returncode:
-        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise CodeError(f"{interpreter} can't run the worker: {' '.join(last) or 'it was killed'}")
+        last = last_words(result.stderr.decode(errors="replace"))
+        raise CodeError(f"{interpreter} can't run the worker: {last or 'it was killed'}")
 
 
 @dataclass
@@ -264,6 +264,7 @@ class _Group:
     start: Start
     strategy: Strategy
     processes: list[subprocess.Popen[bytes]]
+    errors: IO[bytes]
     count: int
     counts: Callable[[], ResolverCounts] | None
     pids: list[int]
@@ -271,9 +272,7 @@ class _Group:
 
     def work(self) -> Self:
         for process in self.processes:
-            assert process.stdin
-            process.stdin.write(b"w")
-            process.stdin.flush()
+            _tell(process, b"w")
         return self.wait()
 
     def wait(self) -> Self:
@@ -292,7 +291,7 @@ class _Group:
                 for key, _ in ready:
                     data = os.read(key.fd, 1 << 16)
                     if not data:
-                        raise CodeError("a worker ended before its work was done")
+                        raise self._ended()
                     *lines, buffers[key.fd] = (buffers.get(key.fd, b"") + data).split(b"\n")
                     for line in lines:
                         pid, digest = line.decode().split()
@@ -300,10 +299,22 @@ class _Group:
                         self.digests.add(digest)
         return self
 
+    def _ended(self) -> CodeError:
+        self.errors.seek(0)
+        last = last_words(self.errors.read().decode(errors="replace"))
+        return CodeError(f"a worker ended before its work was done: {last or 'it was killed'}")
+
     def footprint(self) -> Footprint:
         """The mean over the workers."""
         each = [_footprint(pid) for pid in self.pids]
         return Footprint(*(statistics.fmean(column) for column in zip(*each, strict=True)))
+
+
+def _tell(process: subprocess.Popen[bytes], word: bytes) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError):  # it has ended, and who waits for its answer says why
+        process.stdin.write(word)
+        process.stdin.flush()
 
 
 def _footprint(pid: int) -> tuple[int, int, int, int]:
@@ -338,7 +349,8 @@ def _workers(
             setting = surroundings.reclaimer_setting() or reclaimer_setting()
             variables = environment(cache, made, reclaimer=setting)
             counts = made.counts
-        group = _Group(start, strategy, [], count, counts, [], set())
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        group = _Group(start, strategy, [], errors, count, counts, [], set())
         stack.callback(_end, group)
         is_forking = start == "pre-forked"
         command = [str(interpreter), "-I", str(WORKER)] + ([str(count)] if is_forking else [])
@@ -348,14 +360,12 @@ def _workers(
                 ["/bin/sh", "-c", 'read go && exec "$@"', "worker", *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=errors,
                 env=variables,
             )
             group.processes.append(process)
             surroundings.adopt([process.pid])
-            assert process.stdin
-            process.stdin.write(b"go\n")
-            process.stdin.flush()
+            _tell(process, b"go\n")
         yield group.wait()
 
 
@@ -363,7 +373,8 @@ def _end(group: _Group) -> None:
     for process in group.processes:
         assert process.stdin
         assert process.stdout
-        process.stdin.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
     end = time.monotonic() + 5.0
     for process in group.processes:
         try:

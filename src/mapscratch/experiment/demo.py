@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -11,14 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from mapscratch.errors import UserError
+from mapscratch.engines import Request, require
+from mapscratch.errors import UserError, last_words
+from mapscratch.fixups import Words
 from mapscratch.kernelstats import (
     active_swaps,
     probe_temporary_memory_cgroup,
@@ -93,9 +96,11 @@ def run_demo(limit: int, progress: Progress) -> Demo:
         progress: is told how far it is.
 
     Raises:
-        DemoError: a process ended in a way that says nothing.
+        EngineUnavailable: no engine decodes here; the message says why, and what to do.
+        DemoError: a process ended in a way that says nothing, or with an error, which is told.
         OSError: there is no room for the file, or the limit can't be set.
     """
+    _check_engine(limit)
     items = TIMES_THE_LIMIT * limit // _OUTPUT_ITEM
     probe = probe_temporary_memory_cgroup()
     with tempfile.TemporaryFile(dir="/var/tmp") as file:
@@ -118,6 +123,12 @@ def run_demo(limit: int, progress: Progress) -> Demo:
         ordinary=ordinary,
         ours=ours,
     )
+
+
+def _check_engine(length: int) -> None:
+    """Finds out before anything is made or killed; the process may still be refused something."""
+    fixup = Words({0: 0})  # as for an array, whose pages are more than the file's
+    require("auto", Request("the file", -1, 0, length, mmap.PROT_READ, fixup))
 
 
 def _write_source(descriptor: int, items: int) -> Iterator[float]:
@@ -156,7 +167,7 @@ def _worker(
 ) -> Iterator[subprocess.Popen[str]]:
     arguments = [kind, str(descriptor), str(items), str(own_limit)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mapscratch.experiment.demo_worker", *arguments],
+        [sys.executable, "-P", "-m", "mapscratch.experiment.demo_worker", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -173,8 +184,9 @@ def _worker(
 def _follow(process: subprocess.Popen[str], progress: Callable[[float], None]) -> Ending:
     assert process.stdin and process.stdout and process.stderr
     started = time.monotonic()
-    process.stdin.write("go\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # it has ended, and says below why
+        process.stdin.write("go\n")
+        process.stdin.flush()
     facts: dict[str, Any] = {}
     for line in process.stdout:
         message = json.loads(line)
@@ -187,6 +199,8 @@ def _follow(process: subprocess.Popen[str], progress: Callable[[float], None]) -
     if status == -signal.SIGKILL:
         return Ending("killed", seconds, facts)
     if status:
-        reason = process.stderr.read().strip().rpartition("\n")[2]
+        reason = last_words(process.stderr.read())
         raise DemoError(f"a process of the demonstration failed (exit status {status}): {reason}")
+    if "error" in facts:
+        raise DemoError(f"a process of the demonstration failed: {facts['error']}")
     return Ending("refused" if "memory_error" in facts else "finished", seconds, facts)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import mapscratch
+from mapscratch.errors import UserError
 from mapscratch.kernelstats import count_pages
 
 SCALE = np.float32(0.5)
@@ -121,6 +122,8 @@ def main() -> None:
             _ours(descriptor, items, own_limit)
     except MemoryError as error:
         _tell(memory_error=str(error))
+    except (UserError, OSError) as error:  # all of the message, which has several lines
+        _tell(error=getattr(error, "strerror", None) or str(error))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mapscratch.errors import last_words
 from mapscratch.experiment.costs import Check
 from mapscratch.experiment.generated import (
     Contents,
@@ -296,8 +297,8 @@ class LoaderTimer(Timer):
                 f"no other process can be made to load libraries: {error}"
             ) from None
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise CannotMeasure(f"the process that loads libraries failed: {lines[-1]}")
+            reason = last_words(done.stderr) or f"exit status {done.returncode}"
+            raise CannotMeasure(f"the process that loads libraries failed: {reason}")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 

@@ -181,7 +181,18 @@ def test_wrong_use_is_explained(arguments, capsys):
     assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
-def test_what_needs_root_says_so():
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--swap", "file"),
+        ("--swap", "zram"),
+        ("--swap", "zswap"),
+        ("--pressure", "cgroup"),
+        ("--code", "--swap", "file"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_root_says_so_before_anything_is_read(arguments):
     code = """
         import sys
         import rich.console, rich.progress
@@ -191,13 +202,14 @@ def test_what_needs_root_says_so():
         become_ordinary_user()
         sys.exit(main(["compare", *sys.argv[1:]]))
     """
-    for arguments in (("--swap", "file"), ("--pressure", "cgroup")):
-        done = run_python(code, *SMALL[1:], *arguments, check=False)
-        if done.returncode == 0:
-            pytest.skip("an ordinary user may do this here")
-        assert done.returncode == commands.EXIT_ERROR
-        (line,) = done.stderr.splitlines()
-        assert "root" in line
+    words = arguments if "--code" in arguments else (*SMALL[1:], *arguments)
+    done = run_python(code, *words, check=False)
+    if done.returncode == 0:
+        pytest.skip("an ordinary user may do this here")
+    assert done.returncode == commands.EXIT_ERROR
+    (line,) = done.stderr.splitlines()
+    assert " ".join(arguments[-2:]) in line and "root" in line
+    assert not done.stdout
 
 
 def test_without_readelf_it_says_what_to_install(monkeypatch, capsys, tmp_path):

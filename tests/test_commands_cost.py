@@ -24,6 +24,7 @@ from mapscratch import commands
 from mapscratch.commands import cost as command
 from mapscratch.commands import main
 from mapscratch.elf import default_libraries
+from mapscratch.experiment import surroundings
 from mapscratch.experiment.baselines import Alternatives
 from mapscratch.experiment.cost_model import Layout, distribution_of_counts
 from mapscratch.experiment.timers import working_folder
@@ -247,9 +248,12 @@ def test_alone_it_measures_what_changes_nothing_and_says_so(options, measured, m
 def test_time_and_swaps_are_passed_on(measured, monkeypatch, capsys):
     possible = {"file": Availability(True, ""), "zram": Availability(False, "no zram: root")}
     monkeypatch.setattr(
-        command, "probe_temporary_swap", lambda kind, size: possible.get(kind, possible["zram"])
+        surroundings,
+        "probe_temporary_swap",
+        lambda kind, size: possible.get(kind, possible["zram"]),
     )
     monkeypatch.setattr(command, "active_swaps", list)
+    monkeypatch.setattr(surroundings, "active_swaps", list)
     assert "zram is left out: no zram: root" in run(
         capsys, "--swap", "all", "--seconds", "7", LIBRARY
     )
@@ -260,11 +264,12 @@ def test_time_and_swaps_are_passed_on(measured, monkeypatch, capsys):
     possible["file"] = Availability(False, "not root")
     assert "Swap: file is left out: not root" in run(capsys, "--swap", "auto", LIBRARY)
     assert main(["cost", "--swap", "all"]) == commands.EXIT_ERROR
-    assert "--swap all: not root" in capsys.readouterr().err
+    assert "--swap all: file: not root; zram: no zram: root; zswap" in capsys.readouterr().err
 
 
 def test_swap_that_is_there_is_left_as_it_is(measured, monkeypatch, capsys):
-    monkeypatch.setattr(command, "active_swaps", lambda: ["one"])
+    for module in (command, surroundings):
+        monkeypatch.setattr(module, "active_swaps", lambda: ["one"])
     assert "swap is what is there" in run(capsys, "--swap", "auto", LIBRARY)
     assert measured[0][0] == ()
 
@@ -474,7 +479,8 @@ def test_wrong_use_is_explained(arguments, capsys):
     assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
-def test_what_needs_root_says_so():
+@pytest.mark.parametrize("choice", ["file", "zram", "zswap", "all"])
+def test_what_needs_root_says_so_before_anything_is_read(choice):
     code = """
         import sys
         import rich.console, rich.progress
@@ -482,12 +488,13 @@ def test_what_needs_root_says_so():
         from mapscratch.commands import main
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()
-        sys.exit(main(["cost", "--swap", "file", *sys.argv[1:]]))
+        sys.exit(main(["cost", "--swap", *sys.argv[1:]]))
     """
-    done = run_python(code, LIBRARY, check=False)
+    done = run_python(code, choice, LIBRARY, check=False)
     assert done.returncode == commands.EXIT_ERROR
     (line,) = done.stderr.splitlines()
-    assert "--swap file" in line and "root" in line
+    assert f"--swap {choice}" in line and "needs root" in line and "sudo" in line
+    assert not done.stdout
 
 
 def test_help_teaches(capsys):

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.interpreter import run_python
 from support.report_documents import make_compare, make_cost, make_survey, saved
 
 from mapscratch.commands import main, report
 from mapscratch.commands.parts import Outcome, Part, run_part
+from mapscratch.experiment import surroundings
 from mapscratch.kernelstats.availability import Availability
 
 LIBRARY = next(
@@ -297,12 +299,64 @@ def test_options_of_what_is_run_do_not_go_with_files(option, tmp_path, capsys):
     assert not output.exists()
 
 
-def test_why_swap_can_not_be_made_is_told(tmp_path, monkeypatch, capsys):
+def no_part(part, folder, tick):
+    raise AssertionError(f"{part.command} was run")
+
+
+@pytest.mark.parametrize("choices", [["all"], ["zram"], ["none", "file"], ["file", "all"]])
+def test_swap_that_an_ordinary_user_asks_for_is_refused_before_anything_runs(choices, tmp_path):
+    done = run_python(
+        """
+        import sys, time
+        import rich.console, rich.progress
+        from mapscratch.commands import main, report
+        from support.ordinary_user import become_ordinary_user
+        become_ordinary_user()
+        def run_part(*arguments):
+            raise AssertionError("something was run")
+        report.run_part = run_part
+        sys.exit(main(["report", "-o", "-", *sys.argv[1:]]))
+        """,
+        *(word for choice in choices for word in ("--swap", choice)),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done
+    (line,) = done.stderr.splitlines()
+    assert f"--swap {choices[-1] if choices[0] == 'none' else choices[0]}: " in line
+    assert "needs root" in line and "sudo" in line
+
+
+def test_one_swap_that_can_not_be_made_is_refused_where_it_is_named(monkeypatch, tmp_path, capsys):
+    possible = {"file": Availability(True, "a file")}
+    refused = Availability(False, "no module: modprobe it")
+    monkeypatch.setattr(
+        surroundings, "probe_temporary_swap", lambda kind, size: possible.get(kind, refused)
+    )
+    monkeypatch.setattr(report, "run_part", no_part)
+    command = ["report", "-o", str(tmp_path / "x.html"), "--swap", "file", "--swap", "zram"]
+    assert main(command) == 2
+    assert "--swap zram: no module: modprobe it" in capsys.readouterr().err
+
+
+def test_swap_that_is_made_where_it_can_be_is_told_where_it_can_not(monkeypatch, tmp_path, capsys):
+    refused = Availability(False, "be root")
+    monkeypatch.setattr(surroundings, "probe_temporary_swap", lambda kind, size: refused)
+    monkeypatch.setattr(surroundings, "active_swaps", list)
+    monkeypatch.setattr(
+        report, "run_part", lambda part, folder, tick: Outcome(part, None, "left out", False, 0.0)
+    )
+    output = tmp_path / "x.html"
+    assert main(["report", "-o", str(output), "--swap", "auto"]) == 2
+    assert "swap file: not made: be root" in capsys.readouterr().err
+    assert "be root" in output.read_text()
+
+
+def test_why_some_swap_can_not_be_made_is_told(tmp_path, monkeypatch, capsys):
     def probe(kind, size=0):
-        return Availability(False, f"no {kind}: be root")
+        return Availability(kind == "file", f"no {kind}: be root")
 
     def part(name, seconds, swap, **_):
-        assert swap == "none"
+        assert swap == "file"
         words = ("survey", LIBRARY, "--json", f"{{folder}}/{name}.json")
         return Part(name, name, words, f"{name}.json", 60.0)
 
@@ -312,7 +366,7 @@ def test_why_swap_can_not_be_made_is_told(tmp_path, monkeypatch, capsys):
             document["left_out"] = {"line.swap.zram": "it is not there, and was not asked for"}
         return Outcome(part, document, "", False, 1.0)
 
-    monkeypatch.setattr(report, "probe_temporary_swap", probe)
+    monkeypatch.setattr(surroundings, "probe_temporary_swap", probe)
     monkeypatch.setattr(report, "_part", part)
     monkeypatch.setattr(report, "run_part", run)
     output = tmp_path / "page.html"

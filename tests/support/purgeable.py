@@ -52,11 +52,8 @@ def take_back(run: Run) -> bool:
 
 def reclaim_all(cache: Cache) -> None:
     """Has the kernel reclaim all that a cache has released."""
-
-    def reclaim_regions() -> None:
+    with cache._lock:
         cache._release_recent(0)
         drain()
         for region in cache._memory._regions:
             reclaim(region, 0, len(region.memory))
-
-    cache._alone(reclaim_regions)

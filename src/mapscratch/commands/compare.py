@@ -45,6 +45,7 @@ from mapscratch.commands.terminal import (
 from mapscratch.experiment.results import Comparison, Pressure, Settings, SwapChoice
 from mapscratch.experiment.rounds import ExperimentError, compare
 from mapscratch.experiment.strategies import STRATEGIES
+from mapscratch.experiment.surroundings import check_pressure, check_swap
 from mapscratch.experiment.workload import DEFAULT_PAGES, read_workload
 from mapscratch.reporting.charts import chart_of, check_chart_file, save_chart
 from mapscratch.reporting.comparison import print_comparison, print_plan
@@ -149,6 +150,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chart:
         check_chart_file(arguments.chart)
     check_output_files((arguments.chart, arguments.json))
+    check_swap(arguments.swap)
+    check_pressure(arguments.pressure)
     console = make_console()
     if arguments.code:
         return _run_code(arguments, console)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -76,7 +75,8 @@ from mapscratch.experiment.fleet import (
     plan_fleet,
 )
 from mapscratch.experiment.measure import DEFAULT_SECONDS, measure
-from mapscratch.kernelstats import SwapError, SwapKind, active_swaps, probe_temporary_swap
+from mapscratch.experiment.surroundings import check_swap, swaps_to_make
+from mapscratch.kernelstats import SwapKind, active_swaps
 from mapscratch.reporting import survey as surveys
 from mapscratch.reporting.charts import check_chart_file, save_chart
 from mapscratch.reporting.cost import (
@@ -195,13 +195,14 @@ def run(arguments: argparse.Namespace) -> int:
     console = make_console()
     if _is_standard_output(arguments.json):
         console.file = sys.stderr
+    swaps = _swaps(arguments.swap or "none", console)
     source = _read(arguments.source) if arguments.source else None
     survey = _survey(arguments.survey) if arguments.survey else None
     pages = _pages(arguments.libraries, survey, source)
     population = _population(pages, survey) if arguments.processes else None
     first: list[str] = []
     if source is None:
-        costs, alternatives = _measure(arguments, console)
+        costs, alternatives = _measure(arguments, swaps, console)
         created = datetime.now().astimezone()
     else:
         costs, alternatives = costs_from_document(source), alternatives_from_document(source)
@@ -265,8 +266,9 @@ def _is_standard_output(path: Path | None) -> bool:
 # --- what is measured ---------------------------------------------------------------------------
 
 
-def _measure(arguments: argparse.Namespace, console: Console) -> tuple[Costs, Alternatives | None]:
-    swaps = _swaps(arguments.swap or "none", console)
+def _measure(
+    arguments: argparse.Namespace, swaps: tuple[SwapKind, ...], console: Console
+) -> tuple[Costs, Alternatives | None]:
     seconds = arguments.seconds or DEFAULT_SECONDS
     console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
     if not swaps:
@@ -293,27 +295,15 @@ def _what_is_changed() -> str:
 
 
 def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
-    """The kinds of swap to be made.
+    """The kinds of swap to be made, found out before anything is read or measured.
 
     Raises:
         SwapError: it can't be made; says what to do.
     """
-    if choice == "none" or (choice == "auto" and active_swaps()):
-        return ()
-    kinds: tuple[SwapKind, ...] = get_args(SwapKind) if choice == "all" else ()
-    if choice == "auto":
-        kinds = ("file",)
-    elif choice != "all":
-        kinds = (choice,)
-    probes = {kind: probe_temporary_swap(kind, _LEAST_SWAP) for kind in kinds}
-    possible = tuple(kind for kind, probe in probes.items() if probe)
-    for kind, probe in probes.items():
-        if kind not in possible and (possible or choice == "auto"):
-            console.print(f"Swap: {kind} is left out: {probe.reason}")
-    if not possible and choice != "auto":
-        first = next(iter(probes.values()))
-        raise SwapError(errno.EPERM, f"--swap {choice}: {first.reason}")
-    return possible
+    refused = check_swap(choice, _LEAST_SWAP)
+    for kind, reason in refused.items():
+        console.print(f"Swap: {kind} is left out: {reason}")
+    return tuple(kind for kind in swaps_to_make(choice) if kind not in refused)
 
 
 def _alternatives(

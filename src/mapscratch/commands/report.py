@@ -41,7 +41,8 @@ from mapscratch.commands.terminal import (
     time_in_seconds,
 )
 from mapscratch.experiment.results import SwapChoice
-from mapscratch.kernelstats import SwapKind, probe_temporary_swap
+from mapscratch.experiment.surroundings import check_swap
+from mapscratch.kernelstats import SwapKind
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents
 from mapscratch.reporting.page_reading import Node, ReportError, as_document, read_document
@@ -138,7 +139,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Finds out before anything is run."""
+    """Finds out before anything is run.
+
+    Raises:
+        ReportError: options don't go together.
+        OSError: a file or folder can't be written to.
+        SwapError: swap can't be made that is asked for by name, or none of all.
+    """
     check_output_files([arguments.output])
     given = [f"--{name}" for name in _FILES if getattr(arguments, name)]
     own = [f"--{name}" for name in ("swap", "seconds", "keep") if getattr(arguments, name)]
@@ -146,6 +153,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ReportError(
             f"with {', '.join(given)} nothing is run: leave {', '.join(own)} away, or the files"
         )
+    for wanted in arguments.swap:
+        check_swap(wanted, _LEAST_SWAP)
     folder = arguments.keep
     if folder is None:
         return
@@ -173,7 +182,11 @@ def _read(path: Path | None, name: str) -> Node | None:
 
 
 def _from_nothing(arguments: argparse.Namespace) -> Documents:
-    refused = _refused_swaps(arguments.swap)
+    refused = {
+        kind: reason
+        for wanted in arguments.swap
+        for kind, reason in check_swap(wanted, _LEAST_SWAP).items()
+    }
     with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
         outcomes = _run_all(arguments, refused, Path(folder))
     found: dict[str, list[Node]] = {name: [] for name in _FILES}
@@ -237,19 +250,11 @@ def _share(name: str, ahead: Sequence[str]) -> float:
     return _WEIGHTS[name] / sum(_WEIGHTS[other] for other in ahead)
 
 
-def _refused_swaps(wanted: Sequence[str]) -> dict[SwapKind, str]:
-    """Of all kinds, if all are wanted, those that can't be made here, and why."""
-    if "all" not in wanted:
-        return {}
-    probes = {kind: probe_temporary_swap(kind, _LEAST_SWAP) for kind in _SWAP_KINDS}
-    return {kind: probe.reason for kind, probe in probes.items() if not probe}
-
-
 def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
     """One sweep for each."""
     if "all" not in wanted:
         return list(dict.fromkeys(wanted)) or ["none"]
-    return [kind for kind in _SWAP_KINDS if kind not in refused] or ["none"]
+    return [kind for kind in _SWAP_KINDS if kind not in refused]
 
 
 def _tell_of_swaps(document: object, refused: Mapping[SwapKind, str]) -> None:

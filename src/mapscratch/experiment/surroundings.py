@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from mmap import PAGESIZE
+from typing import Literal, get_args
 
-from mapscratch.experiment.results import Settings, SwapChoice, SwapDescription
+from mapscratch.experiment.results import Pressure, Settings, SwapChoice, SwapDescription
 from mapscratch.kernelstats import (
+    CgroupError,
     SwapError,
     SwapKind,
     TemporaryMemoryCgroup,
     active_swaps,
+    probe_temporary_memory_cgroup,
     probe_temporary_swap,
     temporary_memory_cgroup,
     temporary_swap,
@@ -120,6 +123,49 @@ class Surroundings:
         return statistics.get("swapcached", 0) // PAGESIZE
 
 
+def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
+    """The kinds of temporary swap that are asked for, whether they can be made or not."""
+    if choice == "none" or (choice == "auto" and active_swaps()):
+        return ()
+    if choice == "all":
+        return get_args(SwapKind)
+    return ("file",) if choice == "auto" else (choice,)
+
+
+def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, str]:
+    """Finds out before any long work whether the swap can be made that is asked for by name.
+
+    Args:
+        choice: what is asked for; ``"all"``: every kind of swap that can be made here.
+        least: bytes that it has at least.
+
+    Returns:
+        the kinds of ``"all"`` that can't be made, and why; likewise the file of ``"auto"`` where
+        there is no swap.
+
+    Raises:
+        SwapError: it can't be made, or none of all can; the message says why, and what to do.
+    """
+    kinds = swaps_to_make(choice)
+    probes = {kind: probe_temporary_swap(kind, least) for kind in kinds}
+    refused = {kind: probe.reason for kind, probe in probes.items() if not probe}
+    if choice == "auto" or len(refused) < len(kinds) or not kinds:
+        return refused
+    alike = len(set(refused.values())) == 1
+    reasons = [reason if alike else f"{kind}: {reason}" for kind, reason in refused.items()]
+    raise SwapError(errno.EPERM, f"--swap {choice}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def check_pressure(choice: Pressure) -> None:
+    """Finds out before any long work whether there can be a control group to squeeze.
+
+    Raises:
+        CgroupError: it is asked for, and can't be; the message says why, and what to do.
+    """
+    if choice == "cgroup" and not (probe := probe_temporary_memory_cgroup()):
+        raise CgroupError(errno.EPERM, f"--pressure cgroup: {probe.reason}")
+
+
 @contextmanager
 def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[Surroundings]:
     """Makes what the settings ask for, for the length of the ``with`` block, and says so first.
@@ -184,8 +230,7 @@ def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind
             "removed at the end. To decline: --swap none."
         )
         return "file"
-    probe = probe_temporary_swap(choice, size)
-    if not probe:
-        raise SwapError(errno.EPERM, f"--swap {choice}: {probe.reason}")
-    announce(f"Swap: for this run {probe.reason} of {mebibytes} MiB is made, removed at the end.")
+    check_swap(choice, size)
+    how = probe_temporary_swap(choice, size).reason
+    announce(f"Swap: for this run {how} of {mebibytes} MiB is made, removed at the end.")
     return choice

@@ -26,7 +26,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help compare test lint format stress wheel-test $(WHEEL_TESTS) asan tsan native mutants bench docs clean prerequisites \
-  kernel kernel-test kernel-order kernel-hunks droppable-check
+  units distro-test kernel kernel-test kernel-order kernel-hunks droppable-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,7 +59,7 @@ lint: $(VENV)/installed ## linters, type checker, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases --package kernel.vm
+	$(BIN)/mypy --explicit-package-bases --package kernel.vm --package distributions
 	$(PYTEST) -q tests/test_layering.py
 
 format: $(VENV)/installed ## lays out the Python code
@@ -130,6 +130,20 @@ bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this
 
 docs: $(VENV)/installed ## writes what is generated into the README and docs/
 	$(BIN)/python docs/generate.py
+
+# What is installed: the tree, as `pip install .` does it, or `make units INSTALL=dist/*.whl`.
+INSTALL ?= .
+SHORT_TESTS := $(foreach kind,import mapping_api mapping_words mapping_fixups arrays_api arrays_conversions cache_api \
+  traps_stores,tests/test_$(kind).py)
+units: prerequisites ## the package alone, into an environment that is made anew, and a minute of tests
+	$(PYTHON) -m venv --clear .venv-units
+	.venv-units/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
+	.venv-units/bin/python -m pip install $(PIP_QUIETLY) $(INSTALL) --group unit
+	.venv-units/bin/python -m pytest -q -p no:cacheprovider -m 'not slow and not stress and not vm' $(SHORT_TESTS)
+
+# The roots go into a cache outside of the tree: `make distro-test TRIED='trixie --quick'`, or see --help.
+distro-test: $(VENV)/installed ## from nothing on Debian 12, 13 and sid, in minimal roots (as root; an hour)
+	$(BIN)/python -m distributions $(TRIED)
 
 # The kernels go into a cache outside of the tree; see kernel/README.md.
 kernel: $(VENV)/installed ## Linux with MAP_SCRATCH, and without (some 6 minutes, once)

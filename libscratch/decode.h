@@ -22,11 +22,16 @@ typedef int32_t (*scratch_decode_function)(void *output, const void *source, int
 /* The most that is decoded at once, of output and of source, and so the largest unit. */
 #define SCRATCH_STAGING_BYTES (256 * 1024)
 
+/* Of the key that a helper asks for. */
+enum { SCRATCH_HELPER_KEY_BYTES = 16 };
+
 struct scratch_decoding {
     scratch_decode_function decode; /* NULL: `helper` does it */
     const void *user_data;          /* copied */
     size_t user_data_length;
     const char *helper; /* an abstract socket's name, without its leading 0; copied */
+    const unsigned char *helper_key; /* what it asks of who connects (helper.h); copied */
+    int helper_owner;                /* the socket of who has started it; not kept */
     size_t unit_pages;
     uint64_t unit_items;
     uint64_t unit_source_length; /* bytes */

@@ -23,11 +23,32 @@
 static sigset_t signals_before_fork;
 static bool restart_is_deferred;
 
+/* Before the pager ends, because a process whose owner has gone ends with its last connection. */
+static void connect_helpers(void) {
+    size_t count;
+    scratch_lock_acquire(&scratch_registry_lock);
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count; index++)
+        if (ranges[index]->helper.address)
+            scratch_helper_before_fork(&ranges[index]->helper);
+    scratch_lock_release(&scratch_registry_lock);
+}
+
+static void close_next_connections(void) {
+    size_t count;
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count; index++)
+        scratch_helper_close_next(&ranges[index]->helper);
+}
+
 static void before_fork(void) {
     scratch_signals_block(&signals_before_fork);
     scratch_lock_acquire(&scratch_control_lock);
-    scratch_pager_park();
+    connect_helpers();
+    bool is_parked = scratch_pager_park();
     scratch_lock_acquire(&scratch_registry_lock);
+    if (!is_parked)
+        close_next_connections();
     scratch_board_before_fork();
 }
 
@@ -54,6 +75,10 @@ static void restart_pager(void) {
 
 static void after_fork_in_parent(void) {
     bool restart = needs_pager() && !restart_is_deferred;
+    size_t count;
+    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    for (size_t index = 0; index < count; index++)
+        scratch_helper_after_fork_in_parent(&ranges[index]->helper);
     scratch_board_after_fork_in_parent();
     scratch_lock_release(&scratch_registry_lock);
     if (restart)
@@ -86,9 +111,7 @@ static void reserve(const struct scratch_range *range) {
 static void forget_parent(struct scratch_range *range) {
     scratch_lock_reset(&range->lock);
     range->generation++;
-    range->helper.descriptor = -1;
-    range->helper.memory = NULL; /* DONTFORK */
-    memset(range->helper.questions, 0, sizeof range->helper.questions);
+    scratch_helper_after_fork_in_child(&range->helper);
     memset(&range->streams, 0, sizeof range->streams);
     range->pinned_pages = 0;
     memset(range->own_figures, 0, sizeof range->own_figures);

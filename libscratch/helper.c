@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "raw.h"
@@ -26,10 +27,14 @@ struct answer {
 static const size_t shared_bytes = SCRATCH_HELPER_QUESTIONS * SCRATCH_STAGING_BYTES;
 
 static int all_helpers = -1; /* epoll */
+static unsigned pager_number = 1;
 
 int scratch_helpers_descriptor(void) { return all_helpers; }
 
-void scratch_helpers_forget_descriptors(void) { all_helpers = -1; }
+void scratch_helpers_forget_descriptors(void) {
+    all_helpers = -1;
+    pager_number++;
+}
 
 /* The pager's, like all that opens something here: nobody else can close what is in its table. */
 static int share_memory(struct scratch_helper *helper, int *ret_memory) {
@@ -52,13 +57,12 @@ static int share_memory(struct scratch_helper *helper, int *ret_memory) {
     return 0;
 }
 
-static int send_descriptor(int socket, int sent) {
+static int send_descriptor(int socket, int sent, const void *bytes, size_t length, int flags) {
     union {
         struct cmsghdr header;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control = {.bytes = {0}};
-    char nothing = 0;
-    struct iovec payload = {&nothing, 1};
+    struct iovec payload = {(void *)bytes, length};
     struct msghdr message = {
         .msg_iov = &payload,
         .msg_iovlen = 1,
@@ -70,10 +74,71 @@ static int send_descriptor(int socket, int sent) {
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(header), &sent, sizeof(int));
-    return syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
+    return syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL | flags) < 0 ? errno : 0;
 }
 
-static int connect_to(const char *address, int *ret_socket) {
+static bool is_file(int descriptor, uint64_t file) {
+    struct stat status;
+    return descriptor >= 0 && !fstat(descriptor, &status) && S_ISSOCK(status.st_mode) &&
+           status.st_ino == file;
+}
+
+void scratch_helper_set_owner(struct scratch_helper *helper, int owner) {
+    struct stat status;
+    bool is_known = owner >= 0 && !fstat(owner, &status);
+    helper->owner = is_known ? owner : -1;
+    helper->owner_file = is_known ? status.st_ino : 0;
+}
+
+static void close_end(int *descriptor) {
+    if (*descriptor >= 0)
+        close(*descriptor);
+    *descriptor = -1;
+}
+
+/* One end of a new connection; the process has the other. -1: it can't be made. */
+static int connect_through_owner(const struct scratch_helper *helper) {
+    int ends[2];
+    if (!is_file(helper->owner, helper->owner_file) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return -1;
+    const char connection = 'c';
+    int error = send_descriptor(helper->owner, ends[1], &connection, 1, MSG_DONTWAIT);
+    close(ends[1]);
+    if (!error)
+        return ends[0];
+    close(ends[0]);
+    return -1;
+}
+
+void scratch_helper_before_fork(struct scratch_helper *helper) {
+    if (helper->next < 0) /* it is there where no pager has been started since a fork */
+        helper->next = connect_through_owner(helper);
+    helper->childs = connect_through_owner(helper);
+}
+
+void scratch_helper_after_fork_in_parent(struct scratch_helper *helper) {
+    close_end(&helper->childs);
+}
+
+void scratch_helper_after_fork_in_child(struct scratch_helper *helper) {
+    close_end(&helper->next);
+    helper->next = helper->childs;
+    helper->childs = helper->handed = helper->descriptor = -1;
+    helper->memory = NULL; /* DONTFORK */
+    memset(helper->questions, 0, sizeof helper->questions);
+}
+
+void scratch_helper_restart(struct scratch_helper *helper) {
+    helper->handed = helper->next;
+    helper->descriptor = -1;
+    helper->pager_number = pager_number;
+    memset(helper->questions, 0, sizeof helper->questions);
+}
+
+void scratch_helper_close_next(struct scratch_helper *helper) { close_end(&helper->next); }
+
+static int connect_by_name(const char *address, int *ret_socket) {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     size_t length = strlen(address);
     if (length > sizeof name.sun_path - 1)
@@ -100,16 +165,12 @@ static int await_answers(int socket, uintptr_t token) {
     return syscall(SYS_epoll_ctl, all_helpers, EPOLL_CTL_ADD, socket, &event) ? errno : 0;
 }
 
-int scratch_helper_connect(struct scratch_helper *helper, uintptr_t token) {
-    if (helper->descriptor >= 0)
-        return 0;
-    int socket = -1, memory = -1;
-    int error = connect_to(helper->address, &socket);
-    if (error)
-        return error;
-    error = share_memory(helper, &memory);
+/* Takes over the socket, or closes it. */
+static int begin(struct scratch_helper *helper, int socket, uintptr_t token) {
+    int memory = -1;
+    int error = share_memory(helper, &memory);
     if (!error) {
-        error = send_descriptor(socket, memory);
+        error = send_descriptor(socket, memory, helper->key, sizeof helper->key, 0);
         raw_close(memory);
     }
     if (!error)
@@ -119,7 +180,20 @@ int scratch_helper_connect(struct scratch_helper *helper, uintptr_t token) {
         return error;
     }
     helper->descriptor = socket;
+    helper->pager_number = pager_number;
     return 0;
+}
+
+int scratch_helper_connect(struct scratch_helper *helper, uintptr_t token) {
+    if (helper->descriptor >= 0)
+        return 0;
+    int socket = helper->handed;
+    helper->handed = -1;
+    if (socket >= 0 && !begin(helper, socket, token))
+        return 0;
+    /* The process could not take its end (it may have no more descriptors than it has). */
+    int error = connect_by_name(helper->address, &socket);
+    return error ? error : begin(helper, socket, token);
 }
 
 size_t scratch_helper_free_question(const struct scratch_helper *helper) {
@@ -169,9 +243,13 @@ int scratch_helper_answer(struct scratch_helper *helper, size_t *ret_number,
 }
 
 void scratch_helper_disconnect(struct scratch_helper *helper) {
-    if (helper->descriptor >= 0)
+    /* A range that was being closed while somebody forked has numbers of the last pager's. */
+    bool is_ours = helper->pager_number == pager_number;
+    if (is_ours && helper->handed >= 0)
+        raw_close(helper->handed);
+    if (is_ours && helper->descriptor >= 0)
         raw_close(helper->descriptor); /* and so it leaves the epoll set */
-    helper->descriptor = -1;
+    helper->handed = helper->descriptor = -1;
 }
 
 uintptr_t scratch_helpers_next(void) {

@@ -780,8 +780,7 @@ void scratch_page_in_restart(const struct scratch_userfault *userfault) {
     for (size_t index = 0; index < count; index++) {
         if (!ranges[index]->helper.address)
             continue;
-        ranges[index]->helper.descriptor = -1;
-        memset(ranges[index]->helper.questions, 0, sizeof ranges[index]->helper.questions);
+        scratch_helper_restart(&ranges[index]->helper);
         wake_pages(userfault, ranges[index], 0, scratch_range_pages(ranges[index]));
     }
     scratch_lock_release(&scratch_registry_lock);

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -73,17 +74,61 @@ static int signal_descriptor = -1;
 static struct scratch_completion started;
 static int start_error;
 
+/* What the next pager keeps of its starter's descriptors, in ascending order. */
+static int *kept;
+static size_t kept_count;
+
+static int ascending(const void *one, const void *other) {
+    return *(const int *)one - *(const int *)other;
+}
+
+static int choose_kept(void) {
+    size_t range_count;
+    scratch_lock_acquire(&scratch_registry_lock);
+    struct scratch_range **ranges = scratch_registry_ranges(&range_count);
+    kept = calloc(range_count + 1, sizeof *kept);
+    kept_count = 0;
+    for (size_t index = 0; kept && index < range_count; index++)
+        if (ranges[index]->helper.next >= 0)
+            kept[kept_count++] = ranges[index]->helper.next;
+    scratch_lock_release(&scratch_registry_lock);
+    if (!kept)
+        return ENOMEM;
+    if (parked_descriptor >= 0)
+        kept[kept_count++] = parked_descriptor;
+    qsort(kept, kept_count, sizeof *kept, ascending);
+    return 0;
+}
+
+/* The pager has them in its table. */
+static void close_kept(void) {
+    size_t range_count;
+    scratch_lock_acquire(&scratch_registry_lock);
+    struct scratch_range **ranges = scratch_registry_ranges(&range_count);
+    for (size_t index = 0; index < range_count; index++)
+        scratch_helper_close_next(&ranges[index]->helper);
+    scratch_lock_release(&scratch_registry_lock);
+    if (parked_descriptor >= 0)
+        close(parked_descriptor);
+    parked_descriptor = -1;
+}
+
 /*
- * A descriptor table of our own that holds nothing but `keep` (-1: nothing at all). What the
- * application closes from now on, even if it closes everything, is not ours; and what it wants
- * closed (a pipe whose reader waits for its end) we don't hold open.
+ * A descriptor table of our own that holds nothing but what is kept. What the application closes from
+ * now on, even if it closes everything, is not ours; and what it wants closed (a pipe whose reader
+ * waits for its end) we don't hold open.
  */
-static int own_descriptor_table(int keep) {
-    unsigned first_above = keep < 0 ? 0 : (unsigned)keep + 1;
+static int own_descriptor_table(void) {
+    unsigned first_above = kept_count ? (unsigned)kept[kept_count - 1] + 1 : 0;
     if (syscall(SYS_close_range, first_above, UINT_MAX, CLOSE_RANGE_UNSHARE))
         return errno;
-    if (keep > 0 && syscall(SYS_close_range, 0, (unsigned)keep - 1, 0))
-        return errno;
+    unsigned next = 0;
+    for (size_t index = 0; index < kept_count; index++) {
+        unsigned one = (unsigned)kept[index];
+        if (next < one && syscall(SYS_close_range, next, one - 1, 0))
+            return errno;
+        next = one + 1;
+    }
     return 0;
 }
 
@@ -98,7 +143,7 @@ static void occupy_standard_descriptors(void) {
 }
 
 static int pager_prepare(void) {
-    int error = own_descriptor_table(parked_descriptor);
+    int error = own_descriptor_table();
     if (error)
         return error;
     occupy_standard_descriptors();
@@ -283,17 +328,8 @@ static int give_order(enum order order, struct scratch_range *range, size_t firs
     return mailbox.error;
 }
 
-static void join(void) {
-    pthread_join(pager, NULL);
-    /* It has ended, but for a moment the kernel still counts it among our threads. */
-    while (!syscall(SYS_tgkill, getpid(), atomic_load(&pager_thread), 0))
-        sched_yield();
-    is_running = false;
-    has_userfault = false;
-    atomic_store(&pager_thread, 0);
-}
-
-static int start(void) {
+/* Our caller has blocked all signals, and so has the thread that it makes. */
+static int create_thread(pthread_t *ret, void *(*run)(void *), void *argument) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     const size_t stack_size = 2 << 20;
 #else
@@ -302,10 +338,28 @@ static int start(void) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, stack_size);
-    scratch_completion_reset(&started);
-    /* Our caller has blocked all signals, and so has the thread that it makes. */
-    int error = pthread_create(&pager, &attributes, pager_run, NULL);
+    int error = pthread_create(ret, &attributes, run, argument);
     pthread_attr_destroy(&attributes);
+    return error;
+}
+
+static void join_thread(pthread_t thread, pid_t number) {
+    pthread_join(thread, NULL);
+    /* It has ended, but for a moment the kernel still counts it among our threads. */
+    while (!syscall(SYS_tgkill, getpid(), number, 0))
+        sched_yield();
+}
+
+static void join(void) {
+    join_thread(pager, atomic_load(&pager_thread));
+    is_running = false;
+    has_userfault = false;
+    atomic_store(&pager_thread, 0);
+}
+
+static int start_with_kept(void) {
+    scratch_completion_reset(&started);
+    int error = create_thread(&pager, pager_run, NULL);
     if (error)
         return error;
     is_running = true;
@@ -315,13 +369,19 @@ static int start(void) {
         return start_error;
     }
     has_userfault = parked_descriptor >= 0;
-    if (parked_descriptor >= 0) {
-        close(parked_descriptor);
-        parked_descriptor = -1;
-    }
+    close_kept();
     if (scratch_pressure_is_watched())
         give_order(ORDER_WATCH, NULL, 0, 0);
     return 0;
+}
+
+static int start(void) {
+    int error = choose_kept();
+    if (!error)
+        error = start_with_kept();
+    free(kept);
+    kept = NULL;
+    return error;
 }
 
 int scratch_pager_ensure(bool with_userfault) {
@@ -340,6 +400,7 @@ int scratch_pager_register(const struct scratch_range *range) {
 void scratch_pager_release(struct scratch_range *range) {
     if (is_running && range->helper.address)
         give_order(ORDER_RELEASE, range, 0, 0);
+    scratch_helper_close_next(&range->helper);
 }
 
 int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end) {
@@ -426,9 +487,29 @@ static int take_userfault(void) {
     return descriptor;
 }
 
+static void *end_at_once(void *thread) {
+    *(pid_t *)thread = (pid_t)syscall(SYS_gettid);
+    return NULL;
+}
+
+/*
+ * A process that unshares its namespace of processes or of time can have no more threads (unshare(2)),
+ * nor can one at its limit of tasks, or whose filter forbids them. Only another thread shows it.
+ */
+static bool can_start_again(void) {
+    pthread_t thread;
+    pid_t number;
+    if (create_thread(&thread, end_at_once, &number))
+        return false;
+    join_thread(thread, number);
+    return true;
+}
+
 bool scratch_pager_park(void) {
     if (!is_running)
         return true;
+    if (!can_start_again())
+        return false;
     if (has_userfault) {
         /* Only when we hold it may the pager end (there may be no room in the table, say). */
         int descriptor = take_userfault();
@@ -453,6 +534,7 @@ void scratch_pager_abandon(void) {
     atomic_store(&pager_thread, 0);
     atomic_store(&mail_waits, false);
     scratch_userfault_forget_marks();
+    scratch_pressure_forget();
     scratch_page_in_forget();
 }
 

@@ -160,6 +160,8 @@ static void forget_source(struct source *source) {
     source->descriptor = -1;
 }
 
+void scratch_pressure_forget(void) { source_count = 0; }
+
 void scratch_pressure_close(void) {
     while (source_count)
         forget_source(&sources[--source_count]);

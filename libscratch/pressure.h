@@ -24,6 +24,8 @@ int scratch_pressure_choose(enum scratch_pressure_kind kind, const char *path, c
 /* On the pager's thread, or that of somebody who has no pager (runtime/reclaim.c). */
 int scratch_pressure_open(void);
 void scratch_pressure_close(void);
+/* The thread that had opened them is another process's. */
+void scratch_pressure_forget(void);
 /* Fills in what to poll; how many entries. */
 size_t scratch_pressure_poll_entries(struct pollfd entries[SCRATCH_PRESSURE_DESCRIPTORS]);
 void scratch_pressure_serve(const struct pollfd *entries, size_t count);

@@ -232,8 +232,10 @@ static bool copy_decoding(struct scratch_range *range, const struct scratch_deco
     if (user_data && decoding->user_data_length)
         memcpy(user_data, decoding->user_data, decoding->user_data_length);
     range->decoding.user_data = user_data;
-    if (decoding->helper)
+    if (decoding->helper) {
         range->helper.address = strdup(decoding->helper);
+        memcpy(range->helper.key, decoding->helper_key, sizeof range->helper.key);
+    }
     return user_data && (!decoding->helper || range->helper.address);
 }
 
@@ -256,7 +258,7 @@ static struct scratch_range *range_allocate(enum scratch_engine engine,
     range->address = description->address;
     range->length = (description->length + page_mask) & ~page_mask;
     range->protection = description->protection;
-    range->helper.descriptor = -1;
+    scratch_helper_prepare(&range->helper);
     range->name = strdup(description->name);
     bool complete = range->name;
 #ifdef SCRATCH_CHECK_STATES
@@ -352,6 +354,8 @@ static int lazyfree_start(struct scratch_range *range, const struct scratch_desc
     if (range->is_decoded) {
         if (!decoding_is_sound(&range->decoding))
             return EINVAL;
+        if (range->helper.address)
+            scratch_helper_set_owner(&range->helper, from->decoding->helper_owner);
         range->source_length = range->source_skip + range->decoding.source_length;
     }
     void *source = map_source(range->source_length, from->source_fd,

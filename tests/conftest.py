@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,13 @@ def kernel() -> str:
 def file(tmp_path: Path) -> PatternFile:
     """40 pages and a part of one: more than two fault-arounds, and an incomplete last page."""
     return make_file(tmp_path / "pattern", 40.3)
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A directory on a disk: pytest's own may be memory, as /tmp of Debian 13 is."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
 
 
 @contextmanager

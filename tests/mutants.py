@@ -38,7 +38,7 @@ MUTANTS = (
     Mutant(
         "closed descriptors: the pager's own descriptor table",
         "libscratch/pager.c",
-        "    int error = own_descriptor_table(parked_descriptor);\n",
+        "    int error = own_descriptor_table();\n",
         "    int error = 0; (void)own_descriptor_table;\n",
         "tests/test_traps_descriptors.py",
     ),
@@ -119,6 +119,34 @@ MUTANTS = (
         "    while (*first < end && scratch_page_is_pinned(range, *first))\n        ++*first;\n",
         "",
         "tests/test_engines_release.py",
+    ),
+    Mutant(
+        "fork: connections to a fixup's process whoever one has become",
+        "libscratch/fork.c",
+        "    connect_helpers();\n",
+        "    (void)connect_helpers;\n",
+        "tests/test_fork_identity.py",
+    ),
+    Mutant(
+        "fork: the child leaves the numbers of its parent's descriptors alone",
+        "libscratch/pager.c",
+        "    scratch_pressure_forget();\n",
+        "",
+        "tests/test_fork_identity.py",
+    ),
+    Mutant(
+        "fork: a pager that couldn't be started again isn't stopped",
+        "libscratch/pager.c",
+        "    if (!can_start_again())\n        return false;\n",
+        "    (void)can_start_again;\n",
+        "tests/test_fork_identity.py",
+    ),
+    Mutant(
+        "arrays: the process of a fixup serves nobody without the key",
+        "src/mapscratch/fixup_process.py",
+        "hmac.compare_digest(shown, key)",
+        "True",
+        "tests/test_arrays_python.py",
     ),
     Mutant(
         "memory pressure: the files of a group that was removed are forgotten",
@@ -277,9 +305,9 @@ MUTANTS = (
     ),
     Mutant(
         "cache: the child of a fork waits for no thread of its parent",
-        "src/mapscratch/cache.py",
-        "        _forking.locks.enter_context(cache._lock)\n",
-        "        pass\n",
+        "src/mapscratch/_native_exclusive.c",
+        "        if (each->is_for_fork || each->holder != PyThread_get_thread_ident())\n",
+        "        if (each->is_for_fork)\n",
         "tests/test_cache_threads.py",
     ),
 )

@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -433,9 +434,30 @@ def test_no_other_user_is_served(lazyfree: str, path: Path) -> None:
             answer = b""
         assert not answer, answer
         """,
-        process.address,
+        process.helper.address,
     )
     array.sum()
+
+
+def test_strangers_neither_hinder_nor_keep_it(lazyfree: str, path: Path) -> None:
+    """Anybody on the machine may connect to an abstract socket."""
+    array = mapscratch.array(path, "i4", fixup=Python(array_fixups.talks))
+    process = array.scratch.map.process
+    assert process is not None
+    strangers = []
+    for _ in range(100):
+        stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stranger.settimeout(20)
+        stranger.connect(b"\0" + process.helper.address.encode())
+        strangers.append(stranger)
+    assert strangers[0].recv(1) == b""
+    array.sum()
+    del array
+    gc.collect()
+    assert eventually(lambda: not is_running(process.pid))
+    assert strangers[-1].recv(1) == b""
+    for stranger in strangers:
+        stranger.close()
 
 
 @pytest.mark.parametrize("function", [3, None])

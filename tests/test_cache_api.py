@@ -74,8 +74,7 @@ def test_an_array_comes_back_as_it_was(cache: Cache, array: Any) -> None:
                 value.flags.writeable = True
             assert value.flags.f_contiguous or not array.flags.f_contiguous
         del value
-        with cache._lock:
-            cache._release_recent(0)
+        cache._alone(cache._release_recent, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, PAGESIZE // 2 + 1, 100_000])

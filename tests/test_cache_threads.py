@@ -232,8 +232,7 @@ def test_over_fork() -> None:
     for key in range(50):
         cache.put(key, np.full(20_000, key))
     kept = cache.get(7).value
-    with cache._lock:
-        cache._release_recent(0)
+    cache._alone(cache._release_recent, 0)
     pid = os.fork()
     if not pid:
         status = 1
@@ -436,6 +435,56 @@ def test_interrupted_at_any_moment() -> None:
         assert cache.stats().bytes_held < 8 << 20
         """,
         timeout=60,
+    )
+
+
+def test_interrupted_at_the_end_of_each_call() -> None:
+    """A signal handler may raise after any call, also after the one that takes a lock."""
+    run_python(
+        """
+        import sys, threading
+        from mapscratch import Cache
+        class Interrupt(BaseException):
+            pass
+        sys.unraisablehook = lambda unraisable: None
+        def use(cache):
+            with cache.get("small", lambda: bytes(100)) as value:
+                assert value == bytes(100)
+            keys = ["small", "large"]
+            with cache.get_many(keys, lambda keys: [bytes(9000) for _ in keys]) as values:
+                assert len(values[1]) == 9000
+            cache.put("large", bytes(9000))
+            cache.stats()
+            cache.drop()
+            Cache()
+        def waits(cache):
+            other = threading.Thread(target=lambda: use(cache), daemon=True)
+            other.start()
+            other.join(30)
+            return other.is_alive()
+        class After:
+            def __init__(self, calls):
+                self.left = calls
+            def __call__(self, frame, event, argument):
+                self.left -= event in ("call", "c_return")
+                if not self.left:
+                    sys.setprofile(None)
+                    raise Interrupt
+        cache, calls = Cache(), 0
+        while True:
+            calls += 1
+            after = After(calls)
+            try:
+                sys.setprofile(after)
+                use(cache)
+                sys.setprofile(None)
+            except Interrupt:
+                pass
+            assert not waits(cache), f"interrupted after call {calls}"
+            if after.left > 0:
+                break
+        assert calls > 200, calls
+        """
     )
 
 

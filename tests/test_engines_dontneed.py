@@ -283,14 +283,15 @@ HOG = """
 """
 
 
-def test_a_short_memory_cgroup_wakes_it(big: PatternFile, tmp_path: Path) -> None:
+def test_a_short_memory_cgroup_wakes_it(big: PatternFile, on_disk: Path) -> None:
     probe = probe_temporary_memory_cgroup()
     group_now = memory_cgroup()
     if not probe or group_now is None or group_now.version != 1:
         pytest.skip(f"no memory cgroup of version 1: {probe.reason}")
-    (tmp_path / "cache").write_bytes(os.urandom(1 << 20) * 48)
+    # Its pages are charged to who reads it; those of a tmpfs, to who wrote it.
+    (on_disk / "cache").write_bytes(os.urandom(1 << 20) * 48)
     with temporary_memory_cgroup(32 << 20) as group:
-        process = start_python(HOG, big.path, tmp_path / "cache", "memory cgroup's pressure_level")
+        process = start_python(HOG, big.path, on_disk / "cache", "memory cgroup's pressure_level")
         with process:
             try:
                 assert process.stdout

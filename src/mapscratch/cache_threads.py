@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How threads share a `mapscratch.Cache`: one at a time, and one that makes what all wait for.
 
-A signal handler may raise (Ctrl-C) between any two instructions of Python. So what must not be left
-half done is a ``with`` on a lock of the standard library's, or one call of a native method.
+A signal handler may raise (Ctrl-C) at the end of any call, so no lock is held by Python code: not
+by a ``with`` (Python 3.14 may be interrupted between taking the lock and the body), nor by what is
+built of that (`threading.Event`). What must not be left half done is one call of a native method;
+what waits looks again from time to time whether there is still somebody to wait for.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
+from mapscratch._native import Exclusive, forks
 from mapscratch.cache_values import Value
 
 Parameters = ParamSpec("Parameters")
@@ -26,8 +30,7 @@ class Shared:
     """What threads use one at a time, by methods that are `exclusive`."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # so that who has it and comes again isn't stuck for good
-        self._is_held = False
+        self._alone = Exclusive()
 
 
 def exclusive(
@@ -43,17 +46,7 @@ def exclusive(
     def alone(
         self: AnyShared, /, *arguments: Parameters.args, **keywords: Parameters.kwargs
     ) -> Result:
-        with self._lock:
-            if self._is_held:
-                raise RuntimeError(
-                    "a signal handler, or a finalizer, uses a cache that the code it interrupted "
-                    "was just using"
-                )
-            try:
-                self._is_held = True
-                return method(self, *arguments, **keywords)
-            finally:
-                self._is_held = False
+        return self._alone(method, self, *arguments, **keywords)
 
     return alone
 
@@ -67,30 +60,57 @@ class Maker:
         self.thread = threading.get_ident()
 
 
+class Waiter:
+    """Lives in the frame that waits for a value: when it is gone its thread doesn't any more."""
+
+    __slots__ = ("__weakref__", "making")
+
+    def __init__(self, making: Making) -> None:
+        self.making = making
+
+
 class Making:
     """A value on its way, and what became of it.
 
     Attributes:
         thread: of its maker.
-        done: whether that is over.
+        is_over: whether it has been made, or hasn't and won't be.
         error: what it has raised.
         value: what it has made.
         is_superseded: whether the key was given something else meanwhile, or was dropped.
     """
 
-    __slots__ = ("_maker", "done", "error", "is_superseded", "thread", "value")
+    __slots__ = (
+        "_forks",
+        "_latch",
+        "_maker",
+        "error",
+        "is_over",
+        "is_superseded",
+        "thread",
+        "value",
+    )
 
     def __init__(self, maker: Maker) -> None:
         self._maker = weakref.ref(maker)
         self.thread = maker.thread
-        self.done = threading.Event()
+        self._forks = forks()
+        self._latch = threading.Lock()  # wakes who waits; `is_over` is what counts
+        self._latch.acquire()
+        self.is_over = False
         self.error: Exception | None = None
         self.value: Value | None = None
         self.is_superseded = False
 
     def goes_on(self) -> bool:
-        """Whether somebody still makes it."""
-        return not self.done.is_set() and self._maker() is not None
+        """Whether somebody still makes it; threads don't come over fork."""
+        return not self.is_over and self._maker() is not None and self._forks == forks()
+
+    def end(self) -> None:
+        """It is over: whoever waits goes on."""
+        self.is_over = True
+        with suppress(RuntimeError):  # it is open already
+            self._latch.release()
 
     def wait(self) -> Value | None:
         """What another thread makes; None: it was interrupted, and nobody has made it.
@@ -98,8 +118,9 @@ class Making:
         Raises:
             Exception: what the other thread's `make` raised.
         """
-        while not self.done.wait(_LOOK_SECONDS) and self.goes_on():
-            pass
+        while self.goes_on():
+            if self._latch.acquire(timeout=_LOOK_SECONDS):
+                self._latch.release()  # for the next one, who else looks a little later
         if self.error is not None:
             raise self.error
         return self.value
@@ -120,7 +141,7 @@ class Makers:
 
     def __init__(self) -> None:
         self._makings: dict[Hashable, Making] = {}
-        self._waits_for: dict[int, Making] = {}  # by thread
+        self._waiters: dict[int, weakref.ref[Waiter]] = {}  # by thread
 
     def join(self, key: Hashable, maker: Maker) -> tuple[Making, bool]:
         """The making of a key's value, and whether it is by this maker."""
@@ -135,7 +156,7 @@ class Makers:
         for key, making in makings.items():
             if self._makings.get(key) is making:
                 del self._makings[key]
-            making.done.set()
+            making.end()
 
     def supersede(self, keys: Iterable[Hashable]) -> None:
         """What is being made for these keys is for those who wait already, and isn't kept."""
@@ -148,30 +169,28 @@ class Makers:
         """The keys whose values are being made."""
         return list(self._makings)
 
-    def begin_waiting(self, making: Making) -> None:
+    def begin_waiting(self, waiter: Waiter) -> None:
         """This thread is about to wait for a value.
 
         Raises:
             RuntimeError: it would wait for itself.
         """
         me = threading.get_ident()
-        link: Making | None = making
-        while link is not None and link.goes_on():
-            if link.thread == me:
+        link: Waiter | None = waiter
+        while link is not None and link.making.goes_on():
+            thread = link.making.thread
+            if thread == me:
                 raise RuntimeError(
                     "make asks for a value that is only there when it has returned: its own, or "
                     "one that is made by somebody who waits for it"
                 )
-            link = self._waits_for.get(link.thread)
-        self._waits_for[me] = making
+            link = self._waiter(thread)
+        self._waiters[me] = weakref.ref(waiter)
 
     def end_waiting(self) -> None:
         """This thread waits no more."""
-        self._waits_for.pop(threading.get_ident(), None)
+        self._waiters.pop(threading.get_ident(), None)
 
-    def forget_all(self) -> None:
-        """After fork, in the child: there are no other threads."""
-        for making in self._makings.values():
-            making.done = threading.Event()  # that one's lock may be held by a thread of the parent
-        self._makings.clear()
-        self._waits_for.clear()
+    def _waiter(self, thread: int) -> Waiter | None:
+        reference = self._waiters.get(thread)
+        return reference() if reference else None

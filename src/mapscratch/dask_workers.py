@@ -21,11 +21,12 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from mmap import PAGESIZE
 from typing import Any, Protocol
 
+from mapscratch._native import Exclusive
 from mapscratch.engines import release_all
 
 _AT_THE_LINE = 0.97
@@ -51,7 +52,7 @@ class Reserve(Protocol):
     def _give_back(self, wanted: int) -> int: ...
 
 
-_lock = threading.Lock()
+_alone = Exclusive()  # for one thread at a time; an interrupt leaves no lock behind
 _reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
 _seen: weakref.WeakSet[Any] = weakref.WeakSet()  # workers
 _lines: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -61,8 +62,7 @@ _thread: threading.Thread | None = None
 
 def add_reserve(reserve: Reserve) -> None:
     """Counts in, as long as it lives, something that can give back memory."""
-    with _lock:
-        _reserves.add(reserve)
+    _alone(_reserves.add, reserve)
 
 
 def guard() -> None:
@@ -73,15 +73,19 @@ def guard() -> None:
         return
     problems: list[Exception] = []
     # Another thread may be making a worker: then it is the next call that sees it.
-    with _lock, suppress(RuntimeError):
-        for worker in set(workers) - set(_seen):
-            _seen.add(worker)
-            try:
-                _guard(worker)
-            except (AttributeError, TypeError, KeyError) as problem:
-                problems.append(problem)
+    with suppress(RuntimeError):
+        _alone(_guard_new, workers, problems)
     for one in problems:
         warnings.warn(_ADVICE.format(problem=one), RuntimeWarning, stacklevel=3)
+
+
+def _guard_new(workers: Iterable[Any], problems: list[Exception]) -> None:
+    for worker in set(workers) - set(_seen):
+        _seen.add(worker)
+        try:
+            _guard(worker)
+        except (AttributeError, TypeError, KeyError) as problem:
+            problems.append(problem)
 
 
 def _guard(worker: Any) -> None:
@@ -139,20 +143,21 @@ def _look() -> None:
 
 def _lowest_line() -> int | None:
     """Of the workers that live; None, and no thread any more, if there are none."""
+    return _alone(_lowest_line_alone)
+
+
+def _lowest_line_alone() -> int | None:
     global _thread  # noqa: PLW0603 - as above
-    with _lock:
-        alive = [line for worker, line in _lines.items() if worker.status.name != "closed"]
-        if not alive:
-            _thread = None
-        return min(alive, default=None)
+    alive = [line for worker, line in _lines.items() if worker.status.name != "closed"]
+    if not alive:
+        _thread = None
+    return min(alive, default=None)
 
 
 def _give_back(wanted: float) -> int:
     """Gives back what it can of arrays, and of caches what is more than wanted; what is left."""
     release_all()
-    with _lock:
-        reserves = list(_reserves)
-    for reserve in reserves:
+    for reserve in _alone(list, _reserves):
         surplus = int(_resident_bytes() - wanted)
         if surplus > 0:
             with suppress(RuntimeError):  # somebody in this thread is just using it
@@ -167,8 +172,8 @@ def _resident_bytes() -> int:
 
 def _forget_workers() -> None:
     """In a forked child: it has no workers, and no thread."""
-    global _thread, _lock
-    _lock, _thread = threading.Lock(), None
+    global _thread  # noqa: PLW0603 - as above
+    _thread = None
     _lines.clear()
 
 

@@ -167,7 +167,7 @@ class DecodedMap(ScratchMemory):
                     unit_source_length=geometry.unit_source_length,
                 )
             )
-            request = request.with_helper(process.address)
+            request = request.with_helper(process.helper)
         self: Self
         try:
             with _with_another_way(), explained(name):

@@ -3,32 +3,39 @@
 
 The pager (``libscratch/helper.c``) connects to the process's abstract socket, hands it a piece of
 shared memory, and asks for units by number; the process decodes them there and answers. A forked
-child of the reader has a pager and so a connection of its own. The process ends when its owner has
-let go of it and nobody is connected any more.
+child of the reader has a pager and so a connection of its own: the process gets its end of that
+through the socket of its owner, because the child may be another user or in another network
+namespace. Whoever connects shows a key, which only the owner and its children know. The process
+ends when its owner has let go of it and nobody is connected any more.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hmac
+import math
 import mmap
 import os
 import pickle
+import resource
 import selectors
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import spawn
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mapscratch._native import STAGING_BYTES
+from mapscratch._native import HELPER_KEY_BYTES, STAGING_BYTES
+from mapscratch.engines import Helper
 from mapscratch.errors import UserError
 from mapscratch.fixups.numbers import DType
 
@@ -37,6 +44,10 @@ _QUESTION = struct.Struct("=QQQ")
 _ANSWER = struct.Struct("=Qq480s")
 _QUESTIONS = 2  # at a time, each with memory of its own
 _FAILED = 1
+# To the process, from its owner; a connection comes with any other byte.
+_FAREWELL = b"b"
+_GRACE_SECONDS = 1.0
+_STRANGERS = 16  # who may be connected without having shown the key
 
 
 class FixupError(UserError, RuntimeError):
@@ -103,20 +114,27 @@ class FixupProcess:
         # Of a process that has closed its standard input the file may be number 0, which is the
         # other's pipe.
         descriptor = fcntl.fcntl(job.descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._socket, theirs = socket.socketpair()
+        self._socket_file = _file_of(self._socket)
         try:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 [os.fsdecode(spawn.get_executable()), "-c", program],
-                stdin=subprocess.PIPE,
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 pass_fds=[descriptor],
             )
+        except BaseException:
+            self._socket.close()
+            raise
         finally:
+            theirs.close()
             os.close(descriptor)
         try:
-            self.address = self._handshake(replace(job, descriptor=descriptor))
+            self.helper = self._handshake(replace(job, descriptor=descriptor))
         except BaseException:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            self._socket.close()
             raise
 
     @property
@@ -124,34 +142,46 @@ class FixupProcess:
         """Its process id."""
         return self._process.pid
 
-    def _handshake(self, job: Job) -> str:
-        assert self._process.stdin and self._process.stdout
+    def _handshake(self, job: Job) -> Helper:
+        assert self._process.stdout
+        key = os.urandom(HELPER_KEY_BYTES)
         try:
             pickled, needs_main = _pickle(job)
-            self._process.stdin.write(pickle.dumps(_preparation(needs_main)))
-            self._process.stdin.write(pickled)
-            self._process.stdin.flush()
-            address, problem = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError):
+            self._socket.sendall(pickle.dumps((_preparation(needs_main), key)))
+            self._socket.sendall(pickled)
+            with self._process.stdout as answers:
+                address, problem = pickle.load(answers)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise FixupError(
                 "the process of a Python fixup ended before it was ready (exit status "
                 f"{self._process.wait()}); what it wrote to standard error says why"
             ) from None
         if problem:
             raise FixupError(f"the Python fixup fails on the first block: {problem}")
-        return str(address)
+        return Helper(str(address), key, self._socket.fileno())
 
     def close(self) -> None:
         """Lets go of it: it ends when nobody is connected to it any more."""
-        if os.getpid() != self._owner or self._process.stdin is None:
+        self._close_socket()
+        if os.getpid() != self._owner:
             return
-        with suppress(OSError):  # it has ended
-            self._process.stdin.write(b"bye")
-            self._process.stdin.close()
-        if self._process.stdout:
-            self._process.stdout.close()
         with suppress(subprocess.TimeoutExpired):  # a forked child is connected to it
             self._process.wait(1)
+
+    def _close_socket(self) -> None:
+        """Unless somebody has closed it, and another file has got its number."""
+        with suppress(OSError):
+            if _file_of(self._socket) != self._socket_file:
+                self._socket.detach()
+            elif os.getpid() == self._owner:
+                self._socket.send(_FAREWELL, socket.MSG_DONTWAIT)
+        with suppress(OSError):
+            self._socket.close()
+
+
+def _file_of(opened: socket.socket) -> tuple[int, int]:
+    status = os.fstat(opened.fileno())
+    return status.st_dev, status.st_ino
 
 
 def _preparation(needs_main: bool) -> dict[str, Any]:
@@ -194,13 +224,17 @@ def _pickle(job: Job) -> tuple[bytes, bool]:
 def main() -> NoReturn:
     """Runs in the process: takes the job from standard input, tries it, and serves it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader's; it may need us while it cleans up
-    owner, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    _allow_many_descriptors()
+    owner, answers = socket.socket(fileno=os.dup(0)), os.fdopen(os.dup(1), "wb")
+    key = b""
     os.dup2(2, 1)  # what the function prints must not get into the answers
     problem: str | None = None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        spawn.prepare(pickle.load(owner))
-        job = pickle.load(owner)
+        sent = owner.makefile("rb")
+        preparation, key = pickle.load(sent)
+        spawn.prepare(preparation)
+        job = pickle.load(sent)
         job.decode(0, 1)
         listener.bind("")  # the kernel picks an unused abstract name (unix(7))
         listener.listen()
@@ -211,8 +245,15 @@ def main() -> NoReturn:
     pickle.dump((address[1:].decode() if address else None, problem), answers)
     answers.close()
     if not problem:
-        _serve(listener, owner, job)
+        _Service(job, key).run(listener, owner)
     sys.exit(1 if problem else 0)
+
+
+def _allow_many_descriptors() -> None:
+    """Every forked child takes two: a connection, and its memory."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # more than a lowered fs.nr_open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Connection:
@@ -222,21 +263,29 @@ class _Connection:
         self.socket = connected
         self.memory: mmap.mmap | None = None
 
+    def begin(self, key: bytes) -> bool:
+        """Takes the memory of who knows the key; False if it is somebody else.
+
+        Anybody on this machine can find an abstract socket; the file is for our user's eyes.
+        """
+        shown, descriptors, _, _ = socket.recv_fds(self.socket, len(key), 1)
+        try:
+            if len(descriptors) == 1 and hmac.compare_digest(shown, key):
+                self.memory = mmap.mmap(descriptors[0], _QUESTIONS * STAGING_BYTES)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return self.memory is not None
+
     def serve(self, job: Job) -> bool:
-        """Answers one message; False if the pager has gone."""
-        if self.memory is None:
-            message, descriptors, _, _ = socket.recv_fds(self.socket, 1, 1)
-            if not message or not descriptors:
-                return False
-            self.memory = mmap.mmap(descriptors[0], _QUESTIONS * STAGING_BYTES)
-            os.close(descriptors[0])
-            return True
+        """Answers one question; False if the pager has gone."""
         message = self.socket.recv(_QUESTION.size)
         if len(message) != _QUESTION.size:
             return False
         number, first_unit, units = _QUESTION.unpack(message)
         error, text = 0, ""
         try:
+            assert self.memory is not None
             room = np.frombuffer(self.memory, np.uint8, STAGING_BYTES, number * STAGING_BYTES)
             _decode_into(room, job, first_unit, units)
         except BaseException as raised:
@@ -253,39 +302,81 @@ def _decode_into(room: np.ndarray[Any, DType], job: Job, first_unit: int, units:
     room[used : units * job.unit_items * job.output.itemsize] = 0
 
 
-def _serve(listener: socket.socket, owner: BinaryIO, job: Job) -> None:
-    has_owner = True
-    with selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        selector.register(owner, selectors.EVENT_READ)
-        connections = 0
-        while has_owner or connections:
-            for key, _ in selector.select():
-                if key.fileobj is owner:
-                    has_owner = False
-                    selector.unregister(owner)
-                elif key.fileobj is listener:
-                    connections += _accept(listener, selector)
-                elif not _still_serves(key.data, job):
-                    selector.unregister(key.fileobj)
-                    key.data.socket.close()
-                    connections -= 1
+class _Service:
+    """Who is connected, and whether there is an owner who may make connections."""
 
+    def __init__(self, job: Job, key: bytes) -> None:
+        self._job = job
+        self._key = key
+        self._selector = selectors.DefaultSelector()
+        self._known: set[_Connection] = set()  # passed by the owner's socket, or with the key
+        self._strangers: list[_Connection] = []
+        self._has_owner = True
+        self._ends_at = 0.0
 
-def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> int:
-    connected, _ = listener.accept()
-    # Anybody on this machine can find an abstract socket; the file is for our user's eyes.
-    peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, user, _ = struct.unpack("3i", peer)
-    if user not in (os.getuid(), 0):
-        connected.close()
-        return 0
-    selector.register(connected, selectors.EVENT_READ, _Connection(connected))
-    return 1
+    def run(self, listener: socket.socket, owner: socket.socket) -> None:
+        """Serves until there is neither an owner nor a connection of somebody known."""
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(owner, selectors.EVENT_READ)
+        while (left := self._seconds_left()) > 0:
+            for event, _ in self._selector.select(None if left == math.inf else left):
+                if event.fileobj is owner:
+                    self._hear(owner)
+                elif event.fileobj is listener:
+                    self._accept(listener)
+                elif not self._goes_on(event.data):
+                    self._remove(event.data)
+            while len(self._strangers) > _STRANGERS:
+                self._remove(self._strangers[0])
 
+    def _seconds_left(self) -> float:
+        needed = self._has_owner or self._known
+        return math.inf if needed else self._ends_at - time.monotonic()
 
-def _still_serves(connection: _Connection, job: Job) -> bool:
-    try:
-        return connection.serve(job)
-    except OSError:  # the pager's process has ended
-        return False
+    def _hear(self, owner: socket.socket) -> None:
+        """From the owner, or from a child of its, which may fork when the owner has gone."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(owner, 1, 1)
+        except OSError:
+            message, descriptors = b"", []
+        for descriptor in descriptors:
+            self._known.add(self._connection(socket.socket(fileno=descriptor)))
+        if message == _FAREWELL:
+            self._has_owner = False
+        elif not message:
+            self._selector.unregister(owner)
+            if self._has_owner:  # somebody has closed all descriptors, and may be about to fork
+                self._ends_at = time.monotonic() + _GRACE_SECONDS
+            self._has_owner = False
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # no more descriptors
+            self._strangers.append(self._connection(listener.accept()[0]))
+
+    def _connection(self, connected: socket.socket) -> _Connection:
+        connection = _Connection(connected)
+        self._selector.register(connected, selectors.EVENT_READ, connection)
+        return connection
+
+    def _remove(self, connection: _Connection) -> None:
+        self._known.discard(connection)
+        if connection in self._strangers:
+            self._strangers.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+
+    def _goes_on(self, connection: _Connection) -> bool:
+        try:
+            if connection.memory is None:
+                return self._begin(connection)
+            return connection.serve(self._job)
+        except OSError:  # the pager's process has ended
+            return False
+
+    def _begin(self, connection: _Connection) -> bool:
+        if not connection.begin(self._key):
+            return False
+        if connection in self._strangers:
+            self._strangers.remove(connection)
+            self._known.add(connection)
+        return True

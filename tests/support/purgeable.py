@@ -52,8 +52,11 @@ def take_back(run: Run) -> bool:
 
 def reclaim_all(cache: Cache) -> None:
     """Has the kernel reclaim all that a cache has released."""
-    with cache._lock:
+
+    def reclaim_regions() -> None:
         cache._release_recent(0)
         drain()
         for region in cache._memory._regions:
             reclaim(region, 0, len(region.memory))
+
+    cache._alone(reclaim_regions)

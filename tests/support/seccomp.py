@@ -40,6 +40,7 @@ _NUMBERS = {
         "mlock2": 325,
         "process_vm_readv": 310,
         "socket": 41,
+        "socketpair": 53,
         "userfaultfd": 323,
     },
     "aarch64": {
@@ -51,6 +52,7 @@ _NUMBERS = {
         "mlock2": 284,
         "process_vm_readv": 270,
         "socket": 198,
+        "socketpair": 199,
         "userfaultfd": 282,
     },
 }

@@ -177,7 +177,8 @@ class LibrarySurvey:
         """Of these, what relocation leaves alone under `mapscratch run`.
 
         Their only fixups are PLT slots, and nothing else that ld.so stores is on them: the slots
-        that PLT0 takes over, the dummy word, the head of `.got.plt`, the dynamic section.
+        that PLT0 takes over, the dummy word, the head of `.got.plt`, the dynamic section. Nor is
+        anything that the program may store to.
         """
         return int(np.count_nonzero(self.pages.saved))
 
@@ -361,7 +362,27 @@ def _saved(library: ConvertibleLibrary, dummy: int, touched: _Touched) -> NDArra
     # A slot that has no entry of its own is bound as ever.
     kept = library.relocations["address"][library.plt.words == 0] >> _PAGE_SHIFT
     still = np.isin(touched.numbers, stored) | np.isin(touched.numbers, kept.astype(np.int64))
-    result: NDArray[np.bool_] = is_slot & ~still
+    result: NDArray[np.bool_] = is_slot & ~still & ~_has_data(library, touched.numbers)
+    return result
+
+
+def _has_data(library: ConvertibleLibrary, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pages hold more than slots that the program itself may store to, and so dirties."""
+    is_plt = library.table.kinds == RelocationKind.JUMP_SLOT
+    slots = np.unique(library.table.addresses[is_plt]).astype(np.int64)
+    of_slots = _WORD * np.bincount(
+        np.minimum(np.searchsorted(numbers, slots // PAGE), len(numbers) - 1),
+        minlength=len(numbers),
+    )
+    writable = np.zeros(len(numbers), dtype=np.int64)
+    for segment in library.headers.segments:
+        if segment.writable:
+            start, end = segment.virtual_address, segment.virtual_address + segment.memory_size
+            first, last = np.maximum(numbers * PAGE, start), np.minimum((numbers + 1) * PAGE, end)
+            writable += np.maximum(last - first, 0)
+    first_fixed, end_fixed = _relro(library.headers)
+    is_fixed = (numbers >= first_fixed) & (numbers < end_fixed)
+    result: NDArray[np.bool_] = (writable > of_slots) & ~is_fixed
     return result
 
 

@@ -115,13 +115,28 @@ class PageCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Helper:
+    """A process that decodes (`mapscratch.fixup_process`).
+
+    Attributes:
+        address: its abstract socket.
+        key: what it asks of who connects.
+        owner: the descriptor of the socket of who has started it; -1: there is none.
+    """
+
+    address: str
+    key: bytes
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
     """How memory is decoded from a file: a unit is the least that is made at a time.
 
     Attributes:
         function: the address of a C function; 0: `helper` does it.
         user_data: its last argument.
-        helper: the abstract socket of a process that does it.
+        helper: a process that does it.
         unit_pages: pages of a unit.
         unit_items: items in it.
         unit_source_length: bytes of the file that it is made of.
@@ -135,7 +150,7 @@ class Decoding:
 
     function: int
     user_data: bytes
-    helper: str | None
+    helper: Helper | None
     unit_pages: int
     unit_items: int
     unit_source_length: int
@@ -166,10 +181,10 @@ class Request:
         """Pages are more than the file's."""
         return self.fixup is not None or self.decoding is not None
 
-    def with_helper(self, address: str) -> Request:
-        """The same, decoded by a process that listens there."""
+    def with_helper(self, helper: Helper) -> Request:
+        """The same, decoded by a process."""
         assert self.decoding
-        return replace(self, decoding=replace(self.decoding, helper=address))
+        return replace(self, decoding=replace(self.decoding, helper=helper))
 
 
 def page_flags(mapping: WordMap) -> PageFlags:

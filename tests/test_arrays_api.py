@@ -296,9 +296,8 @@ def test_closing_waits_for_views(array: ScratchArray) -> None:
 def test_a_copy_has_no_scratch(array: ScratchArray) -> None:
     assert not hasattr(np.asarray(array), "scratch")
     ordinary = np.zeros(3).view(ScratchArray)
-    with pytest.raises(ValueError, match="ordinary one"):
-        _ = ordinary.scratch
-    assert pickle.loads(pickle.dumps(ordinary)).tolist() == [0, 0, 0]
+    assert type(ordinary) is np.ndarray
+    ordinary[:] = 1
 
 
 @pytest.mark.parametrize("mode", ["r+", "w+", "c", "readonly"])
@@ -316,8 +315,15 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "takes 127022 bytes of >i2, but the file has 126600",
     ),
-    "a negative shape": ({"offset": 5, "shape": (-1, 3)}, ValueError, "can't be negative"),
-    "nothing": ({"offset": 5, "shape": (0, 3)}, ValueError, "without items"),
+    "a negative shape": ({"offset": 5, "shape": (-2, 3)}, ValueError, "can't be negative"),
+    "two lengths left open": ({"offset": 5, "shape": (-1, -1)}, ValueError, "only one length"),
+    "a length of anything": ({"offset": 5, "shape": (-1, 0)}, ValueError, "any length would do"),
+    "not whole rows": ({"offset": 5, "shape": (-1, 7, 11)}, ValueError, "in whole rows of shape"),
+    "no offset": ({"offset": None}, TypeError, "h5py.*chunked"),
+    "half an offset": ({"offset": 5.0}, TypeError, "float"),
+    "half a length": ({"offset": 5, "shape": (1.0,)}, TypeError, "float"),
+    "changes": ({"offset": 5, "changes": "ignore"}, ValueError, "'refuse' or 'unnoticed'"),
+    "a type that NumPy hasn't": ({"offset": 5, "dtype": "BF16"}, TypeError, "ml_dtypes"),
     "an order": ({"offset": 5, "order": "A"}, ValueError, "'C' or 'F'"),
     "a block of half a page": ({"offset": 5, "block": 2048}, ValueError, "multiple of 4096"),
     "a block of nothing": ({"offset": 5, "block": 0}, ValueError, "multiple of 4096"),
@@ -346,9 +352,6 @@ def test_files_that_are_none(lazyfree: str, tmp_path: Path) -> None:
         mapscratch.array(tmp_path / "nothing", "f4")
     with pytest.raises(IsADirectoryError):
         mapscratch.array(tmp_path, "f4")
-    (tmp_path / "empty").touch()
-    with pytest.raises(ValueError, match="empty"):
-        mapscratch.array(tmp_path / "empty", "f4")
     with pytest.raises(TypeError, match="path or an open file"):
         mapscratch.array(5, "f4")  # type: ignore[arg-type]
     with pytest.raises((ValueError, OSError)):

@@ -25,6 +25,12 @@ PRESSURE_CGROUP2: Final[int]
 PRESSURE_STALL: Final[int]
 STALL_TRIGGERS: Final[str]
 
+def become_base(instance: object, base: type, /) -> bool:
+    """An instance of a class by `subclass_alike` becomes one of its base; False: it is another."""
+
+def subclass_alike(name: str, base: type, /) -> type:
+    """A class whose instances are laid out as those of its base, which is made in C."""
+
 class RangeCounts(TypedDict):
     """Pages made, made again and dropped so far; pages pinned now; nanoseconds; bytes."""
 

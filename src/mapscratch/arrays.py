@@ -6,6 +6,7 @@ An array here is a `DecodedMap` and a NumPy view of it. How pages come and go is
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
@@ -14,31 +15,49 @@ import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, SupportsIndex, TypeAlias
+from operator import index as as_index
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    Protocol,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+)
 
 import numpy as np
 
-from mapscratch import with_dask
-from mapscratch.decoded import DecodedMap, Geometry
-from mapscratch.engines import Guarantees, PageCounts
+from mapscratch import _native, with_dask
+from mapscratch.decoded import DecodedMap, Geometry, NoMemory
+from mapscratch.engines import Guarantees, PageCounts, chosen_name
 from mapscratch.errors import UserError, caller_level
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
-from mapscratch.fixups.numbers import DType, SourceType
+from mapscratch.fixups.numbers import FOREIGN, DType, SourceType
 from mapscratch.gathering import gather
-from mapscratch.opening import HasFileno, Path, is_path, opened, writes_as_it_is
+from mapscratch.opening import HasFileno, Path, has_a_size, is_path, opened, writes_as_it_is
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 AnyArray: TypeAlias = np.ndarray[Any, DType]
 Shape: TypeAlias = tuple[int, ...]
+T = TypeVar("T")
+
+Changes: TypeAlias = Literal["refuse", "unnoticed"]
 
 _LOOK_FOR_THRASHING_SECONDS = 0.2
 _COPIED_AT_ONCE = 1 << 20  # bytes, on their way into a system call
 _NAMELESS = "a file without a name"  # where a path is expected; those begin with a slash
+
+_IF_IT_GROWS = (
+    ". It has grown: of a file that is only added to, as a recording, make it with "
+    "changes='unnoticed', which gives up that other changes are noticed"
+)
 
 # NumPy 2 has moved it.
 _byte_bounds = getattr(np, "byte_bounds", None) or np.lib.array_utils.byte_bounds
@@ -83,11 +102,19 @@ class ArraySpec:
     fixup: ArrayFixup | None
     block: int | None
     engine: str
+    source_length: int
+    changes: Changes
 
     @property
     def items(self) -> int:
         """Of the whole array."""
         return math.prod(self.shape)
+
+    def is_still_of(self, status: os.stat_result) -> bool:
+        """Whether a file with this status still has what the array shows, as far as that shows."""
+        if self.changes == "unnoticed":
+            return status.st_size >= self.offset + self.source_length
+        return status.st_size == self.size and status.st_mtime_ns == self.modified_ns
 
 
 class ArrayScratch:
@@ -104,8 +131,8 @@ class ArrayScratch:
         self._home = home
 
     @property
-    def map(self) -> DecodedMap:
-        """The mapping itself, of the whole array."""
+    def map(self) -> DecodedMap | NoMemory:
+        """The mapping itself, of the whole array; of one without items there is none."""
         return self._home.map
 
     @property
@@ -170,6 +197,8 @@ class ArrayScratch:
             yield
 
     def _span(self) -> tuple[int, int]:
+        if not self._array.size:
+            return 0, 0
         low, high = _byte_bounds(_plain(self._array))
         return low - self._home.address, high - low
 
@@ -185,12 +214,15 @@ class ArrayScratch:
 class _Home:
     """A mapping and what it is of; shared by an array and its views."""
 
-    def __init__(self, spec: ArraySpec, mapping: DecodedMap, descriptor: int) -> None:
+    def __init__(self, spec: ArraySpec, mapping: DecodedMap | NoMemory, descriptor: int) -> None:
         self.spec = spec
         self.map = mapping
-        self.memory = memoryview(mapping)  # NumPy alone would not keep the mapping from closing
-        self.address = mapping._address
-        self.end = self.address + len(mapping)
+        # The mapping can't be closed while this is there.
+        self._memory: AnyArray = (
+            np.frombuffer(mapping, "u1") if isinstance(mapping, DecodedMap) else np.empty(0, "u1")
+        )
+        self.address = _address_of(self._memory)
+        self.end = self.address + len(self._memory)
         self._descriptor = os.dup(descriptor)
         self._identity = _identity_of(os.fstat(self._descriptor))
         self._pickled: bytes | None = None
@@ -199,10 +231,26 @@ class _Home:
         self._has_warned = False
         weakref.finalize(self, _close_quietly, self._descriptor, self._identity)
 
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """All bytes, for NumPy: an array that is made of these has this object as its base."""
+        return {**self._memory.__array_interface__, "data": (self.address, True)}
+
     def holds(self, array: AnyArray) -> bool:
-        """Its first item lies in this mapping."""
-        address: int = array.__array_interface__["data"][0]
-        return self.address <= address < self.end
+        """It lies in this mapping."""
+        if _home_of(array) is self:
+            return True
+        # Where NumPy has put something of its own in between, as broadcast_to and as_strided do.
+        return self.address <= _address_of(array) < self.end
+
+    def view(self, start: int, shape: Shape, strides: Shape, dtype: DType) -> ScratchArray:
+        """A view of the mapping, whose base this is."""
+        memory = np.asarray(self)
+        if 0 in shape:  # no items lie anywhere; NumPy would look where
+            return np.ndarray.__new__(ScratchArray, shape, dtype, buffer=memory)
+        return np.ndarray.__new__(
+            ScratchArray, shape, dtype, buffer=memory, offset=start, strides=strides
+        )
 
     def pickled(self) -> bytes:
         """The spec, pickled once.
@@ -242,10 +290,11 @@ class _Home:
             return  # somebody has closed all descriptors
         if _identity_of(now) != self._identity:
             return  # and another file has got this one
-        if now.st_size != self.spec.size or now.st_mtime_ns != self.spec.modified_ns:
+        if not self.spec.is_still_of(now):
             raise SourceChanged(
                 f"{self.spec.path} was changed while an array of it is in use: some of its blocks "
                 "would be decoded from the old bytes and some from the new. Make the array again"
+                + (_IF_IT_GROWS if now.st_size > self.spec.size else "")
             )
 
     def look(self) -> None:
@@ -258,6 +307,8 @@ class _Home:
 
     def _look_for_thrashing(self) -> None:
         """Warns once, when each page was on average made twice because there was no room."""
+        if isinstance(self.map, NoMemory):
+            return
         native = self.map._range_counts()
         distinct = native["filled"] - native["rebuilt"]
         by_the_kernel = native["rebuilt"] - native["dropped"]
@@ -281,6 +332,24 @@ _homes: weakref.WeakValueDictionary[bytes, _Home] = weakref.WeakValueDictionary(
 """Of arrays that were pickled or unpickled here: slices of one array share its mapping."""
 
 
+def _home_of(array: AnyArray) -> _Home | None:
+    """What an array is a view of."""
+    base: Any = array
+    while base is not None and not isinstance(base, _Home):
+        base = getattr(base, "base", None)  # as_strided has objects of its own in between
+    return base
+
+
+def _laid_out_as_plain(definition: type[T]) -> type[T]:
+    """The same class, but of instances that `_native.become_base` can make plain arrays."""
+    made = _native.subclass_alike(f"{__name__}.{definition.__name__}", np.ndarray)
+    for name, value in vars(definition).items():
+        if name not in ("__dict__", "__weakref__"):
+            setattr(made, name, value)
+    return made
+
+
+@_laid_out_as_plain
 class ScratchArray(np.ndarray[Any, DType]):
     """A read-only array whose pages are decoded from a file when they are touched.
 
@@ -296,10 +365,23 @@ class ScratchArray(np.ndarray[Any, DType]):
     ``with a.scratch.pin():``, `mapscratch.save`, or `tofile` and `numpy.save`, which copy.
     """
 
-    _home: _Home | None = None
-
     def __array_finalize__(self, obj: object) -> None:
-        self._home = getattr(obj, "_home", None)
+        """Makes a plain array of what is no view of the file: the result of a computation.
+
+        Compiled libraries make their results of the type of what they are given.
+        """
+        if self._home is None:
+            _native.become_base(self, np.ndarray)
+
+    def __array_wrap__(
+        self, array: AnyArray, context: Any = None, return_scalar: bool = False
+    ) -> Any:
+        """A result of a library that asks how to wrap it: a plain array."""
+        return array[()] if return_scalar else self._adopted(array)
+
+    @property
+    def _home(self) -> _Home | None:
+        return _home_of(self)
 
     @property
     def scratch(self) -> ArrayScratch:
@@ -309,7 +391,7 @@ class ScratchArray(np.ndarray[Any, DType]):
             ValueError: nothing does: it is a copy.
         """
         home = self._home
-        if home is None or not home.holds(self):
+        if home is None:
             raise ValueError("this array is an ordinary one in memory of its own")
         return ArrayScratch(self, home)
 
@@ -324,14 +406,17 @@ class ScratchArray(np.ndarray[Any, DType]):
         """Calls NumPy's function on plain arrays; a view of this array stays a scratch array."""
         self._look()
         if func in _WRITERS:  # these call our tofile
-            return super().__array_function__(func, types, args, kwargs)
+            return np.ndarray.__array_function__(self, func, types, args, kwargs)
+        picker = _PICKERS.get(func)
+        if picker and len(args) > picker.place and isinstance(args[picker.place], ScratchArray):
+            return picker.pick(*args, **kwargs)
         return self._adopted(func(*_all_plain(args), **_all_plain(kwargs)))
 
     def __getitem__(self, index: Any, /) -> Any:
         """As an array's; of rows that are picked by an index array pages are made together."""
         self._look()
         plain = _plain(self)
-        if self._home is not None and isinstance(index, list | np.ndarray):
+        if self._home is not None and isinstance(index, list | np.ndarray | tuple):
             picked = gather(plain, _all_plain(index), self._home.map)
             if picked is not None:
                 return picked
@@ -351,9 +436,18 @@ class ScratchArray(np.ndarray[Any, DType]):
 
     def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
         """As an array's; of rows pages are made together."""
-        if out is None and mode == "raise" and (axis == 0 or (axis is None and self.ndim == 1)):
-            return self[np.asarray(indices)]
-        return _plain(self).take(_all_plain(indices), axis, out, mode)
+        rows = np.asarray(_all_plain(indices))
+        is_first_axis = axis == 0 or (axis is None and self.ndim == 1)
+        if out is None and mode == "raise" and is_first_axis and rows.dtype.kind in "iu":
+            return self[rows]
+        return _plain(self).take(_all_plain(indices), axis, _all_plain(out), mode)
+
+    def compress(self, condition: Any, axis: Any = None, out: Any = None) -> Any:
+        """As an array's; of rows pages are made together."""
+        chosen = np.asarray(_all_plain(condition))
+        if out is None and chosen.ndim == 1 and (axis == 0 or (axis is None and self.ndim == 1)):
+            return self.take(np.flatnonzero(chosen), axis)
+        return _plain(self).compress(chosen, axis, _all_plain(out))
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         """As `numpy.ndarray.tofile`, by copies: right bytes on any engine, or an exception."""
@@ -376,7 +470,7 @@ class ScratchArray(np.ndarray[Any, DType]):
             SourceChanged: the file was changed.
         """
         home = self._home
-        if home is None or not home.holds(self):
+        if home is None:
             return _plain(self).__reduce_ex__(protocol)
         home.check_source()
         return _reopen, (home.pickled(), *self._place(home))
@@ -387,7 +481,7 @@ class ScratchArray(np.ndarray[Any, DType]):
     def __dask_tokenize__(self) -> Any:
         """What Dask names it by: the file and the view, not the data."""
         home = self._home
-        if home is None or not home.holds(self):
+        if home is None:
             return with_dask.token_of_plain(_plain(self))
         home.check_source()
         return "ScratchArray", home.token(), *self._place(home)
@@ -408,11 +502,14 @@ class ScratchArray(np.ndarray[Any, DType]):
             return type(result)(self._adopted(part) for part in result)
         if not isinstance(result, np.ndarray):
             return result
-        if self._home is None or not result.size or not self._home.holds(result):
+        home = self._home
+        has_nothing = self.size and not result.size  # as the one by which Dask sees what type it is
+        if home is None or has_nothing or not home.holds(result):
             return _plain(result) if isinstance(result, ScratchArray) else result
-        view = result.view(ScratchArray)
-        view._home = self._home
-        return view
+        if _home_of(result) is home:
+            return result.view(ScratchArray)
+        start = _address_of(result) - home.address
+        return home.view(start, result.shape, result.strides, result.dtype)
 
 
 def _through_plain(name: str) -> Callable[..., Any]:
@@ -432,7 +529,7 @@ def _through_plain(name: str) -> Callable[..., Any]:
 
 _METHODS = """
     __copy__ __deepcopy__ all any argmax argmin argpartition argsort astype byteswap
-    choose clip compress conj conjugate cumprod cumsum diagonal dot flatten max mean min
+    choose clip conj conjugate cumprod cumsum diagonal dot flatten max mean min
     nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes trace
     transpose var
 """
@@ -442,12 +539,27 @@ for _name in _METHODS.split():
 _WRITERS = frozenset({np.save, np.savez, np.savez_compressed})
 
 
+@dataclass(frozen=True, slots=True)
+class _Picker:
+    """How a function of NumPy picks items of an array, and which argument that is."""
+
+    place: int
+    pick: Callable[..., Any]
+
+
+_PICKERS: dict[Any, _Picker] = {
+    np.take: _Picker(0, lambda a, *how, **named: a.take(*how, **named)),
+    np.compress: _Picker(1, lambda chosen, a, *how, **named: a.compress(chosen, *how, **named)),
+    np.extract: _Picker(1, lambda chosen, a: a.ravel().compress(np.ravel(chosen))),
+}
+
+
 def array(
     filename: Path | HasFileno,
     dtype: DTypeLike,
     mode: str = "r",
-    offset: int = 0,
-    shape: int | tuple[int, ...] | None = None,
+    offset: SupportsIndex | None = 0,
+    shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
     order: Literal["C", "F"] = "C",
     *,
     source: DTypeLike | str | None = None,
@@ -457,6 +569,7 @@ def array(
     fixup: ArrayFixup | None = None,
     block: int | None = None,
     engine: str = "auto",
+    changes: Changes = "refuse",
 ) -> ScratchArray:
     """A file's numbers as an array whose pages are decoded when they are touched.
 
@@ -476,10 +589,12 @@ def array(
         dtype: what you see.
         mode: ``"r"``; there is no other.
         offset: bytes before the first number, any number of them.
-        shape: of what you see; None: one dimension, to the end of the file.
+        shape: of what you see; None: one dimension, to the end of the file. One length may be -1:
+            as many as the file has. An array without items is one like others, without a page.
         order: ``"C"`` or ``"F"``, how the numbers lie in the file.
-        source: what the file holds, a dtype, ``"bfloat16"`` or ``"float8_e5m2"`` and its kin; None:
-            the same as `dtype`.
+        source: what the file holds: a dtype, a name of ml_dtypes' (``"bfloat16"``,
+            ``"float8_e5m2"``), or as the headers of files have it (``"BF16"``, ``"U8"``); None: the
+            same as `dtype`.
         scale: see `mapscratch.fixups.Scale`; None: not scaled.
         zero: see `mapscratch.fixups.Scale`.
         blank: a number of the file that becomes NaN; see `mapscratch.fixups.Scale`.
@@ -488,6 +603,11 @@ def array(
         block: bytes that are made at a page fault. None adapts: 64 KiB, less for a random reader
             when memory is short, up to 2 MiB on the way for a sequential one.
         engine: ``"auto"`` or ``"lazyfree"``, see `mapscratch.engines`.
+        changes: ``"refuse"``, or ``"unnoticed"`` for a file that grows while it is read, as a
+            recording does. Then nothing tells you that other bytes of it were changed, and
+            blocks may be decoded from old bytes and from new ones; only a file that is cut
+            short is noticed. A shape of None or with -1 takes the whole items or rows
+            that are there when the array is made.
 
     Raises:
         ValueError: another mode; an offset, shape or block that doesn't fit the file.
@@ -504,27 +624,37 @@ def array(
     """
     if mode != "r":
         _refuse_mode(mode)
-    output = np.dtype(dtype)
-    if output.hasobject:
-        raise TypeError(f"a file can't hold {output}: it has Python objects in it")
-    source_type = SourceType.of(output if source is None else source)
+    if changes not in ("refuse", "unnoticed"):
+        raise ValueError(f"changes must be 'refuse' or 'unnoticed', not {changes!r}")
+    output = _output_type(dtype)
+    source_type = _source_type(source, output)
     fixup = _chosen_fixup(fixup, source_type, output, scale, zero, blank)
     with opened(filename) as descriptor:
         status = os.fstat(descriptor)
+        if not has_a_size(descriptor):
+            raise ValueError(
+                "the file says that it has no bytes, and yet can be read, as those of /proc: it "
+                "can't be mapped. Copy what you want of it into a file, and give that"
+            )
         recipe = fixup.recipe(source_type, output) if fixup else identity(output)
+        place = _fitting_place(
+            status.st_size, offset, shape, source_type, recipe, cut=changes == "unnoticed"
+        )
         spec = ArraySpec(
             path=_name_of(filename, status),
             inode=status.st_ino,
             size=status.st_size,
             modified_ns=status.st_mtime_ns,
             dtype=output,
-            offset=offset,
-            shape=_fitting_shape(status.st_size, offset, shape, source_type, recipe),
+            offset=place.offset,
+            shape=place.shape,
             order=_checked_order(order),
             source=source_type,
             fixup=fixup,
             block=block,
             engine=engine,
+            source_length=place.source_length,
+            changes=changes,
         )
         return _whole_array(_open_home(spec, recipe, descriptor))
 
@@ -580,7 +710,7 @@ def _chosen_fixup(
         return fixup
     if is_scaled:
         return Scale(1 if scale is None else scale, 0 if zero is None else zero, blank=blank)
-    if source.dtype == output and not source.foreign:
+    if source.is_shown_by(output):
         return None
     return Cast()
 
@@ -600,41 +730,136 @@ def _name_of(file: Path | HasFileno, status: os.stat_result) -> str:
     return path if is_the_same else _NAMELESS
 
 
-def _fitting_shape(
-    size: int, offset: int, shape: int | Shape | None, source: SourceType, recipe: Recipe
-) -> Shape:
-    """The shape, if the file has what it takes.
+def _output_type(dtype: DTypeLike) -> DType:
+    """What a user wants to see.
 
     Raises:
-        ValueError: it hasn't.
+        TypeError: NumPy doesn't know it, or it is of Python objects.
     """
-    if not 0 <= offset <= size:
-        raise ValueError(f"offset={offset}: the file has {size} bytes")
-    itemsize, left = source.dtype.itemsize, size - offset
+    if isinstance(dtype, str) and dtype in FOREIGN:
+        with suppress(ImportError):  # it teaches NumPy their names
+            importlib.import_module("ml_dtypes")
+    try:
+        output = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}. dtype is what you see, as NumPy names it, and source what the file holds. "
+            "For bfloat16 and floats of 8 bits give their types in the package ml_dtypes, or see "
+            "them as 'f4'"
+        ) from None
+    if output.hasobject:
+        raise TypeError(f"a file can't hold {output}: it has Python objects in it")
+    return output
+
+
+def _source_type(source: DTypeLike | str | None, output: DType) -> SourceType:
+    if source is None:
+        return SourceType.of(output)
+    if output.kind == "U":
+        return SourceType.of(np.dtype(source))  # who sees text means NumPy's "U8"
+    return SourceType.of(source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the file an array lies: bytes, and its shape."""
+
+    offset: int
+    source_length: int
+    shape: Shape
+
+
+def _fitting_place(
+    size: int,
+    offset: SupportsIndex | None,
+    shape: SupportsIndex | Sequence[SupportsIndex] | None,
+    source: SourceType,
+    recipe: Recipe,
+    *,
+    cut: bool,
+) -> _Place:
+    """Where the array lies, if the file has what it takes.
+
+    Args:
+        size: of the file.
+        offset: as the user gave it.
+        shape: as the user gave it.
+        source: what the file holds.
+        recipe: what makes items.
+        cut: what is not whole at the end of the file is left out.
+
+    Raises:
+        ValueError: the file hasn't what it takes.
+        TypeError: offset or shape are no numbers.
+    """
+    itemsize = source.dtype.itemsize
     if not itemsize:
         raise ValueError(f"items of {source} have no bytes")
-    if shape is None:
-        if left % itemsize:
-            raise ValueError(
-                f"{left} bytes from offset {offset} on are not whole items of {source} ({itemsize} "
-                "bytes each); give a shape"
-            )
-        shape = (left // itemsize * recipe.items,)
-    elif isinstance(shape, int | np.integer):
-        shape = (int(shape),)
-    shape = tuple(int(length) for length in shape)
-    items = math.prod(shape)
-    if any(length < 0 for length in shape):
-        raise ValueError(f"shape={shape}: a length can't be negative")
-    if not items:
-        raise ValueError("an array without items needs no file; is the file empty?")
-    wanted = -(-items // recipe.items) * itemsize
+    lengths = _as_lengths(shape)
+    start = _as_offset(offset, lengths)
+    if not 0 <= start <= size:
+        raise ValueError(f"offset={start}: the file has {size} bytes")
+    left = size - start
+    if -1 in lengths:
+        lengths = _filled_in(lengths, left, start, source, recipe, cut=cut)
+    wanted = -(-math.prod(lengths) // recipe.items) * itemsize
     if wanted > left:
         raise ValueError(
-            f"an array of shape {shape} takes {wanted} bytes of {source}, but the file has {left} "
-            f"from offset {offset} on ({size} in all): is it cut short, or the dtype another?"
+            f"an array of shape {lengths} takes {wanted} bytes of {source}, but the file has "
+            f"{left} from offset {start} on ({size} in all): is it cut short, or the dtype another?"
         )
-    return shape
+    return _Place(start, wanted, lengths)
+
+
+def _as_lengths(shape: SupportsIndex | Sequence[SupportsIndex] | None) -> Shape:
+    if shape is None:
+        return (-1,)
+    lengths = (
+        (as_index(shape),)
+        if hasattr(shape, "__index__") and not np.ndim(shape)  # type: ignore[arg-type]
+        else tuple(as_index(length) for length in shape)  # type: ignore[union-attr]
+    )
+    if any(length < -1 for length in lengths):
+        raise ValueError(f"shape={lengths}: a length can't be negative, but for one of -1")
+    if lengths.count(-1) > 1:
+        raise ValueError(f"shape={lengths}: only one length can be -1, for as many as there are")
+    return lengths
+
+
+def _as_offset(offset: SupportsIndex | None, lengths: Shape) -> int:
+    if offset is not None:
+        return as_index(offset)
+    if 0 in lengths and -1 not in lengths:
+        return 0  # a format that has no place for it, as HDF5
+    raise TypeError(
+        "offset=None: that is no place in the file. h5py's get_offset() gives it for a dataset "
+        "that is not one piece of its file as it is (chunked, compressed, compact, external or "
+        "not yet written): read such a dataset with h5py, where you want with "
+        "mapscratch.Cache, or write it again without chunks"
+    )
+
+
+def _filled_in(
+    lengths: Shape, left: int, offset: int, source: SourceType, recipe: Recipe, *, cut: bool
+) -> Shape:
+    """The shape with the length in place of -1 that `left` bytes have.
+
+    Raises:
+        ValueError: they are no whole number of rows.
+    """
+    itemsize = source.dtype.itemsize
+    others = -math.prod(lengths)
+    if not others:
+        raise ValueError(f"shape={lengths}: any length would do in place of -1")
+    items = left // itemsize * recipe.items
+    is_whole = not left % itemsize and not items % others
+    if not is_whole and not cut:
+        rows = f"rows of shape {lengths}" if others > 1 else "items"
+        raise ValueError(
+            f"{left} bytes from offset {offset} on are not whole items of {source} ({itemsize} "
+            f"bytes each) in whole {rows}; give a shape"
+        )
+    return tuple(items // others if length == -1 else length for length in lengths)
 
 
 def _open_home(spec: ArraySpec, recipe: Recipe, descriptor: int) -> _Home:
@@ -643,13 +868,16 @@ def _open_home(spec: ArraySpec, recipe: Recipe, descriptor: int) -> _Home:
         spec.fixup.check(items)
     else:  # bytes as they are
         items, itemsize, source_itemsize = items * itemsize, 1, 1
+    geometry = Geometry.of(items, itemsize, source_itemsize, recipe.items)
+    if not items:
+        return _Home(spec, _no_memory(spec, geometry), descriptor)
     mapping = DecodedMap(
         name=spec.path.encode(errors="surrogateescape").decode(errors="backslashreplace"),
         fileno=descriptor,
         offset=spec.offset,
         source=spec.source,
         output=spec.dtype,
-        geometry=Geometry.of(items, itemsize, source_itemsize, recipe.items),
+        geometry=geometry,
         recipe=recipe,
         block=spec.block,
         engine=spec.engine,
@@ -657,12 +885,22 @@ def _open_home(spec: ArraySpec, recipe: Recipe, descriptor: int) -> _Home:
     return _Home(spec, mapping, descriptor)
 
 
+def _no_memory(spec: ArraySpec, geometry: Geometry) -> NoMemory:
+    """For an array without items.
+
+    Raises:
+        ValueError: with items it couldn't be made either.
+    """
+    chosen_name(spec.engine)
+    geometry.block_pages(spec.block)
+    return NoMemory()
+
+
 def _whole_array(home: _Home) -> ScratchArray:
     spec = home.spec
     whole = np.ndarray.__new__(
-        ScratchArray, spec.shape, spec.dtype, buffer=home.memory, order=spec.order
+        ScratchArray, spec.shape, spec.dtype, buffer=np.asarray(home), order=spec.order
     )
-    whole._home = home
     with_dask.introduce(ScratchArray)
     return whole
 
@@ -679,7 +917,7 @@ def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DTy
         spec: ArraySpec = pickle.loads(pickled)
         with opened(spec.path) as descriptor:
             status = os.fstat(descriptor)
-            if status.st_size != spec.size or status.st_mtime_ns != spec.modified_ns:
+            if not spec.is_still_of(status):
                 raise SourceChanged(
                     f"{spec.path} is not the file any more that the array was pickled with: it "
                     "was changed since, or this process sees another one at that path"
@@ -688,12 +926,13 @@ def _reopen(pickled: bytes, start: int, shape: Shape, strides: Shape, dtype: DTy
                 spec.fixup.recipe(spec.source, spec.dtype) if spec.fixup else identity(spec.dtype)
             )
             home = _homes.setdefault(pickled, _open_home(spec, recipe, descriptor))
-    view = np.ndarray.__new__(
-        ScratchArray, shape, dtype, buffer=home.memory, offset=start, strides=strides
-    )
-    view._home = home
     with_dask.introduce(ScratchArray)
-    return view
+    return home.view(start, shape, strides, dtype)
+
+
+def _address_of(array: AnyArray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _plain(array: AnyArray) -> AnyArray:

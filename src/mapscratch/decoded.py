@@ -19,6 +19,8 @@ from mapscratch.engines import (
     AttachFailed,
     Decoding,
     EngineUnavailable,
+    Guarantees,
+    PageCounts,
     Request,
     attach,
     explained,
@@ -225,6 +227,48 @@ class DecodedMap(ScratchMemory):
             f"<{type(self).__name__} of {self._name!r}, {len(self)} bytes decoded from byte "
             f"{self._offset} on, engine {self.engine!r}>"
         )
+
+
+class NoMemory:
+    """What stands behind an array without items, as `DecodedMap` behind others: nothing."""
+
+    engine = "none"
+    can_fetch = False
+    process = None
+    guarantees = Guarantees(
+        no_swap="firm",
+        no_swap_detail="there are no pages",
+        window_seconds=0,
+        system_calls=True,
+        page_in_fixups=True,
+        clean_pages_shared=False,
+    )
+
+    _address = 0
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return 0
+
+    def __bool__(self) -> bool:
+        """It is there, though it has no bytes."""
+        return True
+
+    def counts(self) -> PageCounts:
+        """No pages."""
+        return PageCounts(0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+
+    def drop(self, offset: int = 0, length: int | None = None) -> int:
+        """Drops nothing."""
+        return 0
+
+    def reclaim(self, offset: int = 0, length: int | None = None) -> None:
+        """Nothing is there to reclaim."""
+
+    @contextmanager
+    def pin(self, offset: int = 0, length: int | None = None) -> Iterator[None]:
+        """Nothing is there to pin."""
+        yield
 
 
 def _has_huge_pages() -> bool:

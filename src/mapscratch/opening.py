@@ -146,6 +146,24 @@ def opened(file: Path | HasFileno, *, expected: str = "a path or an open file") 
         yield descriptor
 
 
+def has_a_size(descriptor: int) -> bool:
+    """Whether its status says how much can be read of it; that of files in /proc says 0."""
+    if os.fstat(descriptor).st_size:
+        return True
+    try:  # another open file, so that reading doesn't wait, and changes nobody's position
+        again = os.open(f"/proc/self/fd/{descriptor}", _READ_ONLY | os.O_NONBLOCK)
+    except OSError:
+        return True
+    try:
+        return not os.pread(again, 1, 0)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(again)
+
+
 def is_path(file: object) -> TypeIs[Path]:
     """A name, and not an open file."""
     return isinstance(file, str | bytes | os.PathLike)
@@ -157,6 +175,8 @@ def writes_as_it_is(file: object) -> bool:
 
 
 def _descriptor_of(file: object, expected: str) -> int:
+    if getattr(file, "closed", False) is True:
+        raise ValueError("the file is closed: open it again, or give its path")
     raw = _raw_of(file)
     if raw is not None:
         file.flush()  # type: ignore[attr-defined] # all that are read as they are have it
@@ -164,7 +184,7 @@ def _descriptor_of(file: object, expected: str) -> int:
     if any(hasattr(file, name) for name in ("read", "readinto", "readline")):
         _refuse_reader(file)
     if not hasattr(file, "fileno"):
-        raise TypeError(f"expected {expected}, not {type(file).__name__}")
+        raise TypeError(f"expected {expected}, not {_class_name(file)}{_way_out(file)}")
     return int(file.fileno())  # nothing else could be meant by it
 
 
@@ -199,8 +219,23 @@ def _reads_otherwise(file: object, known: type) -> bool:
     )
 
 
+def _class_name(file: object) -> str:
+    return f"{type(file).__module__}.{type(file).__qualname__}".removeprefix("builtins.")
+
+
+def _way_out(file: object) -> str:
+    """What to do with something else, where that can be guessed."""
+    if isinstance(file, bytearray | memoryview) or hasattr(file, "__array_interface__"):
+        return (
+            ": its bytes are in memory already, and numpy.frombuffer(it, dtype) is an array of them"
+        )
+    if hasattr(file, "open"):  # zipfile.Path, fsspec.OpenFile
+        return ": unpack it into a file, and give that"
+    return ""
+
+
 def _refuse_reader(file: object) -> NoReturn:
-    name = f"{type(file).__module__}.{type(file).__qualname__}"
+    name = _class_name(file)
     if isinstance(file, io.BytesIO | io.StringIO):
         raise io.UnsupportedOperation(
             f"an {name} has no fileno: its bytes are in memory already, and numpy.frombuffer("

@@ -46,6 +46,7 @@ __all__ = [
     "Request",
     "SystemCallWarning",
     "attach",
+    "chosen_name",
     "engines",
     "explained",
     "release_all",
@@ -161,17 +162,27 @@ def _problems(name: str, request: Request, requirements: Collection[str]) -> dic
     if unknown:
         known = ", ".join(map(repr, REQUIREMENTS))
         raise ValueError(f"no such guarantee: {', '.join(map(repr, unknown))}; there are {known}")
-    if name == "auto":
-        name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    name = chosen_name(name)
     if name == "auto":
         return {
             engine.name: _problem(engine, request, requirements)
             or _problem_of_choice(engine, request)
             for engine in _ENGINES.values()
         }
-    if name not in _ENGINES:
-        raise ValueError(f"no such engine: {name!r}; there are {', '.join(_ENGINES)} and auto")
     return {name: _problem(_ENGINES[name], request, requirements)}
+
+
+def chosen_name(name: str) -> str:
+    """The engine that is meant by what a user says, or ``"auto"``.
+
+    Raises:
+        ValueError: no such engine.
+    """
+    if name == "auto":
+        name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if name != "auto" and name not in _ENGINES:
+        raise ValueError(f"no such engine: {name!r}; there are {', '.join(_ENGINES)} and auto")
+    return name
 
 
 def _told(problems: dict[str, str | None]) -> str:

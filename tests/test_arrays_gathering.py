@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from mmap import PAGESIZE
 from pathlib import Path
@@ -160,6 +161,201 @@ def test_any_rows(
     if reclaimed:
         array.scratch.reclaim()
     same(ours[rows], theirs[rows])
+
+
+# Masks
+
+
+def sparse(shape: Any, share: float, seed: int = 3) -> Values:
+    return np.asarray(np.random.default_rng(seed).random(shape) < share)
+
+
+def test_pages_under_a_mask_are_made_together_and_once(
+    array: mapscratch.ScratchArray, expected: Values
+) -> None:
+    """As by the numbers of its rows: a page fault each would have made 16 pages a fault."""
+    mask = sparse(ITEMS, 4e-5)
+    pages = len(np.unique(np.flatnonzero(mask) * 4 // PAGESIZE))
+    assert 50 < pages < ITEMS * 4 // PAGESIZE // 8
+    for ours, theirs in (
+        (array, mask),
+        (array.reshape(1000, -1), mask.reshape(1000, -1)),
+        (array.reshape(2, 1000, -1), mask.reshape(2, 1000, -1)),
+        (array.reshape(1000, -1).T, mask.reshape(1000, -1).T),
+        (array, (mask,)),
+        (array, (mask, ...)),
+        (array, mask.tolist()),
+    ):
+        array.scratch.drop()
+        before = array.scratch.counts().filled
+        same(ours[theirs], expected[mask] if ours.flags.c_contiguous else by_rows(expected, mask))
+        assert array.scratch.counts().filled == before + pages
+
+
+def by_rows(expected: Values, mask: Values) -> Values:
+    values: Values = expected.reshape(1000, -1).T[mask.reshape(1000, -1).T]
+    return values
+
+
+def test_functions_that_pick_make_pages_together_too(
+    array: mapscratch.ScratchArray, expected: Values
+) -> None:
+    mask = sparse(ITEMS, 4e-5)
+    pages = len(np.unique(np.flatnonzero(mask) * 4 // PAGESIZE))
+    for pick in (
+        lambda a: a.compress(mask),
+        lambda a: a.compress(mask, axis=0),
+        lambda a: np.compress(mask, a),
+        lambda a: np.extract(mask, a),
+        lambda a: np.take(a, np.flatnonzero(mask)),
+    ):
+        array.scratch.drop()
+        before = array.scratch.counts().filled
+        same(pick(array), expected[mask])
+        assert array.scratch.counts().filled == before + pages
+
+
+@pytest.mark.parametrize("share", [0.002, 0.5, 1])
+def test_under_a_dense_mask_readers_go_in_sequence(
+    array: mapscratch.ScratchArray, expected: Values, share: float
+) -> None:
+    """Where most pages are wanted they are made in large blocks, whatever picks them."""
+    mask = sparse(ITEMS, share)
+    for index in (mask, np.flatnonzero(mask)):
+        array.scratch.drop()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(type(array.scratch.map), "fetch", _must_not_be_called)
+            same(array[index], expected[mask])
+
+
+def _must_not_be_called(*_: Any) -> None:
+    raise AssertionError("pages were made one by one")
+
+
+MASKS: dict[str, Any] = {
+    "of rows": lambda a: sparse(len(a), 0.05),
+    "of items": lambda a: sparse(a.shape, 0.001),
+    "of rows, in a tuple": lambda a: (sparse(len(a), 0.05),),
+    "of rows, all columns": lambda a: (sparse(len(a), 0.05), slice(None)),
+    "of rows, and what is left": lambda a: (sparse(len(a), 0.05), ...),
+    "of items, and what is left": lambda a: (sparse(a.shape, 0.001), ...),
+    "of rows, one column": lambda a: (sparse(len(a), 0.05), 3),
+    "of rows, some columns": lambda a: (sparse(len(a), 0.05), slice(2, 9)),
+    "of rows, and an axis more": lambda a: (sparse(len(a), 0.05), None),
+    "of columns": lambda a: (slice(None), sparse(a.shape[1], 0.05)),
+    "of both": lambda a: (sparse(len(a), 0.05), np.arange(3)[:, None]),
+    "a list": lambda a: sparse(len(a), 0.05).tolist(),
+    "nested lists in a tuple": lambda a: (sparse(a.shape, 0.001).tolist(),),
+    "by columns": lambda a: np.asfortranarray(sparse(a.shape, 0.001)),
+    "every second of a mask": lambda a: sparse(2 * len(a), 0.05)[::2],
+    "nothing": lambda a: np.zeros(a.shape, bool),
+    "everything": lambda a: np.ones(a.shape, bool),
+    "rows, all columns": lambda a: ([1, 5, 7] * 9, slice(None)),
+    "rows, and what is left": lambda a: (np.arange(40), ...),
+    # that NumPy has errors for
+    "too short": lambda a: sparse(len(a) - 1, 0.05),
+    "too long": lambda a: sparse(len(a) + 1, 0.05),
+    "of other rows": lambda a: sparse(a.shape[::-1], 0.001),
+    "of more dimensions": lambda a: sparse((*a.shape, 1), 0.001),
+    "of items, and all columns": lambda a: (sparse(a.shape, 0.001), slice(None)),
+    "of items in lists, and all columns": lambda a: (sparse(a.shape, 0.01).tolist(), slice(None)),
+    "of rows, and two ellipses": lambda a: (sparse(len(a), 0.05), ..., ...),
+    "lists of many lengths": lambda a: [[1], [1, 2]],
+}
+
+VIEWED: dict[str, Any] = {
+    "whole": lambda a: a,
+    "by columns": lambda a: a.T,
+    "every second row": lambda a: a[::2],
+    "backwards": lambda a: a[::-1],
+    "some columns": lambda a: a[:, 3:50],
+    "many times": lambda a: np.broadcast_to(a[0], (30, a.shape[1])),
+    "other bits": lambda a: a.view("u2"),
+}
+
+
+@pytest.mark.parametrize("view", VIEWED.values(), ids=VIEWED.keys())
+@pytest.mark.parametrize("index", MASKS.values(), ids=MASKS.keys())
+def test_masks_mean_what_they_mean_to_numpy(
+    array: mapscratch.ScratchArray, expected: Values, index: Any, view: Any
+) -> None:
+    ours, theirs = view(array[:600_000].reshape(300, -1)), view(expected[:600_000].reshape(300, -1))
+    picks = index(theirs)
+    try:
+        right = theirs[picks]
+    except (IndexError, ValueError) as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            ours[picks]
+    else:
+        np.testing.assert_array_equal(np.asarray(ours[picks]), right)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.lists(st.integers(1, 60), min_size=1, max_size=4).map(tuple),
+    order=st.sampled_from("CF"),
+    dimensions=st.integers(1, 4),
+    share=st.sampled_from([0, 1e-4, 0.01, 0.3, 1]),
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.lists(st.sampled_from([1, 1, 1, 2, -1]), min_size=4, max_size=4),
+    reclaimed=st.booleans(),
+)
+def test_any_mask(
+    array: mapscratch.ScratchArray,
+    expected: Values,
+    shape: tuple[int, ...],
+    order: Any,
+    dimensions: int,
+    share: float,
+    seed: int,
+    steps: list[int],
+    reclaimed: bool,
+) -> None:
+    """Of so many of the first dimensions, over a view of any order."""
+    items = min(ITEMS, int(np.prod(shape)) * 9)
+    shape = (items // int(np.prod(shape[1:])), *shape[1:])
+    part = slice(0, int(np.prod(shape)))
+    view = tuple(slice(None, None, step) for step in steps[: len(shape)])
+    ours = array[part].reshape(shape, order=order)[view]
+    theirs = expected[part].reshape(shape, order=order)[view]
+    mask = sparse(theirs.shape[:dimensions], share, seed)
+    if reclaimed:
+        array.scratch.reclaim()
+    same(ours[mask], theirs[mask])
+    same(ours[mask, ...], theirs[mask, ...])
+    if dimensions == 1:
+        same(np.compress(mask, ours, axis=0), theirs[mask])
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda a, chosen: np.compress(chosen, a),
+        lambda a, chosen: np.compress(chosen, a, axis=1),
+        lambda a, chosen: np.compress(chosen, a, axis=-2),
+        lambda a, chosen: a.compress(chosen, 0),
+        lambda a, chosen: np.extract(np.resize(chosen, a.shape), a),
+        lambda a, chosen: np.take(a, chosen, axis=0),
+        lambda a, chosen: a.take(chosen),
+        lambda a, chosen: np.take(a, chosen, 0, np.empty((len(chosen), a.shape[1]), "f4"), "clip"),
+        lambda a, chosen: np.compress(condition=chosen, a=a, axis=0),
+    ],
+)
+@pytest.mark.parametrize("chosen", [[True, False] * 9, [2, 0, 5], [0.0, 1.5], [], [1] * 5000])
+def test_functions_that_pick_are_numpys(
+    array: mapscratch.ScratchArray, expected: Values, pick: Any, chosen: Any
+) -> None:
+    """Also where truth values are taken for numbers, and with NumPy's errors."""
+    ours, theirs = array[:600_000].reshape(300, -1), expected[:600_000].reshape(300, -1)
+    try:
+        right = pick(theirs, chosen)
+    except (IndexError, TypeError, ValueError) as error:
+        with pytest.raises(type(error)):
+            pick(ours, chosen)
+    else:
+        same(pick(ours, chosen), right)
 
 
 @pytest.mark.slow

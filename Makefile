@@ -66,15 +66,18 @@ format: $(VENV)/installed ## lays out the Python code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Limits that find hangs are for an idle machine.
+MESON_TEST = $(BIN)/meson test --print-errorlogs --timeout-multiplier $$($(BIN)/python tests/support/patience.py)
+
 NATIVE := build/native
 $(NATIVE)/build.ninja: meson.build meson.options libscratch/meson.build tests/native/meson.build $(VENV)/installed
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) $(NATIVE) -Dnative_tests=true -Dwerror=true
 
 native: $(NATIVE)/build.ninja ## the C drivers of libscratch: ten million word operations and more
-	$(BIN)/meson test -C $(NATIVE) --print-errorlogs
+	$(MESON_TEST) -C $(NATIVE)
 
 stress: $(NATIVE)/build.ninja ## the long tests and the long word stress (some minutes)
-	$(BIN)/meson test -C $(NATIVE) --print-errorlogs --benchmark --verbose
+	$(MESON_TEST) -C $(NATIVE) --benchmark --verbose
 	$(PYTEST) -m stress --timeout 600 -s
 
 build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
@@ -82,7 +85,7 @@ build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
 
 # The extension is built into an environment of its own, and the sanitizers' libraries are loaded before Python.
 asan: build/asan/build.ninja ## everything native under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/meson test -C build/asan --print-errorlogs
+	$(MESON_TEST) -C build/asan
 	$(call make_venv,.venv-asan,$(PYTHON))
 	.venv-asan/bin/python -m pip install $(PIP_QUIETLY) --no-deps --no-build-isolation --force-reinstall \
 	  $(ASAN_OPTIONS:%=-Csetup-args=-D%) .
@@ -97,7 +100,7 @@ build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
 
 tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
-	TSAN_OPTIONS=halt_on_error=1 $(BIN)/meson test -C build/tsan --print-errorlogs
+	TSAN_OPTIONS=halt_on_error=1 $(MESON_TEST) -C build/tsan
 
 # The wheel is one for all of them, so each is tested on its own; `make -j` does it side by side. What of the
 # tests takes seconds and doesn't depend on Python is left to `make test`.

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.patience import patient
+
 from mapscratch.programs.cache import ConversionCache
 from mapscratch.programs.launch import Reports, environment, reports
 
@@ -63,7 +65,7 @@ def run(command: Sequence[str | Path], variables: Mapping[str, str]) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=patient(100),
     )
     assert result.returncode == 0, f"status {result.returncode}: {result.stdout}{result.stderr}"
     return result.stdout

@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from support.engines import AVAILABLE, STATUS, why_not
 from support.files import PatternFile, make_file
+from support.patience import pytest_timeout_set_timer  # noqa: F401
 
 from mapscratch import ScratchMap
 from mapscratch.engines import dontneed

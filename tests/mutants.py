@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.patience import patient
+
 TREE = Path(__file__).resolve().parent.parent
 TEST_SECONDS = 180
 
@@ -332,7 +334,7 @@ def tests_pass(tests: str) -> bool:
         start_new_session=True,
     ) as process:
         try:
-            return process.wait(TEST_SECONDS) == 0
+            return process.wait(patient(TEST_SECONDS)) == 0
         except subprocess.TimeoutExpired:
             return False
         finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.patience import communicate
 
 from mapscratch.kernelstats import (
     active_swaps,
@@ -64,7 +65,7 @@ def run_limited(code: str, path: Path) -> subprocess.CompletedProcess[str]:
             text=True,
         )
         cgroup.add(process.pid)
-        output, errors = process.communicate("go\n", timeout=100)
+        output, errors = communicate(process, "go\n", seconds=100)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from support import array_fixups
 from support.interpreter import run_python, start_python
+from support.patience import communicate
 from support.waiting import eventually
 
 import mapscratch
@@ -406,7 +407,7 @@ def test_interrupted_while_it_starts(lazyfree: str, path: Path) -> None:
     pid = int(process.stdout.readline())
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = communicate(process, seconds=20)
     assert "KeyboardInterrupt" in errors
     assert eventually(lambda: not is_running(pid))
 

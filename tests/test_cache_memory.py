@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.interpreter import run_python, start_python
+from support.patience import communicate
 from support.seccomp import is_supported
 
 from mapscratch import purgeable
@@ -61,7 +62,7 @@ def run_limited(code: str) -> tuple[int, str, str]:
     with temporary_memory_cgroup(LIMIT) as group:
         process = start_python(START + code)
         group.add(process.pid)
-        output, errors = process.communicate("go\n", timeout=100)
+        output, errors = communicate(process, "go\n", seconds=100)
         return process.returncode, output, errors
 
 

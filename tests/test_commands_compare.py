@@ -17,6 +17,7 @@ from support import seccomp
 from support.comparisons import make_comparison, make_round
 from support.engines import STATUS
 from support.interpreter import run_python
+from support.patience import communicate
 from support.sessions import processes_of_session
 from support.swap import some_swap
 
@@ -256,7 +257,7 @@ def temporary_swap_if_possible() -> tuple[str, ...]:
 def test_ctrl_c_leaves_nothing_behind():
     process = start_long_run(*temporary_swap_if_possible())
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = communicate(process, seconds=30)
     assert process.returncode == commands.EXIT_INTERRUPTED
     assert errors == "mapscratch: interrupted; everything that was made is removed\n"
     wait_until_nothing_is_left(process.pid)
@@ -268,7 +269,7 @@ def test_a_killed_worker_is_an_error_and_leaves_nothing_behind():
         if pid != process.pid:
             os.kill(pid, signal.SIGKILL)
             break
-    _, errors = process.communicate(timeout=30)
+    _, errors = communicate(process, seconds=30)
     assert process.returncode == commands.EXIT_ERROR
     assert "was killed by SIGKILL" in errors
     wait_until_nothing_is_left(process.pid)
@@ -277,5 +278,5 @@ def test_a_killed_worker_is_an_error_and_leaves_nothing_behind():
 def test_a_killed_run_leaves_nothing_behind():
     process = start_long_run(*temporary_swap_if_possible())
     process.kill()
-    process.communicate(timeout=30)
+    communicate(process, seconds=30)
     wait_until_nothing_is_left(process.pid)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from support.costs import LINES, make_costs
 from support.interpreter import run_python
+from support.patience import communicate, patient
 from support.sessions import processes_of_session
 
 from mapscratch import commands
@@ -210,7 +211,7 @@ def test_files_are_saved_even_if_nobody_reads_to_the_end(figures, tmp_path):
     )
     assert process.stdout
     process.stdout.close()
-    process.wait(timeout=60)
+    process.wait(patient(60))
     assert json.loads(saved.read_text())["document"] == "mapscratch.cost"
     assert chart.read_text().startswith("<?xml")
 
@@ -526,7 +527,7 @@ def test_what_ends_it_leaves_nothing_behind(number):
     assert process.stdout.readline().startswith("At most 100 s")
     time.sleep(1)
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = communicate(process, seconds=30)
     assert process.returncode == commands.EXIT_INTERRUPTED
     assert errors == "mapscratch: interrupted; everything that was made is removed\n"
     for _ in range(250):

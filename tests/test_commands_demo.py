@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from support import seccomp
 from support.interpreter import run_python
+from support.patience import communicate
 from support.waiting import eventually
 
 from mapscratch.commands import main
@@ -124,7 +125,7 @@ def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) ->
     assert eventually(lambda: bool(workers_of(process.pid)))
     time.sleep(0.3)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = communicate(process, seconds=30)
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "interrupted; everything that was made is removed" in errors

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support import seccomp
 from support.interpreter import run_python
+from support.patience import patient
 
 from mapscratch import __version__, commands
 from mapscratch.commands import doctor, main
@@ -84,7 +85,7 @@ def test_a_pipe_that_nobody_reads_is_no_error():
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=patient(30),
     )
     # Whether the reader has gone when it is written to is chance.
     assert done.stderr in ("141\n", "0\n")
@@ -98,7 +99,7 @@ def test_closed_streams_are_wanted_by_nobody(command, closed):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     assert done.returncode == 0
     assert done.stderr == ""
@@ -115,7 +116,7 @@ def test_a_child_has_no_file_of_ours_as_its_output(tmp_path):
             subprocess.run(["sh", "-c", "echo said && echo >{copy}"])
     """
     subprocess.run(
-        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=60
+        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=patient(60)
     )
     assert ours.read_text() == ""
     assert copy.exists()

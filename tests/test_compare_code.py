@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.patience import communicate
+from support.waiting import eventually
 
 from mapscratch.commands import EXIT_ERROR, EXIT_INTERRUPTED, main
 from mapscratch.experiment import code
@@ -117,13 +118,10 @@ def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_ctrl_c_leaves_no_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mapscratch", "compare", "--code", "-n", "5", "--rounds", "50"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 30
-    while not _workers_of(process.pid) and time.monotonic() < end:
-        time.sleep(0.05)
+    assert eventually(lambda: _workers_of(process.pid))
     workers = _workers_of(process.pid)
-    assert workers
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = communicate(process, seconds=30)
     assert process.returncode == EXIT_INTERRUPTED
     assert "Traceback" not in errors
     assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}/exe")]

@@ -17,6 +17,7 @@ from elf_oracle import needs_readelf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.costs import make_costs, make_line
+from support.patience import patient
 
 from mapscratch.elf import default_libraries
 from mapscratch.experiment.cost_model import Layout, device
@@ -197,7 +198,7 @@ def run(pages: int, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "mapscratch", "compare", "--swap", "file", *strategies]
     command += ["--pressure", "cgroup", "-n", str(PROCESSES), "--rounds", "1"]
     command += ["--pages", str(pages), "--seconds", "30", "--json", file, *LIBRARIES]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=50)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=patient(50))
     document: dict[str, Any] = json.loads(file.read_text())
     assert document["wrong_words"] == 0
     assert [one["strategy"] for one in document["results"]] == list(RUNNABLE)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.files import PatternFile, make_file
 from support.interpreter import run_python, start_python
+from support.patience import communicate
 
 from mapscratch import ScratchMap, _native
 from mapscratch.engines import dontneed
@@ -240,6 +241,7 @@ HOG = """
     print("ready", flush=True)
     sys.stdin.readline()  # in the group by now
     from mapscratch import ScratchMap, _native, engines
+    from support.patience import Limit
     status = {status.name: status for status in engines()}["dontneed"]
     assert sys.argv[3] in status.reason, status.reason
     data = open(sys.argv[1], "rb").read()
@@ -262,13 +264,11 @@ HOG = """
         time.sleep(0.005)
 
     grow = read_a_file if len(sys.argv[2]) > 1 else take_memory
-    end = time.monotonic() + 20
-    while not _native.pressure_counts()[0] and time.monotonic() < end:
+    limit = Limit(20)
+    while not _native.pressure_counts()[0] and limit.left():
         grow()
     events, pages = _native.pressure_counts()
-    for _ in range(200):  # it may be at work
-        if pages:
-            break
+    while not pages and limit.left():  # it may be at work
         time.sleep(0.01)
         events, pages = _native.pressure_counts()
     assert events and pages, (events, pages)
@@ -297,7 +297,7 @@ def test_a_short_memory_cgroup_wakes_it(big: PatternFile, on_disk: Path) -> None
                 assert process.stdout
                 assert process.stdout.readline() == "ready\n"
                 group.add(process.pid)
-                output, errors = process.communicate("\n", timeout=40)
+                output, errors = communicate(process, "\n", seconds=40)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -320,7 +320,7 @@ def test_a_short_memory_cgroup_of_version_2_wakes_it(big: PatternFile) -> None:
                 assert process.stdout
                 assert process.stdout.readline() == "ready\n"
                 group.add(process.pid)
-                output, errors = process.communicate("\n", timeout=40)
+                output, errors = communicate(process, "\n", seconds=40)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

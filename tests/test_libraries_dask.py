@@ -23,6 +23,7 @@ import pytest
 from dask.base import tokenize
 from dask.distributed import Client, LocalCluster
 from support.interpreter import run_python
+from support.patience import patient
 
 import mapscratch
 from mapscratch import ScratchArray, dask_workers
@@ -298,7 +299,7 @@ def test_a_worker_with_dask_s_own_settings_reads_more_than_its_limit(
     with one_worker(tmp_path) as client:
         before = client.run(os.getpid)
         lazy = dask.array.from_array(large, chunks=(rows, WIDE))
-        means = client.compute(lazy.mean(axis=1)).result(timeout=240)
+        means = client.compute(lazy.mean(axis=1)).result(timeout=patient(240))
         assert client.run(os.getpid) == before  # not restarted
         assert not was_paused(client)
     np.testing.assert_allclose(means, np.arange(WIDE).mean())
@@ -316,7 +317,7 @@ def test_a_worker_s_cache_gives_back_what_is_too_much(tmp_path: Path) -> None:
     with one_worker(tmp_path) as client:
         before = client.run(os.getpid)
         made = [client.submit(cached, number) for number in range(40)]
-        assert [one.result(timeout=240) for one in made] == list(range(40))
+        assert [one.result(timeout=patient(240)) for one in made] == list(range(40))
         assert client.run(os.getpid) == before
         assert not was_paused(client)
 
@@ -337,7 +338,7 @@ def test_a_worker_that_is_a_thread_of_the_client_s_process(
             dashboard_address=None,
         ) as client:
             lazy = dask.array.from_array(a, chunks=(512, wide))
-            means = client.compute(lazy.mean(axis=1)).result(timeout=240)
+            means = client.compute(lazy.mean(axis=1)).result()
             logs = client.get_worker_logs().values()
             assert not any("Pausing" in text for lines in logs for _, text in lines)
         np.testing.assert_allclose(means, np.arange(wide).mean())
@@ -363,7 +364,7 @@ def test_who_lets_the_kernel_judge_is_left_alone(large: ScratchArray, tmp_path: 
     with one_worker(tmp_path, **settings) as client:
         before = client.run(os.getpid)
         lazy = dask.array.from_array(large, chunks=(1024, WIDE))
-        means = client.compute(lazy.mean(axis=1)).result(timeout=240)
+        means = client.compute(lazy.mean(axis=1)).result(timeout=patient(240))
         assert client.run(os.getpid) == before  # not restarted
         assert list(client.run(guarded).values()) == [([], False)]
     np.testing.assert_allclose(means, np.arange(WIDE).mean())

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import mmap
-import time
-from collections.abc import Callable
 from mmap import PAGESIZE
 from typing import Any
 
@@ -17,6 +15,7 @@ from support.files import PatternFile
 from support.interpreter import run_python, start_python
 from support.processors import on_one_processor
 from support.swap import some_swap
+from support.waiting import eventually
 
 from mapscratch import PageCounts, ReclaimNotApplicable, ScratchMap
 from mapscratch.kernelstats import probe_temporary_memory_cgroup, temporary_memory_cgroup
@@ -37,15 +36,6 @@ def stored_pages(m: ScratchMap, file: PatternFile) -> set[int]:
         if m[page * PAGESIZE : (page + 1) * PAGESIZE]
         != file.data[page * PAGESIZE : (page + 1) * PAGESIZE]
     }
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from support.debugger import call, dump, gdb, gdb_command, gdb_must, read
 from support.files import make_file
 from support.interpreter import run_python
 from support.operated import ARRAY, MIB, Operated, lasting, make_source, operated
+from support.patience import patient
 from support.waiting import eventually
 
 import mapscratch
@@ -238,7 +239,7 @@ def test_a_gdb_that_calls_no_function_skips_what_it_is_for_and_nothing_else(
         capture_output=True,
         text=True,
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        timeout=120,
+        timeout=patient(120),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     skipped = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.patience import patient
 from support.purgeable import drop_page, let_go, reclaim, take_back
 
 from mapscratch import _native, purgeable
@@ -219,7 +220,7 @@ def test_reclaim_all_the_time(pages: int) -> None:
     hits = lost = 0
     try:
         began = time.monotonic()
-        while time.monotonic() < began + (1.5 if lost else 20):
+        while time.monotonic() < began + (1.5 if lost else patient(20)):
             let_go(run)
             if np.random.default_rng(hits + lost).integers(2):
                 drain.madvise(mmap.MADV_FREE)  # what waits in this processor's batch goes on

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.interpreter import run_python
+from support.patience import communicate
 from support.report_documents import make_compare, make_cost, make_survey, saved
+from support.waiting import eventually
 
 from mapscratch.commands import main, report
 from mapscratch.commands.parts import Outcome, Part, run_part
@@ -186,7 +188,7 @@ def running_report(folder: Path, *before: str) -> Iterator[tuple[subprocess.Pope
     assert process.stderr
     try:
         assert any("survey" in line for line in process.stderr)
-        assert wait_until(lambda: _children(process.pid))
+        assert eventually(lambda: _children(process.pid))
         yield process, _children(process.pid)
     finally:
         process.kill()
@@ -199,7 +201,7 @@ def test_ctrl_c_ends_what_runs_and_leaves_nothing(number, tmp_path):
         process.send_signal(number)
         # Another one doesn't keep it from cleaning up.
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = communicate(process, seconds=60)
         assert process.returncode == 130
         assert error.splitlines()[-1].endswith("interrupted; everything that was made is removed")
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
@@ -218,7 +220,7 @@ def test_what_runs_ends_if_the_report_is_killed(tmp_path):
     with running_report(tmp_path) as (process, children):
         process.kill()
         process.wait()
-        assert wait_until(lambda: not any(map(_runs, children)))
+        assert eventually(lambda: not any(map(_runs, children)))
 
 
 def _runs(pid: int) -> bool:
@@ -226,15 +228,6 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(condition: Callable[[], object]) -> bool:
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def _children(pid: int) -> list[int]:

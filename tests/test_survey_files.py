@@ -17,6 +17,7 @@ from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler
 from support.held import sleeping
 from support.interpreter import run_python, start_python
+from support.patience import communicate
 from support.waiting import eventually
 from test_elf_hostile import handmade
 
@@ -278,7 +279,7 @@ def test_an_interrupt_ends_the_workers(number, tmp_path):
             workers = children(process.pid)
             assert sorted(workers) == sorted(int(path.name) for path in tmp_path.iterdir())
             process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+            _, errors = communicate(process, seconds=60)
         finally:
             process.kill()
         if number == signal.SIGINT:

@@ -66,16 +66,17 @@ START = """
     from pathlib import Path
     import numpy as np, mapscratch.arrays
     from mapscratch.kernelstats import count_pages, range_memory
+    from support.patience import Limit
     from support.purgeable import drain, reclaim
 
     path, kind, when = sys.argv[1:4]
     libc = ctypes.CDLL(None, use_errno=True)
 
     def wait_for_scans(file, scans):
-        first, began = int(file.read_text()), time.monotonic()
+        first, limit = int(file.read_text()), Limit(50)
         while int(file.read_text()) < first + scans:
             time.sleep(0.05)
-            if time.monotonic() > began + 50:
+            if not limit.left():
                 print("no scan")
                 raise SystemExit
 

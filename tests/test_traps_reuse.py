@@ -13,6 +13,7 @@ from support.interpreter import run_python
 
 CHURN = """
     from support.prelude import *
+    from support.patience import patient
     import gc, mmap, random, threading, time
     import numpy as np
 
@@ -25,7 +26,7 @@ CHURN = """
     def goes_on():
         elapsed = time.monotonic() - start
         enough = churned > 20 and checked > 100
-        return not failures and (elapsed < seconds or (not enough and elapsed < 30))
+        return not failures and (elapsed < seconds or (not enough and elapsed < patient(30)))
 
     def guarded(use):
         def run():

@@ -14,6 +14,7 @@ from support.interpreter import run_python
 # word may be older than what the thread wrote last, unless the page was dropped since.
 STORING = """
     from support.prelude import *
+    from support.patience import patient
     import random, threading, time
     import numpy as np
 
@@ -26,7 +27,7 @@ STORING = """
 
     def goes_on():
         elapsed = time.monotonic() - start
-        return not failures and (elapsed < seconds or (not (losses and kept) and elapsed < 15))
+        return not failures and (elapsed < (seconds if losses and kept else patient(15)))
 
     def fail(*what):
         failures.append(what)

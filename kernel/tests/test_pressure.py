@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.patience import patient
 
 import mapscratch
 from mapscratch.kernelstats import active_swaps, read_meminfo
@@ -224,7 +225,7 @@ def test_global_pressure(kind: str, file: Path, swap: None) -> None:
         # Pages that can be dropped count as available, those that must be swapped do not.
         wanted = read_meminfo().available + (96 * MIB if kind == "private" else 0)
         hog = subprocess.Popen(hogs.command(sys.executable, "-c", HOG, str(wanted)))
-        assert hog.wait(timeout=120) in (0, -signal.SIGKILL)
+        assert hog.wait(timeout=patient(120)) in (0, -signal.SIGKILL)
         found = worker.look()
     tell("a neighbour takes all memory", kind, found)
     if kind == "private":

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ SWAP_MIB = 512
 SECONDS_TO_BOOT = 120
 SILENCE_MARGIN = 60
 """So long after a step's limit the guest, which should have ended it, is taken for dead."""
+SLOWNESS = TREE / "tests" / "support" / "patience.py"
+"""Says by what the limits of an idle machine are to be multiplied."""
 
 
 class MachineError(RuntimeError):
@@ -42,7 +44,7 @@ class Step:
     Attributes:
         name: for people.
         command: program and arguments.
-        limit: seconds until it is killed.
+        limit: seconds until it is killed, on an idle machine.
         environment: variables on top of the guest's.
         directory: where it runs; the ext4 disk by default.
     """
@@ -146,13 +148,21 @@ def _command(image: Path, directory: Path, memory_mib: int, processors: int) -> 
     ]  # fmt: skip
 
 
-def _watch(process: subprocess.Popen[bytes], steps: tuple[Step, ...], quietly: bool) -> str:
+def _measure_slowness() -> float:
+    """Of this machine, which others use too, and so of what is emulated on it."""
+    found = subprocess.run([sys.executable, str(SLOWNESS)], check=True, stdout=subprocess.PIPE)
+    return float(found.stdout)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], steps: tuple[Step, ...], slowness: float, quietly: bool
+) -> str:
     """Relays the console until the guest is gone; why it was killed, or an empty string."""
     assert process.stdout
     selector = selectors.DefaultSelector()
     selector.register(process.stdout, selectors.EVENT_READ)
     limits = {step.name: step.limit for step in steps}
-    deadline = time.monotonic() + SECONDS_TO_BOOT
+    deadline = time.monotonic() + SECONDS_TO_BOOT * slowness
     doing = "boot"
     rest = b""
     while True:
@@ -167,7 +177,7 @@ def _watch(process: subprocess.Popen[bytes], steps: tuple[Step, ...], quietly: b
             line = raw.decode(errors="replace").rstrip("\r")
             if line.startswith("== "):
                 doing = line[3:].rpartition(" (at most")[0]
-                deadline = time.monotonic() + limits.get(doing, 0) + SILENCE_MARGIN
+                deadline = time.monotonic() + limits.get(doing, 0) + SILENCE_MARGIN * slowness
             if not quietly:
                 print(line, flush=True)
 
@@ -195,6 +205,8 @@ def run_job(
         MachineError: there is no QEMU, or something else that the host lacks.
     """
     check_host()
+    slowness = _measure_slowness()
+    steps = tuple(replace(step, limit=round(step.limit * slowness)) for step in steps)
     with tempfile.TemporaryDirectory(prefix="mapscratch-guest-") as name:
         directory = Path(name)
         share = directory / "share"
@@ -219,7 +231,7 @@ def run_job(
             start_new_session=True,  # Ctrl-C is ours to hear; the machine is then killed below
         )
         try:
-            why = _watch(process, steps, quietly)
+            why = _watch(process, steps, slowness, quietly)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

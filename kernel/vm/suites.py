@@ -64,7 +64,7 @@ def _pytest(
 ) -> Step:
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=5"]
     command += ["-m", "not stress", "-s"]
-    command += ["--timeout", "180", "--basetemp", f"{at}/pytest-{name.replace(' ', '-')}"]
+    command += ["--basetemp", f"{at}/pytest-{name.replace(' ', '-')}"]
     if select:
         # Of the package's own tests those of one engine, and few examples of each property.
         command += ["-k", select, "--hypothesis-profile", "guest"]

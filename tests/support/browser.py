@@ -11,10 +11,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from support.patience import Limit, patient
 from support.waiting import eventually
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -153,9 +153,9 @@ class Browser:
         return base64.b64decode(printed["data"])
 
     def _next(self) -> dict[str, Any]:
-        until = time.monotonic() + _SECONDS
+        limit = Limit(_SECONDS)
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._in], [], [], max(until - time.monotonic(), 0))
+            ready, _, _ = select.select([self._in], [], [], limit.left())
             assert ready, "the browser doesn't answer"
             data = os.read(self._in, 1 << 20)
             assert data, "the browser has ended"
@@ -185,5 +185,5 @@ class Browser:
             except BlockingIOError:
                 return
             with connection:
-                connection.settimeout(1)
+                connection.settimeout(patient(1))
                 self.contacted.append(connection.recv(1000).partition(b"\r")[0].decode())

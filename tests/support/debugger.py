@@ -20,6 +20,7 @@ from typing import TypeAlias
 import pytest
 
 from support.operated import Operated, operated
+from support.patience import patient
 
 _SECONDS = 60
 _SETTINGS = ("set auto-load off", "set debuginfod enabled off", "set auto-solib-add off")
@@ -92,5 +93,5 @@ def _run(process: Operated, *commands: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=patient(_SECONDS),
     )

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mapscratch.census.processes import HeldFile, ProcessSurvey, survey_processes
+from support.patience import patient
 from support.waiting import eventually
 
 _SECONDS = 60.0
@@ -37,7 +38,7 @@ def running(
         env=variables,
         start_new_session=True,
     ) as process:
-        timer = threading.Timer(_SECONDS, _end, [process])
+        timer = threading.Timer(patient(_SECONDS), _end, [process])
         timer.start()
         try:
             assert process.stdout

@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from support.patience import communicate, inheritable, patient
+
 _TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -30,7 +32,7 @@ def start_python(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables | (environment or {}),
+        env=variables | inheritable() | (environment or {}),
     )
 
 
@@ -59,12 +61,12 @@ def run_python(
     )
     with process:
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, errors = communicate(process, seconds=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             output, errors = process.communicate()
             raise AssertionError(
-                f"not at its end after {timeout} s: it hangs\n{output}\n{errors}"
+                f"not at its end after {patient(timeout):.0f} s: it hangs\n{output}\n{errors}"
             ) from None
     if check and process.returncode:
         raise AssertionError(f"exit status {process.returncode}\n{output}\n{errors}")

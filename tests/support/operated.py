@@ -19,6 +19,7 @@ import pytest
 
 from support.engines import STATUS, why_not
 from support.interpreter import start_python
+from support.patience import communicate, patient
 from support.waiting import eventually
 
 MIB = 1 << 20
@@ -28,8 +29,6 @@ ARRAY = """
     array = mapscratch.array(sys.argv[1], "f8", source="i1", scale=0.37)
 """
 """What most of these processes run: an array eight times as large as its file."""
-
-SECONDS_TO_ANSWER = 10
 
 _ANSWER = """
 for line in sys.stdin:
@@ -55,7 +54,7 @@ class Operated:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            _, errors = self._process.communicate(timeout=30)
+            _, errors = communicate(self._process, seconds=30)
             raise AssertionError(f"it ended with {self._process.returncode}\n{errors}")
         return ast.literal_eval(line)
 
@@ -66,7 +65,7 @@ class Operated:
 
     def wait(self) -> int:
         """Waits for its end; its exit status."""
-        return self._process.wait(30)
+        return self._process.wait(patient(30))
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -81,7 +80,7 @@ class Operated:
         except OSError:
             return False
         assert self._process.stdout
-        answers, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
+        answers, _, _ = select.select([self._process.stdout], [], [], patient(10))
         return bool(answers) and self._process.stdout.readline() == f"{token!r}\n"
 
     def thread(self, name: str) -> int:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from support.patience import Limit
+
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Whether the condition comes true in time."""
-    end = time.monotonic() + seconds
+    limit = Limit(seconds)
     while not condition():
-        if time.monotonic() > end:
+        if not limit.left():
             return False
         time.sleep(0.01)
     return True

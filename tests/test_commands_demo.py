@@ -21,6 +21,7 @@ from support.patience import communicate
 from support.waiting import eventually
 
 from mapscratch.commands import main
+from mapscratch.errors import last_words
 from mapscratch.experiment import demo
 from mapscratch.experiment.demo import Demo, Ending
 from mapscratch.kernelstats import Availability, active_swaps, probe_temporary_memory_cgroup
@@ -110,6 +111,19 @@ def test_it_limits_itself_where_there_is_no_cgroup(
     assert document["ours"]["how"] == "finished"
     assert document["ours"]["facts"]["wrong"] == 0
     assert document["ours"]["facts"]["most_resident"] <= document["limit"]
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        ("", ""),
+        ("one\ntwo\n", "two"),
+        (f"warned\n{TRACEBACK}E: no a.\n  k: b\n", "E: no a. k: b"),
+        (f"{TRACEBACK}E: no a\n\nDuring it:\n\n{TRACEBACK}F: no b\n", "F: no b"),
+    ],
+)
+def test_what_a_process_said_last(said: str, last: str) -> None:
+    assert last_words(said) == last
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

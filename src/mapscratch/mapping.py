@@ -75,7 +75,8 @@ class ScratchMap(ScratchMemory):
         EngineUnavailable: no engine gives what is asked for; the message says what to do.
 
     Warns:
-        SystemCallWarning: once a process, where system calls fail on pages not in memory.
+        SystemCallWarning: once a program (the processes of its pools count in), where system calls
+            fail on pages not in memory.
     """
 
     __slots__ = ()

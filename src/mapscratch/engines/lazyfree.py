@@ -36,6 +36,7 @@ from mapscratch.engines.interface import (
     SystemCallWarning,
     page_flags,
 )
+from mapscratch.engines.program import first_in_program, remove_at_exit
 from mapscratch.errors import caller_level
 from mapscratch.kernelstats import range_memory
 
@@ -68,6 +69,8 @@ def _run_our_hook_first() -> None:
 _run_our_hook_first()
 
 _warned_of_system_calls = False
+_SYSTEM_CALLS = "system-calls"
+remove_at_exit(_SYSTEM_CALLS)
 
 
 class LazyfreeEngine(Engine):
@@ -226,10 +229,12 @@ def _guarantees() -> Guarantees:
 
 
 def _warn_of_system_calls(*, is_array: bool) -> None:
-    global _warned_of_system_calls  # noqa: PLW0603 - one warning a process, as documented
+    global _warned_of_system_calls  # noqa: PLW0603 - one warning a program, as documented
     if _warned_of_system_calls or _native.userfault_status()["system_calls"]:
         return
     _warned_of_system_calls = True
+    if not first_in_program(_SYSTEM_CALLS):
+        return
     way_out = (
         "Give them np.array(a), or put them into `with a.scratch.pin():`"
         if is_array

@@ -98,7 +98,9 @@ def all_steps(readme: str) -> tuple[Step, ...]:
             f"apt-get --quiet --yes install {packages}",
             r"\d+ upgraded, \d+ newly installed",
         ),
-        Step("compare", "make compare", "make compare", r"[\d,]+ words checked.*, 0 wrong"),
+        Step(
+            "compare", "make compare", "make compare", r"[\d,]+ words checked(?:.|\n)*?, 0\s+wrong"
+        ),
         Step("test", "make test", "make test", r"(?:\d+ failed, )?\d+ passed[^\n=]*"),
         Step(
             "wheel",

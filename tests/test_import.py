@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ from support.staging import stage
 
 import mapscratch
 from mapscratch import _native
+
+IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+STRICT = ["-W", "error"]
+if IS_FREE_THREADED:
+    STRICT += ["-W", "ignore:The global interpreter lock:RuntimeWarning"]
 
 LOADED = """
     import sys
@@ -37,11 +43,19 @@ LOADED = """
 
 
 def test_nothing_outside_of_the_standard_library_is_loaded() -> None:
-    loaded = run_python(LOADED, options=("-W", "error")).stdout.split()
+    loaded = run_python(LOADED, options=STRICT).stdout.split()
     assert "mapscratch.mapping" in loaded
     assert "mapscratch.engines.lazyfree" in loaded
     for heavy in ("commands", "elf", "experiment", "reporting", "kernelstats.swap"):
         assert not any(name.startswith(f"mapscratch.{heavy}") for name in loaded), heavy
+
+
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="this Python has the GIL")
+def test_a_free_threaded_python_takes_its_lock_and_says_so() -> None:
+    script = "import sys, mapscratch; print(sys._is_gil_enabled())"
+    assert run_python(script).stdout == "True\n"
+    with pytest.raises(AssertionError, match=r"load module 'mapscratch\._native'"):
+        run_python(script, options=("-W", "error"))
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
@@ -156,5 +170,5 @@ def test_one_build_serves_every_python_without_a_warning(interpreter: str, tmp_p
         tmp_path / "file",
         staged,
         interpreter=interpreter,
-        options=("-S", "-W", "error", "-X", "dev"),
+        options=("-S", *STRICT, "-X", "dev"),
     )

@@ -113,10 +113,8 @@ static void forget_parent(struct scratch_range *range) {
     range->generation++;
     scratch_helper_after_fork_in_child(&range->helper);
     memset(&range->streams, 0, sizeof range->streams);
-    range->pinned_pages = 0;
     memset(range->own_figures, 0, sizeof range->own_figures);
-    if (range->pins)
-        memset(range->pins, 0, scratch_range_pages(range) * sizeof *range->pins);
+    scratch_forget_pins(range);
     if (range->states)
         memset(range->states, SCRATCH_STATE_FILE, scratch_range_pages(range));
     bool is_lock_lost = range->lock_length && raw_mlock_on_fault(range->address, range->lock_length);

@@ -198,6 +198,31 @@ static size_t heat_bytes(const struct scratch_range *range) {
     return scratch_range_pages(range) / SCRATCH_HEAT_CHUNK_PAGES + 1;
 }
 
+static size_t pins_bytes(const struct scratch_range *range) {
+    return scratch_range_pages(range) * sizeof *range->pins;
+}
+
+static size_t pin_chunks_bytes(const struct scratch_range *range) {
+    return (scratch_range_pages(range) / SCRATCH_PIN_CHUNK_PAGES + 1) *
+           sizeof *range->pinned_in_chunk;
+}
+
+static bool has_room_for_pins(struct scratch_range *range) {
+    if (!range->pins)
+        range->pins = sparse_allocate(pins_bytes(range));
+    if (!range->pinned_in_chunk)
+        range->pinned_in_chunk = sparse_allocate(pin_chunks_bytes(range));
+    return range->pins && range->pinned_in_chunk;
+}
+
+void scratch_forget_pins(struct scratch_range *range) {
+    sparse_free(range->pins, pins_bytes(range));
+    sparse_free(range->pinned_in_chunk, pin_chunks_bytes(range));
+    range->pins = NULL;
+    range->pinned_in_chunk = NULL;
+    range->pinned_pages = 0;
+}
+
 static void range_free(struct scratch_range *range) {
     if (range->source)
         munmap((void *)range->source, range->source_length);
@@ -207,7 +232,7 @@ static void range_free(struct scratch_range *range) {
     free((void *)range->decoding.user_data);
     sparse_free(range->ever_filled, bitmap_bytes(range));
     sparse_free(range->touched, touched_bytes(range));
-    sparse_free(range->pins, scratch_range_pages(range) * sizeof *range->pins);
+    scratch_forget_pins(range);
     sparse_free(range->heat, heat_bytes(range));
     sparse_free(range->dropped_before, heat_bytes(range));
     free((void *)range->fixup.offsets);
@@ -537,12 +562,17 @@ void scratch_range_forget(struct scratch_range *range) {
     range_free(range);
 }
 
+static size_t after_chunk(size_t page, size_t end) {
+    size_t next = (page / SCRATCH_PIN_CHUNK_PAGES + 1) * SCRATCH_PIN_CHUNK_PAGES;
+    return next < end ? next : end;
+}
+
 size_t scratch_unpinned_run(const struct scratch_range *range, size_t *first, size_t end) {
     while (*first < end && scratch_page_is_pinned(range, *first))
         ++*first;
     size_t last = *first;
     while (last < end && !scratch_page_is_pinned(range, last))
-        last++;
+        last = scratch_has_pins_near(range, last) ? last + 1 : after_chunk(last, end);
     return last - *first;
 }
 
@@ -622,6 +652,37 @@ int scratch_discard_pages(struct scratch_range *range, size_t first, size_t page
     return madvise(range->address + first * page_size, pages * page_size, MADV_DONTNEED) ? errno : 0;
 }
 
+/* The source's pages that some of ours are made of, in whole. */
+static unsigned char *source_pages(const struct scratch_range *range, size_t first, size_t end,
+                                   size_t *ret_length) {
+    size_t page_size = scratch_page_size();
+    size_t from, to;
+    scratch_source_of(range, first, end, &from, &to);
+    from = (range->source_skip + from) & ~(page_size - 1);
+    to = (range->source_skip + to + page_size - 1) & ~(page_size - 1);
+    *ret_length = to - from;
+    return (unsigned char *)range->source + from;
+}
+
+/* Those that are mapped now; where holes cost as much as pages, those that something was made of. */
+static uint64_t count_source_pages(const struct scratch_range *range, int pagemap, size_t first,
+                                   size_t end) {
+    struct scratch_page_counts counts = {0};
+    bool scans = scratch_pagemap_scans(pagemap);
+    while (first < end) {
+        size_t stop = (first / SCRATCH_TOUCHED_PAGES + 1) * SCRATCH_TOUCHED_PAGES;
+        if (scans || stop > end)
+            stop = end;
+        if (scans || was_touched(range, first)) {
+            size_t length;
+            uintptr_t start = (uintptr_t)source_pages(range, first, stop, &length);
+            scratch_pagemap_count(pagemap, start, length / scratch_page_size(), &counts);
+        }
+        first = stop;
+    }
+    return counts.present;
+}
+
 /*
  * The source's pages that some of ours are made of: while they are mapped they count as the process's
  * (RssFile). Nothing is lost, the pager only maps them again. How many there were comes back.
@@ -629,17 +690,12 @@ int scratch_discard_pages(struct scratch_range *range, size_t first, size_t page
 static uint64_t unmap_source(struct scratch_range *range, int pagemap, size_t first, size_t end) {
     if (!range->source || first == end)
         return 0;
-    size_t page_size = scratch_page_size();
-    size_t from, to;
-    scratch_source_of(range, first, end, &from, &to);
-    from = (range->source_skip + from) & ~(page_size - 1);
-    to = (range->source_skip + to + page_size - 1) & ~(page_size - 1);
-    unsigned char *start = (unsigned char *)range->source + from;
-    struct scratch_page_counts counts = {0};
-    scratch_pagemap_count(pagemap, (uintptr_t)start, (to - from) / page_size, &counts);
-    if (madvise(start, to - from, MADV_DONTNEED_LOCKED) && madvise(start, to - from, MADV_DONTNEED))
+    size_t length;
+    unsigned char *start = source_pages(range, first, end, &length);
+    uint64_t present = count_source_pages(range, pagemap, first, end);
+    if (madvise(start, length, MADV_DONTNEED_LOCKED) && madvise(start, length, MADV_DONTNEED))
         return 0; /* locked, before Linux 5.18: somebody wants it to stay */
-    return counts.present;
+    return present;
 }
 
 int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
@@ -806,10 +862,14 @@ static void count_pins(struct scratch_range *range, size_t first, size_t end, in
         bool was_pinned = range->pins[page];
         range->pins[page] += (uint32_t)change;
         bool is_pinned = range->pins[page];
-        if (is_pinned && !was_pinned)
+        uint32_t *in_chunk = &range->pinned_in_chunk[page / SCRATCH_PIN_CHUNK_PAGES];
+        if (is_pinned && !was_pinned) {
             range->pinned_pages++;
+            ++*in_chunk;
+        }
         if (was_pinned && !is_pinned) {
             range->pinned_pages--;
+            --*in_chunk;
             /* A pin that was refused never came so far. */
             if (range->states && range->states[page] == SCRATCH_STATE_PINNED)
                 scratch_check_event(range, page, 1, SCRATCH_EVENT_UNPIN);
@@ -859,9 +919,7 @@ int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
     sigset_t signals;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&range->lock);
-    if (!range->pins)
-        range->pins = sparse_allocate(scratch_range_pages(range) * sizeof *range->pins);
-    if (!range->pins) {
+    if (!has_room_for_pins(range)) {
         error = ENOMEM;
     } else {
         count_pins(range, first, end, 1);
@@ -894,6 +952,8 @@ int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t lengt
     if (is_ours) {
         count_pins(range, first, end, -1);
         unlock_unpinned(range, first, end);
+        if (!range->pinned_pages)
+            scratch_forget_pins(range);
     }
     scratch_lock_release(&range->lock);
     scratch_signals_restore(&signals);

@@ -28,6 +28,7 @@
 
 /* As many entries of a pagemap are read in few calls, and a bit each of a large range is little. */
 enum { SCRATCH_TOUCHED_PAGES = 4096 };
+enum { SCRATCH_PIN_CHUNK_PAGES = 512 };
 
 struct scratch_range {
     struct scratch_lock lock;
@@ -57,7 +58,8 @@ struct scratch_range {
     unsigned char *heat; /* a byte a chunk: how often it came back after a drop */
     unsigned char *dropped_before;
 
-    uint32_t *pins; /* a count a page; NULL until the first pin */
+    uint32_t *pins;           /* a count a page; NULL while nothing is pinned */
+    uint32_t *pinned_in_chunk; /* pinned pages of so many; likewise */
     uint64_t pinned_pages;
     uint64_t generation; /* changes over fork, so that a pin of the parent isn't released here */
 
@@ -104,8 +106,15 @@ static inline void scratch_range_count(struct scratch_range *range, enum scratch
     atomic_fetch_add_explicit(&scratch_range_figures(range)[figure], more, memory_order_relaxed);
 }
 
+/* Under the range's lock: nothing is pinned any more. */
+void scratch_forget_pins(struct scratch_range *range);
+
+static inline bool scratch_has_pins_near(const struct scratch_range *range, size_t page) {
+    return range->pins && range->pinned_in_chunk[page / SCRATCH_PIN_CHUNK_PAGES];
+}
+
 static inline bool scratch_page_is_pinned(const struct scratch_range *range, size_t page) {
-    return range->pins && range->pins[page];
+    return scratch_has_pins_near(range, page) && range->pins[page];
 }
 
 /*

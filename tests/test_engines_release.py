@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import seccomp
 from support.files import PatternFile
 from support.interpreter import run_python
 
@@ -168,4 +170,97 @@ def test_release_all_over_fork(lazyfree: str, path: Path) -> None:
         assert release_all() >= array.nbytes
         """,
         path,
+    )
+
+
+# What it costs
+
+PAGEMAP_SCAN = 0xC0606610  # linux/fs.h, of Linux 6.7
+
+
+@pytest.mark.parametrize(
+    "scans",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.skipif(
+                not seccomp.is_supported(),
+                reason="the system call numbers of this processor aren't known here",
+            ),
+        ),
+    ],
+    ids=["scans", "before Linux 6.7"],
+)
+def test_what_is_not_there_costs_nothing(lazyfree: str, tmp_path: Path, scans: bool) -> None:
+    """Of a tebibyte of which little is there: an entry for each page would be 2 GiB to read."""
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, 1 << 40)
+    run_python(
+        """
+        import sys
+        import mapscratch
+        from mapscratch.engines import release_all
+        from support.seccomp import forbid_request
+
+        def resident():
+            with open("/proc/self/status") as status:
+                return int(next(line.split()[1] for line in status if line.startswith("VmRSS")))
+
+        def read():
+            with open("/proc/self/io") as figures:
+                return int(figures.readline().split()[1])  # rchar
+
+        if not int(sys.argv[2]):
+            forbid_request(int(sys.argv[3]))
+        array = mapscratch.array(sys.argv[1], "u1")
+        places = 5, 1 << 39, (1 << 40) - 1
+
+        def round_trip():
+            assert [int(array[place]) for place in places] == [0, 0, 0]
+            there = array.scratch.counts().resident
+            assert len(places) <= there < 1000
+            assert array.scratch.drop() == there - array.scratch.counts().pinned
+            array.scratch.reclaim()
+
+        round_trip()
+        before, memory = read(), resident()
+        round_trip()
+        with array[:1].scratch.pin(), array[-1:].scratch.pin():
+            round_trip()
+        release_all()
+        round_trip()
+        assert read() - before < 16 << 20, read() - before
+        assert resident() - memory < 64 << 10, resident() - memory
+        """,
+        large,
+        int(scans),
+        PAGEMAP_SCAN,
+    )
+
+
+def test_pins_of_a_large_array_cost_a_forked_child_nothing(lazyfree: str, tmp_path: Path) -> None:
+    """The child has none of them: forgetting them must not take memory for each page."""
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, 1 << 40)
+    run_python(
+        """
+        import os, resource, sys
+        import mapscratch
+
+        array = mapscratch.array(sys.argv[1], "u1")
+        with array[:1].scratch.pin():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            child = os.fork()
+            if not child:
+                assert array[7] == 0 and array.scratch.counts().pinned == 0
+                taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+                os._exit(taken > 64 << 10)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert array.scratch.counts().pinned == 1
+        assert array.scratch.counts().pinned == 0
+        """,
+        large,
     )

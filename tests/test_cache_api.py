@@ -400,7 +400,7 @@ def test_memoize(cache: Cache) -> None:
     kept = tile(1, 2, y=3)
     assert calls == [(1, 2, 3)]
     assert tile(1, 2)[0] == 120
-    info: Any = tile.cache_info()  # type: ignore[attr-defined]
+    info: Any = tile.cache_info()
     assert (info.hits, info.misses, info.maxsize) == (1, 2, None)
     assert info.currsize == cache.stats().bytes_held
     reclaim_all(cache)
@@ -409,12 +409,12 @@ def test_memoize(cache: Cache) -> None:
     assert len(calls) == 2  # `kept` has kept it
     assert tile.__name__ == "tile"
     assert tile.__doc__ == "Makes a tile."
-    assert tile.__wrapped__(1, 1)[0] == 110  # type: ignore[attr-defined]
+    assert tile.__wrapped__(1, 1)[0] == 110
     other = cache.memoize(lambda z, x: b"another function's")
     assert bytes(other(1, 2)) == b"another function's"
-    tile.cache_clear()  # type: ignore[attr-defined]
+    tile.cache_clear()
     assert len(cache) == 1
-    assert tile.cache_info()[:2] == (0, 0)  # type: ignore[attr-defined]
+    assert tile.cache_info()[:2] == (0, 0)
 
 
 def test_pickled_it_is_another_empty_one(cache: Cache) -> None:

@@ -505,7 +505,7 @@ def test_what_is_being_made_when_its_key_is_dropped_is_not_kept(give_up: str) ->
     def ask() -> bytes:
         if give_up == "clear":
             return bytes(load())
-        return bytes(cache.get("key", load.__wrapped__).value)  # type: ignore[attr-defined]
+        return bytes(cache.get("key", load.__wrapped__).value)
 
     answers = []
     thread = threading.Thread(target=lambda: answers.append(ask()))
@@ -515,7 +515,7 @@ def test_what_is_being_made_when_its_key_is_dropped_is_not_kept(give_up: str) ->
     if give_up == "put":
         cache.put("key", b"new")
     elif give_up == "clear":
-        load.cache_clear()  # type: ignore[attr-defined]
+        load.cache_clear()
     else:
         cache.drop(*(["key"] if give_up == "drop" else []))
     assert ask() == b"new"

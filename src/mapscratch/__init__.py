@@ -34,7 +34,8 @@ from mapscratch.mapping import ScratchMap
 
 if TYPE_CHECKING:
     from mapscratch.arrays import ScratchArray, SourceChanged, ThrashingWarning, array, save
-    from mapscratch.cache import Cache, CacheFallbackWarning, CacheInfo, CacheStats
+    from mapscratch.cache import Cache, CacheFallbackWarning, CacheStats
+    from mapscratch.cache_memoized import CacheInfo
     from mapscratch.fixup_process import FixupError
 
 __version__ = "0.1.0"
@@ -66,7 +67,7 @@ __all__ = [
 _NEEDS_NUMPY = {
     "Cache": "cache",
     "CacheFallbackWarning": "cache",
-    "CacheInfo": "cache",
+    "CacheInfo": "cache_memoized",
     "CacheStats": "cache",
     "FixupError": "fixup_process",
     "ScratchArray": "arrays",

@@ -12,19 +12,30 @@ import functools
 import math
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Hashable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from mmap import PAGESIZE
 from operator import index
-from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
 from mapscratch import dask_workers
 from mapscratch._native import BoardEntry, purgeable_refused
+from mapscratch.cache_memoized import CacheInfo, CacheParameters, Memoized, refuse_others
+from mapscratch.cache_pinned import Pinned
 from mapscratch.cache_threads import Maker, Makers, Making, Shared, Waiter, exclusive, fail
 from mapscratch.cache_values import (
     Array,
@@ -41,10 +52,11 @@ from mapscratch.kernelstats.cgroups import memory_limit
 from mapscratch.kernelstats.meminfo import read_meminfo
 from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-Lent = TypeVar("Lent")
+Parameters = ParamSpec("Parameters")
+AnyArray = TypeVar("AnyArray", bound=Array)
 
 _ALL: Any = object()
+_RAISE: Any = object()  # what isn't there is a KeyError
 
 _SMALL = PAGESIZE // 2  # bytes; what is no larger shares a page with others
 _ALIGNMENT = 64  # bytes: a cache line, and more than any type of NumPy's needs
@@ -90,15 +102,6 @@ class CacheStats:
     bytes_in_use: int
 
 
-class CacheInfo(NamedTuple):
-    """As `functools.lru_cache` gives it; `maxsize` is in bytes, and None: as the kernel likes."""
-
-    hits: int
-    misses: int
-    maxsize: int | None
-    currsize: int
-
-
 class _Entry(NamedTuple):
     """Where a value is, and how it is seen."""
 
@@ -106,35 +109,6 @@ class _Entry(NamedTuple):
     offset: int
     size: int
     form: Form | None
-
-
-class Pinned(Generic[Lent]):
-    """What `Cache.get` returns: a context manager around the value.
-
-    The value stays pinned while it, or anything that was made of it without a copy, lives: at least
-    to the end of the ``with`` block.
-    """
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Lent) -> None:
-        self.value: Lent | None = value
-
-    def __enter__(self) -> Lent:
-        if self.value is None:
-            raise RuntimeError("this use of the cache is over; ask it again")
-        return self.value
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        value, self.value = self.value, None
-        if isinstance(value, memoryview):
-            with suppress(BufferError):  # something was made of it that lives
-                value.release()
 
 
 class Cache(Shared):
@@ -149,6 +123,9 @@ class Cache(Shared):
     bytes, seen again as a read-only memoryview. They are copied in once. One that lives (or a view
     of it, or an array made of it without a copy) is pinned: the kernel leaves it alone.
 
+    ``with cache.get(key, make) as value:`` is how it is used, or `memoize`; there are a dict's
+    methods, too. When what a value was made of has changed, `drop` it.
+
     All methods may be called from any thread. After fork parent and child go on with a copy each.
     Where MADV_FREE does nothing (some sandboxes, locked memory) a `CacheFallbackWarning` says so,
     and the cache is an ordinary one that keeps what was used last, up to `max_bytes`.
@@ -156,16 +133,19 @@ class Cache(Shared):
     Pickling a cache gives an empty one with the same settings.
     """
 
-    def __init__(self, *, max_bytes: int | None = None) -> None:
+    def __init__(self, max_bytes: int | None = None) -> None:
         """An empty cache.
 
         Args:
-            max_bytes: what it may hold at most, in bytes of whole pages; None: as much as there
-                is room for.
+            max_bytes: what it may hold at most, in bytes of whole pages (not in entries); None: as
+                much as there is room for.
 
         Raises:
             ValueError: `max_bytes` is negative.
+            TypeError: it is no integer.
         """
+        if max_bytes is not None:
+            max_bytes = _number_of_bytes(max_bytes)
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}: it can't be negative")
         super().__init__()
@@ -198,7 +178,14 @@ class Cache(Shared):
         """What the cache may hold at most; None: as much as the kernel likes."""
         return self._max_bytes
 
-    def get(self, key: Hashable, make: Callable[[], Makeable] | None = None) -> Pinned[Any]:
+    @overload
+    def get(self, key: Hashable, make: Callable[[], Makeable] = ...) -> Pinned[Any]: ...
+    @overload
+    def get(self, key: Hashable, make: None) -> Pinned[Any] | None: ...
+
+    def get(
+        self, key: Hashable, make: Callable[[], Makeable] | None = _RAISE
+    ) -> Pinned[Any] | None:
         """The value of a key, made if it isn't there: ``with cache.get(key, make) as value:``.
 
         While one thread makes a value all others that ask for its key wait. If `make` raises they
@@ -207,16 +194,21 @@ class Cache(Shared):
         Args:
             key: anything that a dict takes.
             make: makes the value, an array or bytes; it may use the cache itself, for other keys.
+                None: what isn't there is None, as for a dict.
 
         Raises:
             KeyError: the value isn't there, and there is no `make`.
-            TypeError: `make` returned something else than an array or bytes.
+            TypeError: `make` returned something else than an array or bytes, or is a value.
             RuntimeError: `make` asks for the key that it makes, or two wait for each other.
         """
+        if make is not _RAISE and make is not None:
+            _refuse_values(make)
         value = self._take(key)
         if value is not None:
             return Pinned(value)
         if make is None:
+            return None
+        if make is _RAISE:
             raise KeyError(key)
         return Pinned(self._all_of([key], lambda keys: [make()])[key])
 
@@ -236,6 +228,7 @@ class Cache(Shared):
             ValueError: `make` returned another number of values.
             TypeError, RuntimeError: as for `get`.
         """
+        _refuse_values(make)
         keys = list(keys)
         values = self._all_of(list(dict.fromkeys(keys)), make)
         return Pinned([values[key] for key in keys])
@@ -279,14 +272,44 @@ class Cache(Shared):
         entry.run.populate()
         return cast(Array, draft)
 
-    def memoize(self, function: Function) -> Function:
-        """Keeps what a function returns, by its arguments: a decorator.
+    @overload
+    def memoize(
+        self, function: Callable[Parameters, AnyArray], /, *, typed: bool = ...
+    ) -> Memoized[Parameters, AnyArray]: ...
+    @overload
+    def memoize(
+        self,
+        function: Callable[Parameters, bytes | bytearray | memoryview],
+        /,
+        *,
+        typed: bool = ...,
+    ) -> Memoized[Parameters, memoryview]: ...
+    @overload
+    def memoize(
+        self, function: Callable[Parameters, Makeable], /, *, typed: bool = ...
+    ) -> Memoized[Parameters, Value]: ...
+    @overload
+    def memoize(self, /, *, typed: bool = ...) -> _Memoizer: ...
+
+    def memoize(self, function: Any = None, /, *, typed: bool = False) -> Any:
+        """Keeps what a function returns, by its arguments: a decorator, with or without ``()``.
 
         The results are read-only arrays (memoryviews, of bytes) that keep their pin while they
-        live. ``cache_info()``, ``cache_clear()`` and ``__wrapped__`` are as `functools.lru_cache`
-        has them.
+        live. ``cache_info()``, ``cache_clear()``, ``cache_parameters()`` and ``__wrapped__`` are as
+        `functools.lru_cache` has them. Of a method the object is an argument as others are: it must
+        be hashable, and lives as long as what is kept for it.
+
+        Args:
+            function: returns an array or bytes.
+            typed: whether 3 and 3.0 are different arguments.
+
+        Raises:
+            TypeError: a coroutine function, a generator, or no function.
         """
-        return _memoized(self, function)  # type: ignore[return-value]
+        if function is None:
+            return functools.partial(self.memoize, typed=typed)
+        refuse_others(function)
+        return _memoized(self, function, typed)
 
     @exclusive
     def drop(self, key: Hashable = _ALL) -> int:
@@ -346,6 +369,102 @@ class Cache(Shared):
     def cache_info(self) -> CacheInfo:
         """Hits, misses, the size it may have and the size it has, in bytes."""
         return CacheInfo(self._hits, self._made, self._max_bytes, self._memory.held)
+
+    # As of a dict; what is looked up is lent as `memoize` does it
+
+    def __getitem__(self, key: Hashable) -> Any:
+        """The value itself, pinned while it lives; a KeyError if it isn't there."""
+        value = self._take(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Hashable, value: Makeable) -> None:
+        """Is `put`."""
+        self.put(key, value)
+
+    def __delitem__(self, key: Hashable) -> None:
+        """Gives up one entry; a KeyError if it isn't there."""
+        self.pop(key)
+
+    def pop(self, key: Hashable, default: Any = _RAISE) -> Any:
+        """Takes an entry out of the cache; its value is pinned while it lives.
+
+        Raises:
+            KeyError: it isn't there, and there is no `default`.
+        """
+        value = self._take_out(key)
+        if value is not None:
+            return value
+        if default is _RAISE:
+            raise KeyError(key)
+        return default
+
+    def popitem(self) -> tuple[Hashable, Any]:
+        """Takes out the entry that was used least lately: its key, and its value as from `pop`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        item = self._take_out_oldest()
+        if item is None:
+            raise KeyError("popitem: the cache is empty")
+        return item
+
+    def setdefault(self, key: Hashable, default: Makeable) -> Any:
+        """The value itself; if it isn't there, `default` is put there first.
+
+        Raises:
+            TypeError: `default` is neither an array nor bytes. To make it only when it is needed:
+                `get`.
+        """
+        pinned = self.get(key, lambda: default)
+        return pinned.value
+
+    def update(
+        self,
+        other: Mapping[Any, Makeable] | Iterable[tuple[Hashable, Makeable]] = (),
+        /,
+        **keywords: Makeable,
+    ) -> None:
+        """Puts all values of a mapping, or of pairs, and those that are named."""
+        for key, value in dict(other, **keywords).items():
+            self.put(key, value)
+
+    def clear(self) -> None:
+        """Gives up all entries; see `drop`."""
+        self.drop()
+
+    def keys(self) -> KeysView[Hashable]:
+        """The keys, at the time when they are gone through; some of their values may be lost."""
+        return KeysView(cast(Mapping[Hashable, Any], self))
+
+    def values(self) -> ValuesView[Any]:
+        """The values that are still there when it is their turn, each pinned while it lives."""
+        return _Values(cast(Mapping[Hashable, Any], self))
+
+    def items(self) -> ItemsView[Hashable, Any]:
+        """The keys and values that are still there when it is their turn; see `values`."""
+        return _Items(cast(Mapping[Hashable, Any], self))
+
+    @exclusive
+    def _take_out(self, key: Hashable) -> Value | None:
+        self._makers.supersede([key])
+        value = self._find(key)
+        self._forget(key)
+        self._show()
+        return value
+
+    @exclusive
+    def _take_out_oldest(self) -> tuple[Hashable, Value] | None:
+        while self._entries:
+            key = next(iter(self._entries))
+            value = self._find(key)
+            self._forget(key)
+            if value is not None:
+                self._show()
+                return key, value
+        return None
 
     @exclusive
     def _keys(self) -> list[Hashable]:
@@ -765,6 +884,63 @@ def _memory_there_is() -> int:
     return available if limit is None else min(available, limit)
 
 
+def _number_of_bytes(limit: object) -> int:
+    try:
+        return index(cast(int, limit))
+    except TypeError:
+        raise TypeError(
+            f"max_bytes={limit!r}: a number of bytes is an integer, such as 1 << 30; "
+            "without a limit it is None"
+        ) from None
+
+
+def _refuse_values(make: object) -> None:
+    """Raises a TypeError if somebody gives a value where a function is asked for."""
+    if not callable(make):
+        raise TypeError(
+            f"make is called when there is no value, and this is a {type(make).__name__}: "
+            "cache.get(key, lambda: ...); or cache.put(key, value), if it is there already"
+        )
+
+
+class _Items(ItemsView[Hashable, Any]):
+    """What is there when it is its turn: an entry may be lost meanwhile."""
+
+    _mapping: Mapping[Hashable, Any]
+
+    def __iter__(self) -> Iterator[tuple[Hashable, Any]]:
+        for key in self._mapping:
+            with suppress(KeyError):
+                yield key, self._mapping[key]
+
+
+class _Values(ValuesView[Any]):
+    """The same without keys."""
+
+    _mapping: Mapping[Hashable, Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, value in _Items(self._mapping):
+            yield value
+
+
+class _Memoizer(Protocol):
+    """What ``memoize()`` returns."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Parameters, AnyArray], /
+    ) -> Memoized[Parameters, AnyArray]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Parameters, bytes | bytearray | memoryview], /
+    ) -> Memoized[Parameters, memoryview]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Parameters, Makeable], /
+    ) -> Memoized[Parameters, Value]: ...
+
+
 def _empty_cache(max_bytes: int | None) -> Cache:
     return Cache(max_bytes=max_bytes)
 
@@ -772,7 +948,7 @@ def _empty_cache(max_bytes: int | None) -> Cache:
 _why_not_here = functools.cache(why_not)
 
 
-def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., Value]:
+def _memoized(cache: Cache, function: Callable[..., Makeable], typed: bool) -> Any:
     name = object()  # the first part of its keys: no other function has it
     calls = misses = 0
 
@@ -786,7 +962,10 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
             return function(*arguments, **keywords)
 
         calls += 1
-        with cache.get((name, arguments, *sorted(keywords.items())), make) as value:
+        named = sorted(keywords.items())
+        types = [type(each) for each in (*arguments, *(value for _, value in named))]
+        key = (name, arguments, *named, *(types if typed else ()))
+        with cache.get(key, make) as value:
             return another(value)
 
     def cache_info() -> CacheInfo:
@@ -798,6 +977,9 @@ def _memoized(cache: Cache, function: Callable[..., Makeable]) -> Callable[..., 
         old, name = name, object()  # what is just being made is of the old
         cache._drop_all_of(old)
 
-    memoized.cache_info = cache_info  # type: ignore[attr-defined]
-    memoized.cache_clear = cache_clear  # type: ignore[attr-defined]
+    def cache_parameters() -> CacheParameters:
+        return {"maxsize": cache.max_bytes, "typed": typed}
+
+    for attribute in (cache_info, cache_clear, cache_parameters):
+        setattr(memoized, attribute.__name__, attribute)
     return memoized

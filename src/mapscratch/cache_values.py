@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,13 +38,24 @@ def bytes_of(value: Makeable) -> tuple[Array, Form | None]:
     if type(value) not in (np.ndarray, np.memmap, ScratchArray):
         raise TypeError(
             f"a cache keeps NumPy arrays and bytes, and this is a {type(value).__name__}: "
-            "np.asarray(...) or pickle.dumps(...) makes one of most things"
+            f"{_what_to_do(value)}"
         )
     refuse_objects(value.dtype)
     is_by_columns = value.flags.f_contiguous and not value.flags.c_contiguous
     form = Form(value.shape, value.dtype, "F" if is_by_columns else "C")
     items = np.asarray(value).ravel(form.order)
     return items.view(np.uint8) if items.nbytes else np.empty(0, np.uint8), form
+
+
+def _what_to_do(value: object) -> str:
+    if isinstance(value, Coroutine):
+        value.close()  # else Python tells that nobody awaited it
+        return "await it first, and put what comes of it"
+    if isinstance(value, AsyncGenerator | Generator):
+        return "it can be gone through once; np.fromiter(...) makes an array of what it yields"
+    if callable(value):
+        return "cache.get(key, make) is what calls a function, if there is no value"
+    return "np.asarray(...) or pickle.dumps(...) makes one of most things"
 
 
 def refuse_objects(dtype: np.dtype[Any]) -> None:

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A zarr array whose decoded chunks are kept in a `mapscratch.Cache`.
 
+**After anybody wrote to the array, call** `CachedArray.invalidate`: until then the old values are
+what one sees.
+
 Nothing of zarr is imported: whatever has `shape`, `chunks`, `dtype` and is sliced like a zarr array
 does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -46,9 +51,13 @@ class _Part(NamedTuple):
 class CachedArray:
     """A chunked array, read through a cache of its decoded chunks.
 
+    **What is written to the array is not seen before** `invalidate`: after ``array[10:20] = 0``
+    call ``cached.invalidate(np.s_[10:20])``, and ``cached.invalidate()`` after a resize, or where
+    nobody knows what was written. ``cached[10:20] = 0`` writes and does so itself. Other processes,
+    and another `CachedArray` of the same array, have to be told likewise.
+
     Integers and slices with positive steps are answered from the cache, as ordinary arrays; every
-    other selection is passed on. A chunk that the kernel has taken is read and decoded again. After
-    the array was written to, call `drop`.
+    other selection is passed on. A chunk that the kernel has taken is read and decoded again.
 
     Attributes:
         array: the chunked array.
@@ -59,9 +68,19 @@ class CachedArray:
         """Reads `array` through `cache`.
 
         Args:
-            array: a zarr array, or what is like one.
+            array: a zarr array, a chunked dataset of h5py, or what is like one.
             cache: it may have other things in it, and other arrays.
+
+        Raises:
+            TypeError: `array` is something else, such as a path, a group or a plain array; it has
+                chunks of unequal lengths; or `cache` is no cache.
+            ValueError: it isn't stored in chunks, so that nothing would be decoded.
         """
+        _refuse_others(array)
+        if not isinstance(cache, Cache):
+            raise TypeError(
+                f"the cache is a {type(cache).__name__}: CachedArray(array, mapscratch.Cache())"
+            )
         self.array = array
         self.cache = cache
         self._name = object()  # the first part of its keys: no other array has it
@@ -87,25 +106,59 @@ class CachedArray:
         """How many axes it has."""
         return len(self.shape)
 
+    @property
+    def size(self) -> int:
+        """How many items it has."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all its items when they are decoded."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def attrs(self) -> Any:
+        """What is said about the array, where the array has that."""
+        return cast(Any, self.array).attrs
+
     def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without axes")
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
 
     def __repr__(self) -> str:
         return f"<{self.array!r} through {self.cache!r}>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """All of it, as an ordinary array of one's own.
+
+        Raises:
+            ValueError: `copy` is False: chunks can't be one array without a copy.
+        """
+        if copy is False:
+            raise ValueError("an array of chunks can't be an ordinary one without a copy")
         return np.asarray(self[...], dtype)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            array = self.__dict__.get("array")
+            more = f": .array.{name} has it, past the cache" if hasattr(array, name) else ""
+            raise AttributeError(f"a CachedArray has no {name!r}{more}", name=name, obj=self)
 
     def __getitem__(self, selection: Any) -> Any:
         plain = _plain(selection, self.shape)
         if plain is None or self.dtype.hasobject:
             return self.array[selection]
-        ranges = [
-            range(*each.indices(length)) for each, length in zip(plain, self.shape, strict=True)
+        lengths = [
+            len(range(*each.indices(length)))
+            for each, length in zip(plain, self.shape, strict=True)
         ]
-        parts = [_parts(each, chunk) for each, chunk in zip(ranges, self.chunks, strict=True)]
-        result = np.empty([len(each) for each in ranges], self.dtype)
-        for place in product(*parts):
+        result = np.empty(lengths, self.dtype)
+        for place in product(*self._parts(plain)):
             there = tuple(part.there for part in place)
             here = tuple(part.here for part in place)
             with self._chunk(tuple(part.chunk for part in place)) as chunk:
@@ -113,19 +166,105 @@ class CachedArray:
         taken = selection if isinstance(selection, tuple) else (selection,)
         return result[_integers_of(taken, self.ndim)]
 
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        """Writes to the array, and gives up the chunks that it has changed."""
+        try:
+            cast(Any, self.array)[selection] = value
+        finally:
+            self.invalidate(selection)
+
+    def invalidate(self, selection: Any = ...) -> None:
+        """Gives up the chunks that a selection meets: what is asked of them next is read anew.
+
+        Args:
+            selection: what was written, as one would index the array; all of it, if it isn't given.
+                Of other selections than integers and slices every chunk is given up.
+
+        Raises:
+            IndexError: it is out of the array's bounds.
+        """
+        plain = _plain(_forward(selection), self.shape)
+        if selection is Ellipsis or plain is None:
+            self.drop()
+            return
+        for place in product(*self._parts(plain)):
+            self.cache.drop(self._key(tuple(part.chunk for part in place)))
+
     def drop(self) -> None:
-        """Gives up its chunks: what is asked next is read anew."""
+        """Gives up its chunks: what is asked next is read anew. The same as `invalidate` of all."""
         old, self._name = self._name, object()  # what is just being read is of the old
         self.cache._drop_all_of(old)
 
-    def _chunk(self, place: tuple[int, ...]) -> Any:
+    def _parts(self, plain: list[slice]) -> list[Iterator[_Part]]:
+        """Of each axis the parts that slices meet."""
+        return [
+            _parts(range(*each.indices(length)), chunk)
+            for each, length, chunk in zip(plain, self.shape, self.chunks, strict=True)
+        ]
+
+    def _key(self, place: tuple[int, ...]) -> tuple[object, tuple[tuple[int, int], ...]]:
         # Where it ends is a part of its key: an array that grows has another last chunk.
         bounds = tuple(
             (number * length, min((number + 1) * length, whole))
             for number, length, whole in zip(place, self.chunks, self.shape, strict=True)
         )
-        where = tuple(slice(*bound) for bound in bounds)
-        return self.cache.get((self._name, bounds), lambda: np.asarray(self.array[where]))
+        return self._name, bounds
+
+    def _chunk(self, place: tuple[int, ...]) -> Any:
+        key = self._key(place)
+        where = tuple(slice(*bound) for bound in key[1])
+        return self.cache.get(key, lambda: np.asarray(self.array[where]))
+
+
+def _refuse_others(array: object) -> None:
+    """Raises an error that says what to do with what is no chunked array."""
+    kind = type(array).__name__
+    if isinstance(array, str | bytes | PathLike):
+        raise TypeError(
+            f"{array!r} is a path: open it first, CachedArray(zarr.open_array(path), cache)"
+        )
+    if isinstance(array, np.ndarray):
+        raise TypeError(
+            f"an array in memory ({kind}) is decoded already: use it as it is. CachedArray is for "
+            "zarr arrays and chunked datasets"
+        )
+    if not hasattr(array, "shape") and hasattr(array, "keys"):
+        raise TypeError(
+            f"this is a group ({kind}): CachedArray(group[name], cache) takes one of its arrays"
+        )
+    missing = [
+        name for name in ("shape", "chunks", "dtype", "__getitem__") if not hasattr(array, name)
+    ]
+    if missing:
+        raise TypeError(
+            f"a {kind} has no {missing[0]}: CachedArray takes a zarr array, or what has shape, "
+            "chunks and dtype as one"
+        )
+    chunks: Any = cast(Chunked, array).chunks
+    if chunks is None:
+        raise ValueError(
+            f"this {kind} is not stored in chunks, so nothing would be decoded: use it as it is. "
+            "Of a contiguous dataset in an HDF5 file mapscratch.array(path, dtype, "
+            "offset=dataset.id.get_offset(), shape=dataset.shape) shows the numbers"
+        )
+    shape = cast(Chunked, array).shape
+    is_regular = isinstance(chunks, Sequence) and all(
+        isinstance(each, int | np.integer) for each in chunks
+    )
+    if not is_regular or len(chunks) != len(shape):
+        raise TypeError(
+            f"the chunks of this {kind} are {chunks!r}, and CachedArray takes one length an axis. "
+            "Dask computes its chunks: for its results see mapscratch.dask.WorkerData"
+        )
+
+
+def _forward(selection: Any) -> Any:
+    """A selection that meets no less, and goes backward nowhere."""
+    taken = selection if isinstance(selection, tuple) else (selection,)
+    # Which axis a slice is of isn't looked at: all of an axis holds what it can meet.
+    return tuple(
+        slice(None) if isinstance(each, slice) and (each.step or 1) < 0 else each for each in taken
+    )
 
 
 def _plain(selection: Any, shape: tuple[int, ...]) -> list[slice] | None:

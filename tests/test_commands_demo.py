@@ -18,6 +18,7 @@ import pytest
 from support import seccomp
 from support.interpreter import run_python
 from support.patience import communicate
+from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.commands import main
@@ -128,7 +129,6 @@ def test_what_a_process_said_last(said: str, last: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) -> None:
-    before = leftovers()
     process = subprocess.Popen(
         [sys.executable, "-m", "mapscratch", "demo", "--limit", "128"],
         stdout=subprocess.PIPE,
@@ -145,7 +145,7 @@ def test_interrupted_it_leaves_nothing(lazyfree: str, number: signal.Signals) ->
         assert "interrupted; everything that was made is removed" in errors
     else:
         assert process.returncode == -signal.SIGTERM
-    assert eventually(lambda: leftovers() == before)
+    assert eventually(lambda: not leftovers(process.pid))
 
 
 REFUSALS = [
@@ -248,11 +248,10 @@ def _command_line(process: Path) -> bytes:
         return b""
 
 
-def leftovers() -> tuple[int, list[str], list[str]]:
-    """Workers, cgroups and temporary files."""
-    running = sum(b"demo_worker" in _command_line(path) for path in Path("/proc").glob("[0-9]*"))
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/mapscratch-*")]
-    return running, groups, sorted(os.listdir("/var/tmp"))
+def leftovers(pid: int) -> list[str]:
+    """Processes and control groups of a demonstration that has ended; its file has no name."""
+    processes = [f"process {number}" for number in processes_of_session(pid)]
+    return processes + list(map(str, Path("/sys/fs/cgroup").glob(f"**/mapscratch-{pid}-*")))
 
 
 def test_what_it_says() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 from elf_oracle import compile_library, needs_compiler
@@ -200,9 +201,19 @@ def test_a_process_whose_name_steers_terminals(capsys):
         assert "\x1b" not in output
 
 
+@pytest.fixture(scope="module")
+def surveyed(pid: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The document of some libraries and a process."""
+    path = tmp_path_factory.mktemp("survey") / "document"
+    assert main(["survey", *LIBRARIES, "--pid", str(pid), "--json", str(path)]) == 0
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
 @pytest.mark.parametrize("columns", [24, 40, 60])
-def test_a_narrow_terminal_gets_fewer_columns_and_whole_figures(columns, pid, capsys, monkeypatch):
-    document = json.loads(run(capsys, *LIBRARIES, "--pid", pid, "--json", "-"))
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_figures(
+    columns, surveyed, pid, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", str(columns))
     output = run(capsys, *LIBRARIES, "--pid", pid)
     lines = output.splitlines()
@@ -210,7 +221,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_figures(columns, pid, ca
     assert not re.search(r" \S*…", output), "only names may be cut"
     first = next(number for number, line in enumerate(lines) if line.startswith("librar"))
     assert lines[first].split()[-2:] == ["saved", "dirtied"]
-    largest = sorted(document["libraries"], key=lambda one: (-one["dirtied_pages"], one["path"]))
+    largest = sorted(surveyed["libraries"], key=lambda one: (-one["dirtied_pages"], one["path"]))
     for line, library in zip(lines[first + 2 :], largest, strict=False):
         found = line.split()[-2:]
         assert found == [f"{library['saved_pages']:,}", f"{library['dirtied_pages']:,}"]

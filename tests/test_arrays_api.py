@@ -210,15 +210,15 @@ def test_a_result_may_go_into_an_ordinary_array(array: ScratchArray, expected: V
 
 
 def test_nothing_can_be_stored(array: ScratchArray) -> None:
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError):
         array[0, 0] = 1
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError):
         array += 1
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError):
         np.add(array, 1, out=array)
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError):
         array.sort()
-    with pytest.raises(ValueError, match="WRITEABLE"):
+    with pytest.raises(ValueError):
         array.flags.writeable = True
     with pytest.raises(TypeError):
         array.scratch.map[0] = 1

@@ -225,7 +225,7 @@ def test_a_closed_file(lazyfree: str, path: Path) -> None:
     with open(path, "rb") as file:
         pass
     for take in (decoded, mapscratch.ScratchMap):
-        with pytest.raises(ValueError, match="closed"):
+        with pytest.raises(ValueError):
             take(file)
 
 

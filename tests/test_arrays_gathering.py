@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import threading
 from mmap import PAGESIZE
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.errors import raises_errno
 
 import mapscratch
 from mapscratch import _native
@@ -108,9 +108,9 @@ def test_of_views(array: mapscratch.ScratchArray, expected: Values, view: Any) -
 
 @pytest.mark.parametrize("row", [ITEMS, -ITEMS - 1])
 def test_rows_that_are_not_there(array: mapscratch.ScratchArray, row: int) -> None:
-    with pytest.raises(IndexError, match="out of bounds"):
+    with pytest.raises(IndexError):
         array[[0] * 20 + [row]]
-    with pytest.raises(IndexError, match="out of bounds"):
+    with pytest.raises(IndexError):
         array.take([0] * 20 + [row])
 
 
@@ -122,9 +122,9 @@ def test_floats_are_no_index(array: mapscratch.ScratchArray) -> None:
 def test_pages_that_the_mapping_has_not(array: mapscratch.ScratchArray) -> None:
     mapping = array.scratch.map
     beyond = np.array([len(mapping) // PAGESIZE + 1], "u8")
-    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+    with raises_errno(errno.EINVAL):
         mapping.fetch(beyond)
-    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+    with raises_errno(errno.EINVAL):
         mapping.residence(beyond)
     assert mapping.residence(np.arange(10, dtype="u8")) == bytes(10)
 
@@ -132,7 +132,7 @@ def test_pages_that_the_mapping_has_not(array: mapscratch.ScratchArray) -> None:
 def test_only_decoded_memory_is_fetched(lazyfree: str, path: Path) -> None:
     with mapscratch.ScratchMap(path, engine=lazyfree) as mapping:
         assert isinstance(mapping, _native.WordMap)
-        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        with raises_errno(errno.EINVAL):
             mapping._fetch(np.zeros(1, "u8"))
 
 

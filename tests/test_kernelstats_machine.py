@@ -64,7 +64,7 @@ def test_public_names_are_there_and_listed_once() -> None:
     for name in kernelstats.__all__:
         assert getattr(kernelstats, name) is not None
     assert set(kernelstats.__all__) <= set(dir(kernelstats))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError):
         kernelstats.nothing  # type: ignore[attr-defined] # noqa: B018
 
 

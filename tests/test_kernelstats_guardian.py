@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.errors import raises_errno
+from support.pseudoterminal import open_pseudoterminal
 from support.waiting import eventually
 
 from mapscratch.kernelstats import guardian_process
@@ -84,7 +84,7 @@ def test_a_signal_to_the_owner_undoes(setting: Path, number: signal.Signals) -> 
 
 
 def test_a_closed_terminal_undoes(setting: Path) -> None:
-    terminal, inner = pty.openpty()
+    terminal, inner = open_pseudoterminal()
     # The first terminal that the leader of a session opens becomes the session's own.
     program = f"import os; os.open({os.ttyname(inner)!r}, os.O_RDWR)\n"
     with subprocess.Popen(

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from support import array_fixups
 from support.interpreter import run_python, start_python
-from support.patience import communicate
+from support.patience import communicate, patient
 from support.waiting import eventually
 
 import mapscratch
@@ -448,7 +448,7 @@ def test_strangers_neither_hinder_nor_keep_it(lazyfree: str, path: Path) -> None
     strangers = []
     for _ in range(100):
         stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stranger.settimeout(20)
+        stranger.settimeout(patient(20))
         stranger.connect(b"\0" + process.helper.address.encode())
         strangers.append(stranger)
     assert strangers[0].recv(1) == b""

@@ -445,6 +445,7 @@ def test_interrupted_at_the_end_of_each_call() -> None:
         """
         import sys, threading
         from mapscratch import Cache
+        from support.patience import patient
         class Interrupt(BaseException):
             pass
         sys.unraisablehook = lambda unraisable: None
@@ -461,7 +462,7 @@ def test_interrupted_at_the_end_of_each_call() -> None:
         def waits(cache):
             other = threading.Thread(target=lambda: use(cache), daemon=True)
             other.start()
-            other.join(30)
+            other.join(patient(30))
             return other.is_alive()
         class After:
             def __init__(self, calls):

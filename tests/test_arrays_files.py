@@ -225,8 +225,31 @@ def test_a_closed_file(lazyfree: str, path: Path) -> None:
     with open(path, "rb") as file:
         pass
     for take in (decoded, mapscratch.ScratchMap):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="closed: open it again, or give its path"):
             take(file)
+
+
+def _in_a_zip_file(path: Path) -> Any:
+    _member_of_zip(path).close()
+    return zipfile.Path(path.with_suffix(".zip"), "member")
+
+
+IN_NO_FILE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "bytes that can be changed": (lambda path: bytearray(BYTES), r"in memory already.*frombuffer"),
+    "a view of bytes": (lambda path: memoryview(BYTES), r"in memory already.*frombuffer"),
+    "an array": (lambda path: STORED, r"in memory already.*frombuffer"),
+    "a place in a zip file": (_in_a_zip_file, r"zipfile.*Path: unpack it into a file"),
+    "nothing": (lambda path: None, "not NoneType"),
+    "a number": (lambda path: 7, "not int"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), IN_NO_FILE.values(), ids=IN_NO_FILE.keys())
+def test_what_names_no_file_says_what_to_do(
+    lazyfree: str, path: Path, make: Callable[[Path], Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        decoded(make(path))
 
 
 def test_only_a_name_of_the_same_file_goes_into_a_pickle(lazyfree: str, path: Path) -> None:

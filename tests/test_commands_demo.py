@@ -74,6 +74,14 @@ def test_the_ordinary_way_is_killed_and_ours_reads_all(lazyfree: str, capsys: An
     assert document["right"]
 
 
+def test_the_least_limit_is_enough(lazyfree: str, capsys: Any) -> None:
+    """It is for the array and what is done with it; the interpreter is there before."""
+    assert main(["demo", "--limit", "8", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ours"]["how"] == "finished"
+    assert document["ours"]["facts"]["wrong"] == 0
+
+
 def test_an_ordinary_user_can_read_it(lazyfree: str, tmp_path: Path) -> None:
     """The worker as it runs without privilege, with a limit of its own."""
     path = tmp_path / "values"
@@ -202,7 +210,9 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
         when,
         check=False,
     )
-    said = done.stderr if when == "before" else json.loads(done.stdout)["error"]
+    said = done.stderr
+    if when != "before":
+        said = json.loads(done.stdout.splitlines()[-1])["error"]
     assert done.returncode == (2 if when == "before" else 0), done
     assert f"{call} is not allowed here: {os.strerror(error)}" in said
     assert advice in said

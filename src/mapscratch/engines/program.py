@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,14 +83,20 @@ def _prefix() -> str:
     return f"mapscratch-{os.geteuid()}-{os.stat('/proc/self/ns/pid').st_ino}-"
 
 
+def _folder() -> Path:
+    import tempfile  # takes longer than all else here, and few get so far
+
+    return Path(tempfile.gettempdir())
+
+
 def _marker(what: str) -> Path:
-    return Path(tempfile.gettempdir(), f"{_prefix()}{program()}-{what}")
+    return _folder() / f"{_prefix()}{program()}-{what}"
 
 
 def _remove_what_is_over() -> None:
     """The markers of programs whose first process has ended, and knew of none."""
     prefix = _prefix()
-    for marker in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for marker in _folder().glob(f"{prefix}*"):
         with suppress(OSError, ValueError):
             pid, began, _ = marker.name.removeprefix(prefix).split("-", 2)
             if _identity(int(pid)) != f"{pid}-{began}":

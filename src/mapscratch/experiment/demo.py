@@ -91,8 +91,7 @@ def run_demo(limit: int, progress: Progress) -> Demo:
     """Gives the demonstration; nothing is left behind.
 
     Args:
-        limit: bytes of memory for each process, beyond an interpreter with NumPy where it keeps
-            the limit itself.
+        limit: bytes of memory for each process, beyond an interpreter with NumPy.
         progress: is told how far it is.
 
     Raises:
@@ -153,6 +152,8 @@ def _run_limited(
         if not by_cgroup:
             return _follow(process, progress)
         with temporary_memory_cgroup(limit) as group:
+            assert process.stdout
+            process.stdout.readline()  # it has imported what it needs, or ended
             group.add(process.pid)
             try:
                 return _follow(process, progress)
@@ -190,6 +191,8 @@ def _follow(process: subprocess.Popen[str], progress: Callable[[float], None]) -
     facts: dict[str, Any] = {}
     for line in process.stdout:
         message = json.loads(line)
+        if "ready" in message:
+            continue
         if "done" in message:
             progress(message["done"])
         else:

@@ -2,7 +2,8 @@
 """One half of `mapscratch demo`: a process that reads all of an array under a limit on memory.
 
 Its arguments: ``ordinary`` or ``ours``, the file's descriptor, items, and bytes of a limit that it
-is to keep itself (0: somebody else does). It waits for a line, and prints a JSON object a line.
+is to keep itself (0: somebody else does). When it is ready it says so and waits for a line; it
+prints a JSON object a line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SCALE = np.float32(0.5)
 ZERO = np.float32(7)
 SCANS = 2
 RANDOM_READS = 5000
-_CHUNK = 1 << 19  # items
+_CHUNK = 1 << 17  # items; what they take beside the array must fit into the least limit
 _LOOK_SECONDS = 0.01
 
 
@@ -112,6 +113,7 @@ def main() -> None:
     """Runs in the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's; it ends us
     kind, descriptor, items, own_limit = sys.argv[1], *map(int, sys.argv[2:5])
+    _tell(ready=True)
     sys.stdin.readline()
     if own_limit:
         _limit_own_data(own_limit)

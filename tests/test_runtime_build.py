@@ -14,7 +14,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ROOT / "runtime"
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+
+
+def _compilers() -> list[str]:
+    """Each compiler that is here, by one of its names."""
+    numbered = [f"gcc-{n}" for n in range(12, 20)] + [f"clang-{n}" for n in range(14, 26)]
+    found = {}
+    for name in ("gcc", "clang", *numbered):
+        if path := shutil.which(name):
+            found.setdefault(os.path.realpath(path), name)
+    return list(found.values())
+
+
+def _flags_of_distribution(options: str) -> tuple[str, str]:
+    """CFLAGS and LDFLAGS that this distribution builds its packages with."""
+    command = "for name in CPPFLAGS CFLAGS LDFLAGS; do dpkg-buildflags --get $name; done"
+    variables = os.environ | {"DEB_BUILD_MAINT_OPTIONS": options}
+    told = subprocess.run(
+        ["sh", "-c", command], env=variables, capture_output=True, text=True, check=False
+    )
+    preprocessor, compiler, linker = (told.stdout + 3 * "\n").splitlines()[:3]
+    return f"{preprocessor} {compiler}", linker
+
+
+COMPILERS = _compilers()
 NEEDED = {"__tls_get_addr", "_r_debug", "_dl_find_object"}
 HARDENING = (
     "-O2 -Wp,-D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection "
@@ -31,6 +54,8 @@ FLAGS = {
     "everything checked": ("-O1 -fsanitize=undefined", "-fsanitize=undefined"),
     "profiled": ("-O2 -fprofile-generate", "-fprofile-generate"),
     "unoptimised": ("-O0 -g", ""),
+    "packages of this distribution": _flags_of_distribution(""),
+    "all that it knows": _flags_of_distribution("hardening=+all optimize=+lto"),
 }
 """CFLAGS and LDFLAGS, as distributions and developers set them."""
 

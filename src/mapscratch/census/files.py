@@ -190,7 +190,7 @@ def _loader_cache() -> list[Path]:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    targets = (line.partition(" => ")[2] for line in os.fsdecode(listing).splitlines())
+    targets = (line.partition(" => ")[2] for line in os.fsdecode(listing).split("\n"))
     return [Path(target) for target in targets if target.startswith("/")]
 
 

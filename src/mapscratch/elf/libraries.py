@@ -29,7 +29,7 @@ try:
     ctypes.CDLL("libstdc++.so.6")
 except OSError:
     pass
-with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape", newline="\\n") as maps:
     files = {line.split(None, 5)[5].rstrip("\\n") for line in maps if line.count("/")}
 import sys
 sys.stdout.buffer.write("\\0".join(sorted(files)).encode("utf-8", "surrogateescape"))

@@ -37,7 +37,7 @@ def _without_random_addresses() -> None:
 
 def _load_base(path: str) -> int:
     real = os.path.realpath(path)
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape", newline="\n") as maps:
         for line in maps:
             fields = line.rstrip("\n").split(None, 5)
             if len(fields) == 6 and fields[5] == real and int(fields[2], 16) == 0:

@@ -23,7 +23,7 @@ _CALLS = 3
 
 def _objects() -> int:
     """Files that hold code of this process: the program and the libraries that it needs."""
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace", newline="\n") as file:
         rows = [line.split(maxsplit=5) for line in file]
     return len({row[5] for row in rows if len(row) == 6 and "x" in row[1] and row[5][0] == "/"})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mapscratch.kernelstats.procfs import read_text
+
 _CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 _SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
@@ -38,9 +40,9 @@ def has_seccomp_filter() -> bool:
 
 def _status(name: str) -> str:
     """A line of /proc/self/status; empty if it isn't there."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            key, _, value = line.partition(":")
-            if key == name:
-                return value.strip()
+    # By line feeds alone: the program's name, which stands there too, may hold a carriage return.
+    for line in read_text("/proc/self/status").split("\n"):
+        key, _, value = line.partition(":")
+        if key == name:
+            return value.strip()
     return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Literal
 
 from mapscratch.kernelstats.availability import Availability
 from mapscratch.kernelstats.guardian import Guardian
-from mapscratch.kernelstats.procfs import Pid, process_file
+from mapscratch.kernelstats.procfs import Pid, process_file, read_numbers, read_text, unescaped
 
 
 class CgroupError(OSError):
@@ -80,12 +79,12 @@ def memory_cgroup(pid: Pid = "self") -> MemoryCgroup | None:
         ProcessLookupError: there is no such process.
     """
     try:
-        membership = Path(process_file(pid, "cgroup")).read_text(errors="surrogateescape")
+        membership = read_text(process_file(pid, "cgroup"))
     except (FileNotFoundError, ProcessLookupError):
         if os.path.exists(process_file(pid, "")):
             return None
         raise _no_such_process(pid) from None
-    return _memory_cgroup(membership, Path("/proc/self/mountinfo").read_text())
+    return _memory_cgroup(membership, read_text("/proc/self/mountinfo"))
 
 
 def memory_limit(pid: Pid = "self") -> int | None:
@@ -112,7 +111,8 @@ def memory_limit(pid: Pid = "self") -> int | None:
 def _memory_cgroup(membership: str, mountinfo: str) -> MemoryCgroup | None:
     """As `memory_cgroup`, from the text of /proc/PID/cgroup and /proc/PID/mountinfo."""
     paths: dict[Literal[1, 2], str] = {}
-    for line in membership.splitlines():
+    # Names may hold all that counts as blank or as the end of a line between characters.
+    for line in filter(None, membership.split("\n")):
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
             paths[1] = path
@@ -134,18 +134,14 @@ def _memory_cgroup(membership: str, mountinfo: str) -> MemoryCgroup | None:
 
 def _cgroup_mounts(mountinfo: str, version: Literal[1, 2]) -> Iterator[tuple[str, Path]]:
     """The root and the mount point of each mount of the memory controller's hierarchy."""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):
         before, _, after = line.partition(" - ")
-        root, mount = (_unescaped(field) for field in before.split()[3:5])
-        kind, _, options = after.split()[:3]
+        root, mount = (unescaped(field) for field in before.split(" ")[3:5])
+        kind, _, options = after.split(" ")[:3]  # the source may be empty
         if kind == ("cgroup" if version == 1 else "cgroup2") and (
             version == 2 or "memory" in options.split(",")
         ):
             yield root, Path(mount)
-
-
-def _unescaped(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 class TemporaryMemoryCgroup:
@@ -221,8 +217,7 @@ class TemporaryMemoryCgroup:
 
     def statistics(self) -> dict[str, int]:
         """The figures of memory.stat, by the kernel's name; most are bytes."""
-        pairs = (line.split() for line in self._read("memory.stat").splitlines())
-        return {name: int(value) for name, value in pairs}
+        return read_numbers(self._read("memory.stat"))
 
     def events(self) -> MemoryEvents:
         """What has happened since the group was made."""
@@ -387,10 +382,9 @@ def _words(file: Path) -> list[str]:
 
 
 def _value(text: str, name: str) -> int:
-    for line in text.splitlines():
-        key, value = line.split()
-        if key == name:
-            return int(value)
+    counted = read_numbers(text)
+    if name in counted:
+        return counted[name]
     raise CgroupError(errno.ENOSYS, f"this kernel does not count {name}: Linux 4.13 is needed")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mapscratch.kernelstats.procfs import read_numbers, read_text
+
 
 @dataclass(frozen=True, slots=True)
 class MemInfo:
@@ -72,6 +74,5 @@ def read_meminfo() -> MemInfo:
     Raises:
         OSError: /proc is not mounted, or a sandbox hides the file.
     """
-    with open("/proc/meminfo", encoding="ascii") as file:
-        kib = {label: int(rest.split()[0]) for label, rest in (line.split(":") for line in file)}
+    kib = read_numbers(read_text("/proc/meminfo"))
     return MemInfo(**{name: kib.get(label, 0) * 1024 for name, label in _LABELS.items()})

@@ -6,11 +6,14 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 from contextlib import suppress
 from typing import Literal
 
 Pid = int | Literal["self"]
 """A process id, or ``"self"`` for the calling process."""
+
+_NUMBER = re.compile(r"^([^\s:]+):?[ \t]+(\d+)(?:[ \t]+\w+)?[ \t]*$", re.MULTILINE | re.ASCII)
 
 
 def process_file(pid: Pid, name: str) -> str:
@@ -84,6 +87,29 @@ def _user_number(pid: int) -> int:
     with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
         return next((int(line.split()[2]) for line in file if line.startswith(b"Uid:")), -1)
     raise no_such_process(pid)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A file of the kernel's, as names of files are decoded; a carriage return stays one.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with open(path, "rb") as file:
+        return os.fsdecode(file.read())
+
+
+def read_numbers(text: str) -> dict[str, int]:
+    """The figures of a list such as meminfo, vmstat or memory.stat: name, number, perhaps a unit.
+
+    Lines of another form, which a newer kernel may have, are left out.
+    """
+    return {name: int(number) for name, number in _NUMBER.findall(text)}
+
+
+def unescaped(field: str) -> str:
+    """A name in which the kernel has written blanks and the like as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def no_such_process(pid: Pid) -> ProcessLookupError:

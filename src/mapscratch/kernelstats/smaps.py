@@ -126,7 +126,7 @@ def range_memory(address: int, length: int, pid: Pid = "self") -> RangeMemory:
     check_range(address, length)
     end = address + length
     areas = []
-    for area in _areas(pid):
+    for area in _areas(_lines(pid, "smaps"), pid):
         if area.start >= end:
             break
         if area.end > address:
@@ -149,7 +149,7 @@ def process_memory(pid: Pid = "self") -> MemoryUsage:
     lines = _lines(pid, "smaps_rollup")
     if next(lines, None) is None:
         raise no_such_process(pid)
-    return _usage(dict(line.split(":", 1) for line in lines))
+    return _usage({label: value for label, _, value in (line.partition(":") for line in lines)})
 
 
 def total(usages: Iterable[MemoryUsage]) -> MemoryUsage:
@@ -163,21 +163,26 @@ def total(usages: Iterable[MemoryUsage]) -> MemoryUsage:
     return MemoryUsage(**{field.name: summed(field.name) for field in fields(MemoryUsage)})  # type: ignore[arg-type]
 
 
-def _areas(pid: Pid) -> Iterator[MemoryArea]:
+def _areas(lines: Iterable[str], pid: Pid) -> Iterator[MemoryArea]:
     header = ""
     figures: dict[str, str] = {}
-    for line in _lines(pid, "smaps"):
+    for line in lines:
         label, colon, value = line.partition(":")
         # A header line starts with an address and has no space before its first colon but for the
         # colon of the device, which comes late: "55d0-55d1 r--p 00000000 08:01 12 /usr/bin/cat".
         if not colon or " " in label:
+            if figures and "VmFlags" not in figures:
+                yield _area(header, figures)
             header, figures = line, {}
             continue
         figures[label] = value
+        # It comes last. What is behind it is not read: the kernel would walk the next mapping.
         if label == "VmFlags":
             yield _area(header, figures)
     if not header:
         raise no_such_process(pid)
+    if "VmFlags" not in figures:
+        yield _area(header, figures)
 
 
 def _area(header: str, figures: dict[str, str]) -> MemoryArea:
@@ -190,7 +195,7 @@ def _area(header: str, figures: dict[str, str]) -> MemoryArea:
         offset=int(offset, 16),
         path=path[0] if path else "",
         usage=_usage(figures),
-        vm_flags=frozenset(figures["VmFlags"].split()),
+        vm_flags=frozenset(figures.get("VmFlags", "").split()),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 
 from mapscratch.kernelstats.availability import Availability, has_system_administration
 from mapscratch.kernelstats.guardian import Guardian
+from mapscratch.kernelstats.procfs import read_text, unescaped
 
 SwapKind = Literal["file", "zram", "zswap"]
 
@@ -88,8 +89,7 @@ class TemporarySwap:
 def active_swaps() -> list[SwapArea]:
     """The areas that the kernel swaps to now; none if it was built without swap."""
     try:
-        with open("/proc/swaps", encoding="utf-8", errors="surrogateescape") as file:
-            return [_swap_area(line) for line in file.readlines()[1:]]
+        return _swap_areas(read_text("/proc/swaps"))
     except FileNotFoundError:
         return []
 
@@ -151,9 +151,23 @@ def _checked_size(size: int) -> int:
     return size
 
 
+# Only blanks, tabs and ends of lines are escaped in a name; more may follow the priority some day.
+_SWAP_AREA = re.compile(
+    r"(\S.*?)[ \t]+(\w+)[ \t]+(\d+)[ \t]+(\d+)[ \t]+(-?\d+)(?:[ \t].*)?\n?", re.DOTALL
+)
+
+
+def _swap_areas(text: str) -> list[SwapArea]:
+    """As `active_swaps`, from the text of /proc/swaps, which has a heading."""
+    return [_swap_area(line) for line in text.split("\n")[1:] if line]
+
+
 def _swap_area(line: str) -> SwapArea:
-    path, area_type, size, used, priority = line.split()
-    path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+    fields = _SWAP_AREA.fullmatch(line)
+    if not fields:
+        raise OSError(errno.ENOTSUP, f"a line of /proc/swaps that can't be read: {line!r}")
+    name, area_type, size, used, priority = fields.groups()
+    path = unescaped(name)
     kind: Literal["file", "partition", "zram"] = "file" if area_type == "file" else "partition"
     if kind == "partition" and re.fullmatch(r"/dev/zram\d+", path):
         kind = "zram"

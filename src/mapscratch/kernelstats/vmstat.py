@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from types import MappingProxyType
 
+from mapscratch.kernelstats.procfs import read_numbers, read_text
+
 
 @dataclass(frozen=True, slots=True)
 class VmStat:
@@ -85,8 +87,7 @@ def read_vmstat() -> VmStat:
     Raises:
         OSError: /proc is not mounted, or a sandbox hides the file.
     """
-    with open("/proc/vmstat", encoding="ascii") as file:
-        return _frozen({name: int(value) for name, value in map(str.split, file)})
+    return _frozen(read_numbers(read_text("/proc/vmstat")))
 
 
 def _frozen(counters: dict[str, int]) -> VmStat:

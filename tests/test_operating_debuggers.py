@@ -231,7 +231,7 @@ def test_a_gdb_that_calls_no_function_skips_what_it_is_for_and_nothing_else(
     complain = shlex.quote(f'shell echo "{COMPLAINT}" >&2')
     program.write_text(GDB_ON_AMX.format(complain=complain, gdb=shutil.which("gdb")))
     program.chmod(0o755)
-    tests = ("-k", "(gdb or proc_mem) and not skips", __file__)
+    tests = ("-k", "that_gdb or gdb_reads or proc_mem", __file__)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests],
         check=False,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.array_fixups import nibbles
 from support.interpreter import run_python
 
 import mapscratch
@@ -73,11 +74,9 @@ def test_open_lengths_count_from_the_offset(lazyfree: str, path: Path) -> None:
 
 
 def test_open_lengths_of_what_makes_many_items(lazyfree: str, path: Path) -> None:
-    raw = STORED.view("u1")
-    nibbles = np.stack([raw & 15, raw >> 4], 1)
-    fixup = Python(lambda bytes_: np.stack([bytes_ & 15, bytes_ >> 4], 1), items=2)
+    fixup = Python(nibbles, items=2)
     ours = mapscratch.array(path, "u1", source="u1", shape=(-1, 4), fixup=fixup)
-    np.testing.assert_array_equal(np.asarray(ours), nibbles.reshape(-1, 4))
+    np.testing.assert_array_equal(np.asarray(ours), nibbles(STORED.view("u1")).reshape(-1, 4))
 
 
 @pytest.mark.parametrize("shape", [(-1, 3), (-1, 11, 7), (ITEMS + 1, -1)])

@@ -307,10 +307,31 @@ MUTANTS = (
     ),
     Mutant(
         "cache: the child of a fork waits for no thread of its parent",
-        "src/mapscratch/_native_exclusive.c",
-        "        if (each->is_for_fork || each->holder != PyThread_get_thread_ident())\n",
-        "        if (each->is_for_fork)\n",
+        "src/mapscratch/cache_threads.py",
+        "self._maker() is not None and self._forks == forks()",
+        "self._maker() is not None",
         "tests/test_cache_threads.py",
+    ),
+    Mutant(
+        "cache: the child of a fork has all locks",
+        "src/mapscratch/_native_exclusive.c",
+        "            begin_anew(each);\n",
+        "            if (!each)\n                begin_anew(each);\n",
+        "tests/test_cache_threads.py",
+    ),
+    Mutant(
+        "cache: an error in what a lock was taken for gives it back",
+        "src/mapscratch/_native_exclusive.c",
+        "    give_back(self);\n    Py_DECREF(others);\n",
+        "    if (result)\n        give_back(self);\n    Py_DECREF(others);\n",
+        "tests/test_cache_threads.py",
+    ),
+    Mutant(
+        "cached array: a backward slice is a write, too",
+        "src/mapscratch/zarr.py",
+        "_plain(_forward(selection), self.shape)",
+        "_plain(selection, self.shape) or []",
+        "tests/test_libraries_zarr.py",
     ),
 )
 

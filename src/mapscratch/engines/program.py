@@ -84,9 +84,8 @@ def _prefix() -> str:
 
 
 def _folder() -> Path:
-    import tempfile  # takes longer than all else here, and few get so far
-
-    return Path(tempfile.gettempdir())
+    """Nothing is imported for it: a process may have gone where its interpreter isn't."""
+    return Path(os.environ.get("TMPDIR") or "/tmp")
 
 
 def _marker(what: str) -> Path:

@@ -384,6 +384,14 @@ def test_a_changed_file_is_an_exception(array: ScratchArray, path: Path, expecte
         lambda a: a.sum(),
         np.mean,
         pickle.dumps,
+        lambda a: a.tofile(path.with_name("copy")),
+        lambda a: a.tolist(),
+        lambda a: a.tobytes(),
+        lambda a: a.item(0),
+        lambda a: a.take([0], axis=-1, mode="clip"),
+        lambda a: a.compress(
+            [True], axis=-1, out=None if a.ndim == 1 else np.empty((len(a), 1), a.dtype)
+        ),
         lambda a: a.scratch.pin().__enter__(),
     ]
     for use in uses:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.errors import raises_errno
+from support.interpreter import run_python
 
 import mapscratch
 from mapscratch import _native
@@ -376,3 +377,21 @@ def test_while_pages_are_dropped(array: mapscratch.ScratchArray, expected: Value
     finally:
         stop.set()
         dropper.join()
+
+
+def test_picking_imports_nothing(lazyfree: str, path: Path) -> None:
+    """A child that another thread forks meanwhile would wait for that import for ever."""
+    run_python(
+        """
+    import sys
+    import numpy as np, mapscratch
+    array = mapscratch.array(sys.argv[1], "f4", source=">i2")
+    imported = set(sys.modules)
+    array[np.arange(0, len(array), 100_000)]
+    array[np.arange(0, len(array), 3_000)]
+    array[np.arange(len(array)) % 50_000 == 7]
+    assert array.scratch.counts().filled
+    assert set(sys.modules) == imported, set(sys.modules) - imported
+    """,
+        path,
+    )

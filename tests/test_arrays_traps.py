@@ -333,6 +333,15 @@ def test_what_an_ordinary_user_saves_is_whole(lazyfree: str, path: Path, tmp_pat
     array.scratch.drop()
     mapscratch.save(target + ".npy", np.asarray(array)[::2])
     assert np.array_equal(np.load(target + ".npy"), expected[::2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
+        memory = mapscratch.ScratchMap(path, engine="lazyfree")
+    raw = np.fromfile(path, ">i2")
+    for step in (1, 2):
+        numbers, right = np.frombuffer(memory, ">i2")[::step], raw[::step]
+        memory.drop()
+        mapscratch.save(target + ".npy", numbers)
+        assert np.array_equal(np.load(target + ".npy"), right)
     array.scratch.drop()
     array.tofile(target)
     assert np.array_equal(np.fromfile(target, "f4"), expected)

@@ -440,6 +440,7 @@ class ScratchArray(np.ndarray[Any, DType]):
         is_first_axis = axis == 0 or (axis is None and self.ndim == 1)
         if out is None and mode == "raise" and is_first_axis and rows.dtype.kind in "iu":
             return self[rows]
+        self._look()
         return _plain(self).take(_all_plain(indices), axis, _all_plain(out), mode)
 
     def compress(self, condition: Any, axis: Any = None, out: Any = None) -> Any:
@@ -447,21 +448,21 @@ class ScratchArray(np.ndarray[Any, DType]):
         chosen = np.asarray(_all_plain(condition))
         if out is None and chosen.ndim == 1 and (axis == 0 or (axis is None and self.ndim == 1)):
             return self.take(np.flatnonzero(chosen), axis)
+        self._look()
         return _plain(self).compress(chosen, axis, _all_plain(out))
+
+    def tolist(self) -> Any:
+        """As an array's."""
+        self._look()
+        return _plain(self).tolist()
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         """As `numpy.ndarray.tofile`, by copies: right bytes on any engine, or an exception."""
+        self._look()
         if sep:
             _plain(self).tofile(fid, sep, format)
-        elif is_path(fid):
-            with open(fid, "wb") as file:
-                self.tofile(file)
-        elif writes_as_it_is(fid):
-            for piece in _pieces(self):
-                piece.tofile(fid)
-        else:  # its descriptor, which NumPy would write to, is not where these bytes belong
-            for piece in _pieces(self):
-                _write_all(fid, piece.tobytes())
+        else:
+            _write_copies(self, fid)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         """A reference to the file, and where in it this view lies.
@@ -529,9 +530,9 @@ def _through_plain(name: str) -> Callable[..., Any]:
 
 _METHODS = """
     __copy__ __deepcopy__ all any argmax argmin argpartition argsort astype byteswap
-    choose clip conj conjugate cumprod cumsum diagonal dot flatten max mean min
-    nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes trace
-    transpose var
+    choose clip conj conjugate cumprod cumsum diagonal dot flatten item max mean min
+    nonzero prod ravel repeat reshape round searchsorted squeeze std sum swapaxes tobytes
+    trace transpose var
 """
 for _name in _METHODS.split():
     setattr(ScratchArray, _name, _through_plain(_name))
@@ -672,7 +673,14 @@ def save(file: Path | SupportsWrite, array: AnyArray) -> None:
         OSError: the file can't be written.
     """
     target: Any = os.fsdecode(file) if is_path(file) else file  # numpy.save takes no bytes
-    np.save(target, array if isinstance(array, ScratchArray) else array.view(ScratchArray))
+    np.save(target, array if isinstance(array, ScratchArray) else array.view(_WrittenByCopies))
+
+
+class _WrittenByCopies(np.ndarray[Any, DType]):
+    """Any array, for `numpy.save`: it may lie in scratch memory though it is no scratch array."""
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
+        _write_copies(self, fid)
 
 
 def _refuse_mode(mode: str) -> NoReturn:
@@ -959,6 +967,19 @@ def _pieces(array: AnyArray) -> Iterator[AnyArray]:
     step = max(1, _COPIED_AT_ONCE // max(1, flat.itemsize))
     for start in range(0, len(flat), step):
         yield flat[start : start + step].copy()
+
+
+def _write_copies(array: AnyArray, file: Any) -> None:
+    """Its bytes, in C order, to a path or an open file."""
+    if is_path(file):
+        with open(file, "wb") as opened_file:
+            _write_copies(array, opened_file)
+    elif writes_as_it_is(file):
+        for piece in _pieces(array):
+            piece.tofile(file)
+    else:  # its descriptor, which NumPy would write to, is not where these bytes belong
+        for piece in _pieces(array):
+            _write_all(file, piece.tobytes())
 
 
 def _write_all(file: SupportsWrite, data: bytes) -> None:

@@ -132,7 +132,7 @@ class _Pages:
         else:
             width = int((last - first).max()) + 1
             every = np.minimum(first[:, None] + np.arange(width), last[:, None])
-            self._pages = np.unique(every)
+            self._pages = _distinct(every)
             self._first = np.searchsorted(self._pages, first)
             self._last = self._first + (last - first)
         residence = np.frombuffer(mapping.residence(self._pages.data), np.uint8)
@@ -148,11 +148,21 @@ class _Pages:
         """Has the missing pages of some rows made, each page once."""
         first, last = self._first[part], self._last[part]
         width = int((last - first).max()) + 1
-        wanted = np.unique(np.minimum(first[:, None] + np.arange(width), last[:, None]))
+        wanted = _distinct(np.minimum(first[:, None] + np.arange(width), last[:, None]))
         wanted = wanted[self._is_missing[wanted]]
         self._is_missing[wanted] = False
         if len(wanted):
             self._mapping.fetch(self._pages[wanted].data)
+
+
+def _distinct(numbers: AnyArray) -> AnyArray:
+    """As `numpy.unique`, but that imports a module at its first call.
+
+    A child that is forked meanwhile by another thread would wait for that import for ever.
+    """
+    ascending = np.sort(numbers, axis=None)
+    distinct: AnyArray = ascending[np.diff(ascending, prepend=-1) != 0]
+    return distinct
 
 
 def _rows(array: AnyArray, index: AnyArray) -> AnyArray | None:

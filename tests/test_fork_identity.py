@@ -117,7 +117,12 @@ def path(tmp_path: Path) -> Path:
 def run(code: str, path: Path, *arguments: object, errors: str = "") -> None:
     if os.geteuid():
         pytest.skip("only root can become another user")
-    done = run_python(START + code, path, path.parent / "empty", *arguments, check=False)
+    # From 3.12 on Python warns of a thread at a fork: here the pager may stay, where none can be
+    # started after it.
+    options = ("-W", "ignore:This process (pid=:DeprecationWarning")
+    done = run_python(
+        START + code, path, path.parent / "empty", *arguments, options=options, check=False
+    )
     if done.returncode == 77:
         pytest.skip(f"not allowed here: {done.stdout}")
     assert done.returncode == 0 and re.fullmatch(errors, done.stderr), done

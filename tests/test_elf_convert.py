@@ -8,9 +8,11 @@ import os
 import re
 import resource
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +284,48 @@ def test_the_library_itself_is_never_written_to(caller: Path, tmp_path: Path) ->
         with pytest.raises(ConversionError, match="is the library itself"):
             convert(caller, output)
     assert caller.read_bytes() == before
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+
+
+def _make_link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("make", [_make_folder, _make_pipe, _make_socket, _make_link_to_a_device])
+def test_nothing_but_a_file_is_replaced(
+    make: Callable[[Path], None], caller: Path, tmp_path: Path
+) -> None:
+    """Root would have a file in place of /dev/null."""
+    output = tmp_path / "output"
+    make(output)
+    before, names = output.lstat(), os.listdir(tmp_path)
+    with pytest.raises(ConversionError, match=f"{output}: is .*name the file to write"):
+        convert(caller, output)
+    assert output.lstat() == before
+    assert os.listdir(tmp_path) == names
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(caller: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name, target in (("old", tmp_path / "old.so"), ("new", tmp_path / "folder" / "new.so")):
+        (tmp_path / "old.so").write_bytes(b"what was there")
+        link = tmp_path / name
+        link.symlink_to(target)
+        convert(caller, link)
+        assert link.is_symlink()
+        assert read_record(target)
 
 
 def test_a_full_disk_leaves_nothing(caller: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from code_programs import build, build_calls, build_library, converted, run
+from support import seccomp
 from support.patience import patient
 
 from mapscratch.commands import EXIT_ERROR, main
@@ -154,6 +156,31 @@ def test_setuid_is_declined(
     told = capsys.readouterr().err
     assert "setuid" in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("bit", [stat.S_ISUID, stat.S_ISGID])
+def test_a_setuid_script_runs_because_the_kernel_ignores_that(
+    bit: int, tmp_path: Path, cache_home: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho script\n")
+    script.chmod(0o755 | bit)
+    assert run(command("--", script), os.environ) == "script\n"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS, errno.EACCES])
+def test_a_sandbox_that_does_not_tell_of_capabilities(error: int, cache_home: Path) -> None:
+    if not seccomp.is_supported():
+        pytest.skip("the numbers of this machine's system calls are not known here")
+    script = (
+        "import sys\n"
+        "from support import seccomp\n"
+        "from mapscratch.commands import main\n"
+        f"seccomp.forbid('listxattr', error={error})\n"
+        "sys.exit(main(['run', '--', 'echo', 'it runs']))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    assert run([sys.executable, "-c", script], environment) == "it runs\n"
 
 
 def test_static_is_declined(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def convert(path: opening.Path, output: opening.Path, *, lazy: bool = False) -> 
 
     Args:
         path: a shared library or position-independent executable for x86-64.
-        output: the file to write; it may exist, but not be the original.
+        output: the file to write; it may exist, but not be the original, nor a folder or a device.
+            A symbolic link stays, and what it leads to is written.
         lazy: bind lazily a library that asks for being bound when it is loaded. A function that is
             missing then fails at its first call and not at load.
 
@@ -116,6 +117,9 @@ def convert(path: opening.Path, output: opening.Path, *, lazy: bool = False) -> 
     original, target = Path(os.fsdecode(path)), Path(os.fsdecode(output))
     if target.exists() and target.samefile(original):
         raise ConversionError(f"{target}: is the library itself; write to another file")
+    if target.exists() and not target.is_file():  # whose place a file must not take
+        kind = "a folder" if target.is_dir() else "no ordinary file"
+        raise ConversionError(f"{target}: is {kind}; name the file to write")
     with open_source(original) as source:
         library = ConvertibleLibrary(source, allow_fixed=False)
         text = library.text_pages()
@@ -133,7 +137,7 @@ def convert(path: opening.Path, output: opening.Path, *, lazy: bool = False) -> 
         final = record._replace(converted_text=check_value(_edited(text, edits)))
         segment.replace(record.address, pack_record(final))
         edits.append((segment.offset, segment.content()))
-        with _replacing(target, original) as file:
+        with _replacing(target.resolve(), original) as file:
             for offset, data in edits:
                 file.seek(offset)
                 file.write(data)

@@ -167,9 +167,9 @@ def find_program(
     command = _find_command(name)
     executable = Path(command)
     for _ in range(_MOST_INTERPRETERS):
-        _check_privileges(executable)
         interpreter = _script_interpreter(executable)
         if interpreter is None:
+            _check_privileges(executable)  # not of a script: there the kernel ignores them
             loader = None if is_known(executable) else _loader(executable)
             return Program(name, command, executable.absolute(), loader)
         executable = interpreter
@@ -320,10 +320,8 @@ def _check_privileges(path: Path) -> None:
 def _has_capabilities(path: Path) -> bool:
     try:
         return "security.capability" in os.listxattr(path)
-    except OSError as problem:
-        if problem.errno != errno.EOPNOTSUPP:
-            raise
-        return False  # The file system keeps none.
+    except OSError:
+        return False  # The file system keeps none, or a sandbox doesn't let us ask.
 
 
 def _script_interpreter(path: Path) -> Path | None:
@@ -331,6 +329,7 @@ def _script_interpreter(path: Path) -> Path | None:
         with path.open("rb") as file:
             first_line = file.read(_LONGEST_FIRST_LINE).split(b"\n")[0]
     except PermissionError:
+        _check_privileges(path)
         raise NotExecutable(
             f"{path}: may be executed but not read, and its loader must be known; run it without "
             "`mapscratch run`"

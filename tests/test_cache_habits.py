@@ -162,6 +162,14 @@ def test_keys_values_and_items(cache: Cache) -> None:
     ]
 
 
+def test_backward(cache: Cache) -> None:
+    assert list(reversed(cache)) == list(reversed(cache.keys())) == ["two", "one"]
+    assert [bytes(value) for value in reversed(cache.values())] == [b"bytes", bytes(cache["one"])]
+    assert list(reversed(cache)) == ["one", "two"]  # what was used last comes first
+    assert [key for key, _ in reversed(cache.items())] == ["one", "two"]
+    assert list(reversed(Cache())) == []
+
+
 def test_going_through_what_changes() -> None:
     cache = Cache()
     for key in range(20):
@@ -231,6 +239,16 @@ def test_what_get_returns_is_not_the_value(cache: Cache, use: Callable[[Any], ob
             use(pinned)
     assert {cache.get("one")}  # it is hashable
     assert "array([0, 1, 2])" in repr(cache.get("one"))
+
+
+@pytest.mark.parametrize(
+    "made", [{1: b"a", 2: b"b"}, b"ab", "ab", None, {b"a", b"b"}, map(bytes, ([1], [2])), 2]
+)
+def test_what_is_no_list_of_values_for_many_keys(cache: Cache, made: Any) -> None:
+    with pytest.raises(TypeError, match=rf"a {type(made).__name__}: .*in the order of the keys"):
+        cache.get_many([1, 2], lambda keys: made)
+    assert 1 not in cache
+    assert 2 not in cache
 
 
 async def coroutine() -> bytes:

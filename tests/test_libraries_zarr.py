@@ -252,6 +252,7 @@ def test_what_is_no_chunked_array(stored: Any, tmp_path: Path) -> None:
         (path.encode(), "is a path"),
         (group, r"is a group \(Group\).*group\[name\]"),
         ({"values": stored}, r"is a group \(dict\)"),
+        (CachedArray(stored, Cache()), r"CachedArray already: .*\(cached\.array, cache\)"),
         (VALUES, "decoded already"),
         (np.ma.asarray(VALUES), "decoded already"),
         ([1, 2], "a list has no shape"),

@@ -21,6 +21,8 @@ from collections.abc import (
     KeysView,
     Mapping,
     Sequence,
+    Set,
+    Sized,
     ValuesView,
 )
 from contextlib import suppress
@@ -226,7 +228,8 @@ class Cache(Shared):
 
         Raises:
             ValueError: `make` returned another number of values.
-            TypeError, RuntimeError: as for `get`.
+            TypeError: it returned no sequence; else as for `get`.
+            RuntimeError: as for `get`.
         """
         _refuse_values(make)
         keys = list(keys)
@@ -437,7 +440,7 @@ class Cache(Shared):
 
     def keys(self) -> KeysView[Hashable]:
         """The keys, at the time when they are gone through; some of their values may be lost."""
-        return KeysView(cast(Mapping[Hashable, Any], self))
+        return _Keys(cast(Mapping[Hashable, Any], self))
 
     def values(self) -> ValuesView[Any]:
         """The values that are still there when it is their turn, each pinned while it lives."""
@@ -479,6 +482,10 @@ class Cache(Shared):
     def __iter__(self) -> Iterator[Hashable]:
         """The keys there are now; some of their values may be lost."""
         return iter(self._keys())
+
+    def __reversed__(self) -> Iterator[Hashable]:
+        """The keys there are now, from the one that was used last."""
+        return reversed(self._keys())
 
     @exclusive
     def __contains__(self, key: Hashable) -> bool:
@@ -555,6 +562,7 @@ class Cache(Shared):
         if not wanted:
             return {}
         made = make(list(wanted))
+        _refuse_no_sequences(made)
         if len(made) != len(wanted):
             raise ValueError(f"make was asked for {len(wanted)} values and returned {len(made)}")
         values = {}
@@ -903,6 +911,25 @@ def _refuse_values(make: object) -> None:
         )
 
 
+def _refuse_no_sequences(made: object) -> None:
+    """Raises a TypeError if it isn't several values in an order: a dict's keys are no values."""
+    has_order = isinstance(made, Sized) and not isinstance(made, Mapping | Set)
+    if not has_order or isinstance(made, str | bytes | bytearray):
+        raise TypeError(
+            f"make of get_many returned a {type(made).__name__}: it returns a list of values, in "
+            "the order of the keys that it was given"
+        )
+
+
+class _Keys(KeysView[Hashable]):
+    """The keys, also from the last one on, as those of a dict."""
+
+    _mapping: Mapping[Hashable, Any]
+
+    def __reversed__(self) -> Iterator[Hashable]:
+        return reversed(list(self._mapping))
+
+
 class _Items(ItemsView[Hashable, Any]):
     """What is there when it is its turn: an entry may be lost meanwhile."""
 
@@ -910,6 +937,11 @@ class _Items(ItemsView[Hashable, Any]):
 
     def __iter__(self) -> Iterator[tuple[Hashable, Any]]:
         for key in self._mapping:
+            with suppress(KeyError):
+                yield key, self._mapping[key]
+
+    def __reversed__(self) -> Iterator[tuple[Hashable, Any]]:
+        for key in reversed(list(self._mapping)):
             with suppress(KeyError):
                 yield key, self._mapping[key]
 
@@ -921,6 +953,10 @@ class _Values(ValuesView[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for _, value in _Items(self._mapping):
+            yield value
+
+    def __reversed__(self) -> Iterator[Any]:
+        for _, value in reversed(_Items(self._mapping)):
             yield value
 
 

@@ -223,6 +223,12 @@ def _refuse_others(array: object) -> None:
         raise TypeError(
             f"{array!r} is a path: open it first, CachedArray(zarr.open_array(path), cache)"
         )
+    if isinstance(array, CachedArray):
+        raise TypeError(
+            "this is a CachedArray already: use it as it is, or CachedArray(cached.array, cache) "
+            "for one with another cache. Of two, one inside the other, `invalidate` would reach "
+            "the outer one alone"
+        )
     if isinstance(array, np.ndarray):
         raise TypeError(
             f"an array in memory ({kind}) is decoded already: use it as it is. CachedArray is for "

@@ -54,6 +54,12 @@ def made_demo(**changes: Any) -> Demo:
     return Demo(**(arguments | changes))
 
 
+@pytest.mark.parametrize("why", ["run as root", "There is none."])
+def test_why_there_is_no_control_group_is_a_sentence_of_its_own(why: str) -> None:
+    lines = demo_lines(made_demo(limited_by="itself", why_not_cgroup=why))
+    assert f"because {why.rstrip('.')}. It makes no memory pressure" in "\n".join(lines)
+
+
 def test_the_ordinary_way_is_killed_and_ours_reads_all(lazyfree: str, capsys: Any) -> None:
     probe = probe_temporary_memory_cgroup()
     if not probe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -557,7 +558,28 @@ def test_a_cache_that_can_t_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert main(["run", "--", "true"]) == EXIT_ERROR
-    assert "Not a directory" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Not a directory" in told
+    assert "set XDG_CACHE_HOME" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_user_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a container has it that runs as any number."""
+
+    def unknown(_: int) -> object:
+        raise KeyError
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert main(["run", "--", "true"]) == EXIT_ERROR
+    told = capsys.readouterr().err
+    assert "no home" in told
+    assert "set XDG_CACHE_HOME" in told
+    assert len(told.splitlines()) == 1
 
 
 def test_a_relative_cache_path_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

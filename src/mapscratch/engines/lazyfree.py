@@ -139,7 +139,7 @@ class LazyfreeEngine(Engine):
             return f"{reason(*refused)} {remedy(*refused)}"
         return (
             "All that it was tried with is allowed, so that a sandbox forbids its thread, or what "
-            "that opens: allow clone in its seccomp profile"
+            "that opens: allow clone in its seccomp profile."
         )
 
     def counts(self, mapping: _native.WordMap) -> PageCounts:

@@ -21,6 +21,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mapscratch.errors import UserError
+
 _FORMAT = "1"
 """Part of the path: another version of the record is another cache."""
 
@@ -35,12 +37,33 @@ def file_key(status: os.stat_result) -> str:
     return "-".join(f"{part:x}" for part in parts)
 
 
+class CacheUnusable(UserError, RuntimeError):
+    """There is no place for conversions; the message says where it was looked for."""
+
+    def __init__(self, place: object, reason: str) -> None:
+        super().__init__(
+            f"{place}: {reason}. Conversions are kept there: set XDG_CACHE_HOME to the absolute "
+            "path of a folder that can be written to"
+        )
+
+
 def default_cache_directory() -> Path:
-    """$XDG_CACHE_HOME/mapscratch/code, or the same under ~/.cache."""
+    """$XDG_CACHE_HOME/mapscratch/code, or the same under ~/.cache.
+
+    Raises:
+        CacheUnusable: this user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
-    root = Path(base) if os.path.isabs(base) else Path.home().absolute() / ".cache"
+    root = Path(base) if os.path.isabs(base) else _home() / ".cache"
     return root / "mapscratch" / "code"
+
+
+def _home() -> Path:
+    try:
+        return Path.home().absolute()
+    except RuntimeError:  # no HOME, and a user whom /etc/passwd doesn't know
+        raise CacheUnusable("~/.cache", "this user has no home") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +92,20 @@ class ConversionCache:
     """
 
     def __init__(self, directory: Path | None = None) -> None:
+        """A folder that is there, or is made.
+
+        Raises:
+            CacheUnusable: it can't be made.
+        """
         self.root = (directory or default_cache_directory()) / _FORMAT
         self.files = self.root / "files"
         self._conversions = self.root / "conversions"
         self._declined = self.root / "declined"
         for folder in (self.files, self._conversions, self._declined):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as problem:
+                raise CacheUnusable(folder, problem.strerror or str(problem)) from None
 
     def knows(self, path: Path) -> bool:
         """Whether the file, as it is now, was looked at before."""

@@ -40,9 +40,9 @@ def _limit_line(demo: Demo) -> str:
     if demo.limited_by == "cgroup":
         return "The limit is a memory cgroup's; pages go when the kernel wants them."
     return (
-        f"The limit is the process's own (RLIMIT_DATA), because {demo.why_not_cgroup} It makes no "
-        "memory pressure: the process asks the kernel to reclaim the array's pages (MADV_PAGEOUT) "
-        "when half of the limit is in memory."
+        f"The limit is the process's own (RLIMIT_DATA), because {demo.why_not_cgroup.rstrip('.')}. "
+        "It makes no memory pressure: the process asks the kernel to reclaim the array's pages "
+        "(MADV_PAGEOUT) when half of the limit is in memory."
     )
 
 

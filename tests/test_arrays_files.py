@@ -92,6 +92,13 @@ class _Backwards(io.BufferedReader):
         return super().read(size)[::-1]
 
 
+class _Window(io.FileIO):
+    """A part of a file: it reads from its own beginning on."""
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return super().seek(position + 10 * (whence == 0), whence) - 10
+
+
 class _Inverted(io.FileIO):
     def readinto(self, buffer: Any, /) -> int:
         size = super().readinto(buffer) or 0
@@ -127,6 +134,7 @@ READ_SOMETHING_ELSE: dict[str, Open] = {
     "many files after each other": lambda path: fileinput.input(str(path)),
     "a buffer that reads in its own way": lambda path: _Backwards(io.FileIO(path)),
     "a raw file that reads in its own way": lambda path: io.BufferedReader(_Inverted(path)),
+    "a window in a file": _Window,
     "fsspec, packed": _fsspec(compression="gzip"),
 }
 
@@ -344,6 +352,14 @@ def test_commands_refuse_a_pipe(path: Path, command: str) -> None:
     assert ended.returncode == 2, ended.stderr
     assert f"mapscratch: {pipe}" in ended.stderr
     assert "is a pipe and not a regular file" in ended.stderr.replace("\n", " ")
+
+
+def test_a_descriptor_is_told_how_to_be_a_file(lazyfree: str, path: Path) -> None:
+    with open(path, "rb") as file:
+        with pytest.raises(TypeError, match=r"open\(descriptor, 'rb', closefd=False\)"):
+            decoded(file.fileno())
+        whole = mapscratch.ScratchMap(np.int64(file.fileno()))  # as mmap.mmap takes it
+        assert whole[:] == path.read_bytes()
 
 
 def test_an_open_pipe_and_an_open_device(lazyfree: str) -> None:

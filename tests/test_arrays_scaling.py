@@ -7,6 +7,7 @@ import ctypes
 import math
 import pickle
 import tempfile
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,59 @@ def test_a_half_next_to_every_limit(lazyfree: str, path: Path, source: str) -> N
         expected = values.astype("f2")
     ours = decoded(path, values, "f2")
     np.testing.assert_array_equal(ours.view("u2"), expected.view("u2"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "wanted"),
+    [
+        (Decimal("0.5"), 0.5),
+        (Fraction(1, 4), 0.25),
+        (Decimal("NaN"), math.nan),
+        (Decimal("Infinity"), math.inf),
+        (Fraction(2**63 + 2**12), float(2**63 + 2**12)),
+        (np.array(3, "O"), 3.0),
+    ],
+)
+def test_numbers_that_numpy_has_no_type_for(
+    lazyfree: str, path: Path, scale: Any, wanted: float
+) -> None:
+    ours = decoded(path, np.array([1, 2], ">i2"), "f8", scale=scale)
+    np.testing.assert_array_equal(ours, np.array([1, 2]) * wanted)
+
+
+def test_integers_of_other_types_are_exact(lazyfree: str, path: Path) -> None:
+    stored = np.array([0, 1, -(2**63)], ">i8")
+    for zero in (Decimal(2**63), Fraction(2**63), np.array(2**63, "O")):
+        ours = decoded(path, stored, "u8", zero=zero)
+        np.testing.assert_array_equal(ours, np.array([2**63, 2**63 + 1, 0], "u8"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "words"),
+    [
+        ([], ValueError, "0 scales need block="),
+        (Scale([], block=2), ValueError, "are 2 blocks, but there are 0 scales"),
+        (np.ma.masked, TypeError, "scale is masked"),
+        ([None], TypeError, "must be real numbers, not None"),
+        (np.array(["a"], "O"), TypeError, "must be real numbers, not 'a'"),
+        (10**400, ValueError, "larger than any double"),
+    ],
+)
+def test_what_is_no_scale_is_refused(
+    lazyfree: str, path: Path, scale: Any, error: type[Exception], words: str
+) -> None:
+    """And not taken for a scale of one, or of zero."""
+    how = {"fixup": scale} if isinstance(scale, Scale) else {"scale": scale}
+    with pytest.raises(error, match=words):
+        decoded(path, np.arange(4, dtype=">i2"), "f4", **how)
+
+
+@pytest.mark.parametrize("source", [">i2", ">f4", ">f8"])
+def test_a_blank_beyond_all_numbers_never_occurs(lazyfree: str, path: Path, source: str) -> None:
+    stored = np.array([1, 2], source)
+    np.testing.assert_array_equal(decoded(path, stored, "f8", blank=10**400), [1, 2])
+
+
+def test_scaled_times_say_what_to_do(lazyfree: str, path: Path) -> None:
+    with pytest.raises(TypeError, match="source='>i8'"):
+        decoded(path, np.array([1, 2], ">m8[s]"), "f8", scale=2)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import index as as_index
 from typing import Self, TypeAlias
 
 from mapscratch.engines import Request, attach, explained
@@ -179,14 +180,24 @@ def _checked_protection(flags: int, prot: int, access: int) -> int:
 @contextmanager
 def _descriptor_of(file: File) -> Iterator[int]:
     """A descriptor of a regular file while the block runs; the caller's isn't closed."""
-    if isinstance(file, int):
-        if file < 0:
+    number = _as_number(file)
+    if number is not None:
+        if number < 0:
             raise ValueError("a scratch mapping is of a file: descriptor -1 would be anonymous")
-        refuse_irregular(file)
-        yield file
+        refuse_irregular(number)
+        yield number
     else:
-        with opened(file, expected="a descriptor, a path or an open file") as descriptor:
+        expected = "a descriptor, a path or an open file"
+        with opened(file, expected=expected) as descriptor:  # type: ignore[arg-type] # no integer
             yield descriptor
+
+
+def _as_number(file: File) -> int | None:
+    """A descriptor may be any integer, NumPy's too, as for `mmap.mmap`."""
+    try:
+        return as_index(file)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _name_of(file: File, descriptor: int) -> str:

@@ -34,7 +34,10 @@ Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 
-_ACCESS = ("fileno", "peek", "read", "read1", "readall", "readinto", "readinto1", "write")
+_ACCESS = (
+    *("fileno", "peek", "read", "read1", "readall", "readinto", "readinto1", "write"),
+    *("seek", "tell"),  # a window in a file reads as it does, elsewhere
+)
 """Who has one of these of its own may read and write anything."""
 
 _WRAPPERS = (
@@ -231,6 +234,8 @@ def _way_out(file: object) -> str:
         )
     if hasattr(file, "open"):  # zipfile.Path, fsspec.OpenFile
         return ": unpack it into a file, and give that"
+    if isinstance(file, int):
+        return ": of a descriptor give open(descriptor, 'rb', closefd=False)"
     return ""
 
 

@@ -125,6 +125,10 @@ def stored_number(number: float, source: SourceType) -> bytes:
 
     It has no bytes if nothing that the file can hold equals it.
     """
+    try:
+        float(number)
+    except OverflowError:
+        return b""
     if _is_integer(source):
         limits = np.iinfo(source.dtype)
         if not float(number).is_integer() or not limits.min <= int(number) <= limits.max:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import pickle
 import warnings
 from abc import ABC, abstractmethod
@@ -141,7 +142,7 @@ class Scale(ArrayFixup):
         scales, zeros = np.broadcast_arrays(
             np.atleast_1d(_real(scale, "scale")).ravel(), _real(zero, "zero").ravel()
         )
-        if len(scales) > 1 and block is None:
+        if len(scales) != 1 and block is None:
             raise ValueError(
                 f"{len(scales)} scales need block=: how many items after each other share one"
             )
@@ -170,6 +171,11 @@ class Scale(ArrayFixup):
         """A C function of ours; output types are integers and real floats."""
         if output.kind not in "iuf" or number_name(output) is None:
             raise TypeError(f"Scale makes integers or real floats, not {output}")
+        if source.dtype.kind in "mM":
+            raise TypeError(
+                f"{source} is no number that can be scaled: give what it is stored as, "
+                f"source='{source.dtype.str[0]}i8'"
+            )
         return _conversion(
             source,
             output,
@@ -220,7 +226,7 @@ class Scale(ArrayFixup):
         if self.block is None:
             return
         blocks = -(-output_items // self.block)
-        if blocks != len(self.scales) and len(self.scales) > 1:
+        if blocks != len(self.scales) and len(self.scales) != 1:
             raise ValueError(
                 f"{output_items} items in blocks of {self.block} are {blocks} blocks, but there "
                 f"are {len(self.scales)} scales"
@@ -393,12 +399,36 @@ def _real(values: ArrayLike, name: str) -> np.ndarray[Any, DType]:
     Raises:
         TypeError: they are something else.
     """
+    if isinstance(values, np.ndarray) and np.any(getattr(values, "mask", False)):
+        raise TypeError(f"{name} is masked: there is no number in it")
     array = np.asarray(values)
     if array.dtype.name in FOREIGN:
         return array.astype("f8")
-    if array.dtype.kind not in "biufO":
+    if array.dtype.kind == "O":
+        return _real_objects(array, name)
+    if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, not {array.dtype}")
     return array
+
+
+def _real_objects(array: np.ndarray[Any, DType], name: str) -> np.ndarray[Any, DType]:
+    """Integers stay as they are, NumPy may have none so large; others (fractions) become doubles.
+
+    Raises:
+        TypeError: they are no numbers.
+        ValueError: a number is larger than all doubles.
+    """
+    values = array.ravel().tolist()
+    if any(value is None or isinstance(value, str | bytes) for value in values):
+        raise TypeError(f"{name} must be real numbers, not {values[0]!r}")
+    try:
+        doubles = [float(value) for value in values]
+    except OverflowError:
+        raise ValueError(f"{name} has a number that is larger than any double") from None
+    pairs = zip(values, doubles, strict=True)
+    if all(math.isfinite(double) and value == int(value) for value, double in pairs):
+        return np.array([int(value) for value in values], "O").reshape(array.shape)
+    return np.array(doubles, "f8").reshape(array.shape)
 
 
 def _checked_items(items: int) -> int:

@@ -54,8 +54,33 @@ RIGHT = """
         def tile(self, z: int) -> NDArray[np.float32]:
             return np.zeros(z, np.float32)
 
+        @classmethod
+        @cache.memoize
+        def of_class(cls, z: int) -> bytes:
+            return bytes(z)
+
+        @staticmethod
+        @cache.memoize()
+        def of_none(z: int) -> bytes:
+            return bytes(z)
+
+        @property
+        @cache.memoize
+        def whole(self) -> bytes:
+            return b""
+
     assert_type(Image().tile(3), NDArray[np.float32])
+    assert_type(Image.tile(Image(), 3), NDArray[np.float32])
     assert_type(Image().tile.cache_info(), CacheInfo)
+    assert_type(Image.of_class(3), memoryview)
+    assert_type(Image().of_class(3), memoryview)
+    assert_type(Image.of_none(3), memoryview)
+    assert_type(Image().of_none.cache_info(), CacheInfo)
+    Image().whole
+    assert_type(cache.memoize(lambda: b"")(), memoryview)
+    function: Callable[[int], memoryview] = text
+    list(map(function, reversed([1, 2])))
+    list(reversed(cache))
 
     assert_type(cache.get("key", lambda: b""), Pinned[Any])
     assert_type(cache.get("key", None), Pinned[Any] | None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -37,10 +37,7 @@ class Memoized(Protocol[Parameters, Result_co]):
     def __call__(self, *arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result_co:
         """The result for these arguments, kept or made."""
 
-    # As a method; what has to be given then can't be said more closely.
-    @overload
-    def __get__(self, instance: None, owner: type, /) -> Memoized[Parameters, Result_co]: ...
-    @overload
+    # As a method, of whichever kind; what has to be given then can't be said more closely.
     def __get__(
         self, instance: object, owner: type | None = None, /
     ) -> Memoized[..., Result_co]: ...

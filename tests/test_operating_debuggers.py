@@ -6,25 +6,20 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from mmap import PAGESIZE
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from support.debugger import call, dump, gdb, gdb_command, gdb_must, read
 from support.files import make_file
 from support.interpreter import run_python
-from support.operated import ARRAY, MIB, Operated, lasting, make_source, operated
-from support.patience import patient
+from support.operated import ARRAY, MIB, Operated, make_source, operated
 from support.waiting import eventually
 
 import mapscratch
@@ -58,19 +53,6 @@ WANTED_IN_CORE = """
     sum(memoryview(m)[: len(m) // 4 : mmap.PAGESIZE])  # and some that the pager makes ahead
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
     os.chdir(sys.argv[2])
-"""
-
-COMPLAINT = "Couldn't write extended state status: Bad address."
-GDB_ON_AMX = """\
-#!/usr/bin/env bash
-# What 13.1 does on a processor with AMX: a function isn't called, and the process is lost.
-for word; do
-  case $word in
-    print*) words+=({complain} -ex kill) ;;
-    *) words+=("$word") ;;
-  esac
-done
-exec {gdb} "${{words[@]}}"
 """
 
 
@@ -221,59 +203,6 @@ def test_a_function_that_gdb_calls_waits_for_ever_if_no_other_thread_may_run(
         finally:
             debugger.kill()
             assert "$1 = " not in debugger.communicate()[0]
-
-
-def test_a_gdb_that_calls_no_function_skips_what_it_is_for_and_nothing_else(
-    lazyfree: str, tmp_path: Path
-) -> None:
-    gdb_must(read)
-    program, report = tmp_path / "gdb", tmp_path / "report.xml"
-    complain = shlex.quote(f'shell echo "{COMPLAINT}" >&2')
-    program.write_text(GDB_ON_AMX.format(complain=complain, gdb=shutil.which("gdb")))
-    program.chmod(0o755)
-    tests = ("-k", "that_gdb or gdb_reads or proc_mem", __file__)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        timeout=patient(120),
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    skipped = {
-        case.attrib["name"]: skip.attrib["message"]
-        for case in ElementTree.parse(report).iter("testcase")
-        for skip in case.iter("skipped")
-    }
-    assert skipped.keys() == {
-        test_a_function_that_gdb_calls_may_touch_missing_pages.__name__,
-        test_a_function_that_gdb_calls_waits_for_ever_if_no_other_thread_may_run.__name__,
-    }
-    assert all(COMPLAINT in why and str(program) in why for why in skipped.values())
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda process: os.kill(process.pid, signal.SIGKILL),
-        lambda process: os.kill(process.pid, signal.SIGSTOP),
-        lambda process: process.begin("exit()"),
-        lambda process: process.begin("'an answer that nobody took'"),
-    ],
-    ids=["killed", "stopped", "ended", "out of step"],
-)
-def test_a_process_that_a_test_broke_is_replaced_for_the_next_one(
-    broken: Callable[[Operated], None],
-) -> None:
-    with lasting(lambda: operated("")) as whole:
-        first = whole()
-        assert whole() is first
-        broken(first)
-        assert whole() is not first
-        assert first.has_ended()
-        assert whole().ask("6 * 7") == 42
 
 
 def test_proc_mem_gives_eio_for_a_missing_page(process: Operated) -> None:

@@ -261,3 +261,14 @@ def test_the_group_of_no_process() -> None:
         pass
     with pytest.raises(ProcessLookupError, match=str(process.pid)):
         memory_cgroup(process.pid)
+
+
+def test_without_proc_no_control_group_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a chroot: this process is there all the same, and `mapscratch run` goes on."""
+    monkeypatch.setattr(cgroups, "process_file", lambda pid, name: str(tmp_path / str(pid) / name))
+    assert cgroups.memory_cgroup() is None
+    assert cgroups.memory_limit() is None
+    with pytest.raises(ProcessLookupError):
+        cgroups.memory_cgroup(1 << 22)

@@ -81,7 +81,7 @@ def memory_cgroup(pid: Pid = "self") -> MemoryCgroup | None:
     try:
         membership = read_text(process_file(pid, "cgroup"))
     except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists(process_file(pid, "")):
+        if pid == "self" or os.path.exists(process_file(pid, "")):  # as without /proc
             return None
         raise _no_such_process(pid) from None
     return _memory_cgroup(membership, read_text("/proc/self/mountinfo"))

@@ -57,6 +57,17 @@ def output(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+def test_without_proc_it_does_not_say_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a chroot."""
+    monkeypatch.setattr(os, "listdir", lambda _: [])
+    assert main(["ps"]) == EXIT_ERROR
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "mount -t proc" in told.err
+
+
 def test_a_line_for_what_is_alike(process: Observed, capsys: pytest.CaptureFixture[str]) -> None:
     lines = output(capsys).splitlines()
     ours = [line.split() for line in lines if line.split()[0] == str(process.pid)]

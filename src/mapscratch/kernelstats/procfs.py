@@ -54,8 +54,17 @@ def _not_allowed(path: str) -> str:
 
 
 def all_pids() -> list[int]:
-    """The numbers of the processes that /proc shows, threads of the kernel among them."""
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    """The numbers of the processes that /proc shows, threads of the kernel among them.
+
+    Raises:
+        FileNotFoundError: it shows none, not even this one.
+    """
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    if not pids:
+        raise FileNotFoundError(
+            errno.ENOENT, "no process can be seen there; `mount -t proc proc /proc`", "/proc"
+        )
+    return pids
 
 
 def command_name(pid: int) -> str:

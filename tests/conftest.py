@@ -20,7 +20,10 @@ from mapscratch.engines import dontneed
 
 MapFile = Callable[..., ScratchMap]
 
-# For an emulated processor: `--hypothesis-profile guest`.
+# A slow example is no fault of what is tested. Where a processor
+# is emulated: `--hypothesis-profile guest`.
+hypothesis.settings.register_profile("any", deadline=None)
+hypothesis.settings.load_profile("any")
 hypothesis.settings.register_profile("guest", max_examples=10, deadline=None)
 
 # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import mmap
 import os
 import pickle
 import re
@@ -466,6 +467,55 @@ def test_thrashing_warns_once(
     assert "room for" in message
     assert "chunks" in message
     assert caught[0].filename == __file__
+
+
+def test_who_may_not_see_its_own_pages_reads_all_the_same(lazyfree: str, tmp_path: Path) -> None:
+    """After setuid /proc/self belongs to root; an ordinary user says so by prctl."""
+    np.arange(1 << 20, dtype="i2").tofile(tmp_path / "values")
+    run_python(
+        """
+        import ctypes, os, sys, warnings
+        import numpy as np, mapscratch
+        from mapscratch import arrays
+
+        arrays._LOOK_FOR_THRASHING_SECONDS = 0
+        array = mapscratch.array(sys.argv[1], "f4", source="i2")
+        if not os.geteuid():
+            os.setresuid(65534, 65534, 65534)
+        assert not ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+        expected = np.arange(1 << 20, dtype="i2").astype("f4").sum()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(4):
+                assert array.sum() == expected
+                array.scratch.reclaim()
+        (message,) = (str(w.message) for w in caught if w.category is mapscratch.ThrashingWarning)
+        assert "less room than that" in message, message
+        assert "can't be counted" in repr(array.scratch)
+        try:
+            array.scratch.counts()
+        except PermissionError as error:
+            assert "PR_SET_DUMPABLE" in error.strerror
+        else:
+            raise AssertionError("it could count them")
+        """,
+        tmp_path / "values",
+    )
+
+
+def test_what_is_pinned_is_not_droppable(lazyfree: str, tmp_path: Path) -> None:
+    np.arange(1 << 20, dtype="i2").tofile(tmp_path / "values")
+    array = mapscratch.array(tmp_path / "values", "f4", source="i2")
+    array.sum()
+    pages = array.nbytes // mmap.PAGESIZE
+    assert array.scratch.counts().droppable == pages
+    with array.scratch.pin():
+        counts = array.scratch.counts()
+        assert (counts.pinned, counts.droppable, counts.dirty) == (pages, 0, pages)
+    with array[: array.size // 4].scratch.pin():
+        counts = array.scratch.counts()
+        assert (counts.pinned, counts.droppable) == (pages // 4, pages - pages // 4)
+    assert array.scratch.counts().droppable == pages
 
 
 def test_many_arrays_of_a_file(lazyfree: str, path: Path, expected: Values) -> None:

@@ -116,12 +116,19 @@ def test_an_array_whose_fixups_take_time(lazyfree: str, pattern: PatternFile) ->
         a.sum()
         tell(asdict(a.scratch.counts()))
         wait()
+        with a.scratch.pin():
+            tell(asdict(a.scratch.counts()))
+            wait()
     """
     with observed(code, pattern.path) as process:
         counts = process.hear()
         mapping = the_mapping(process.pid)
         assert (mapping.kind, mapping.engine) == ("array", "lazyfree")
         assert as_counts(mapping) == counts
+        process.go_on()
+        pinned = process.hear()
+        assert pinned["droppable"] == 0
+        assert as_counts(the_mapping(process.pid)) == pinned
         assert mapping.rebuilt_pages
         assert mapping.fixup_seconds
         totals = the_process(process.pid).totals

@@ -203,11 +203,16 @@ class ArrayScratch:
         return low - self._home.address, high - low
 
     def __repr__(self) -> str:
-        counts = self.counts()
+        try:
+            counts = self.counts()
+            figures = (
+                f"{counts.resident} pages in memory, {counts.rebuilt_rate or 0:.0%} made again"
+            )
+        except OSError as error:
+            figures = f"pages can't be counted: {error.strerror}"
         return (
             f"<{self._array.nbytes} bytes decoded from {self.filename!r} by "
-            f"{self.fixup or 'nothing'}, engine {self.engine!r}, {counts.resident} pages in "
-            f"memory, {counts.rebuilt_rate or 0:.0%} made again>"
+            f"{self.fixup or 'nothing'}, engine {self.engine!r}, {figures}>"
         )
 
 
@@ -315,14 +320,16 @@ class _Home:
         if self._has_warned or not distinct or by_the_kernel < distinct:
             return
         self._has_warned = True
-        resident = self.map.counts().resident
         page_kib = os.sysconf("SC_PAGESIZE") / 1024
+        try:
+            room = f"room for {self.map.counts().resident * page_kib / 1024:.4g} MiB of it"
+        except OSError:  # a process may not see its own pages, and its arrays are read all the same
+            room = "less room than that"
         warnings.warn(
             f"blocks of the array of {self.spec.path} are decoded again and again: "
             f"{native['rebuilt']} pages so far. The working set is "
-            f"{distinct * page_kib / 1024:.4g} MiB, and there is room for "
-            f"{resident * page_kib / 1024:.4g} MiB of it. Work in chunks that fit, decoding as you "
-            "go, or keep what you derive in a mapscratch.Cache",
+            f"{distinct * page_kib / 1024:.4g} MiB, and there is {room}. Work in chunks that fit, "
+            "decoding as you go, or keep what you derive in a mapscratch.Cache",
             ThrashingWarning,
             stacklevel=caller_level(),
         )

@@ -349,7 +349,7 @@ class _Memory:
                 rebuilt_pages=rebuilt,
                 fixup_seconds=fixup_ns / 1e9,
             )
-            return _freed_lazily(mapping, usage) if usage else mapping
+            return _freed_lazily(mapping, usage, pinned) if usage else mapping
         if slot.engine == "dontneed":
             mapping = replace(mapping, dropped_pages=dropped)
         if not usage:
@@ -405,8 +405,10 @@ class _Memory:
         return None if self._pages_left < 0 else count_pages(start, end - start, self._pid)
 
 
-def _freed_lazily(mapping: ScratchMapping, usage: _Usage) -> ScratchMapping:
+def _freed_lazily(mapping: ScratchMapping, usage: _Usage, pinned: int = 0) -> ScratchMapping:
     droppable = usage.lazy_free
+    if droppable is not None:  # what is pinned of an array is locked, and lazily freed all the same
+        droppable = min(droppable, max(0, usage.resident - pinned * PAGESIZE))
     return replace(
         mapping,
         resident_bytes=usage.resident,

@@ -188,8 +188,19 @@ class Request:
 
 
 def page_flags(mapping: WordMap) -> PageFlags:
-    """What is there of a mapping's pages, in memory and in swap."""
-    return PageFlags(*mapping._page_counts())
+    """What is there of a mapping's pages, in memory and in swap.
+
+    Raises:
+        OSError: the process may not see its own pages.
+    """
+    try:
+        return PageFlags(*mapping._page_counts())
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            "pages can't be counted: /proc/self/pagemap is not this process's own any more. It has "
+            "become another user, or not dumpable; prctl(PR_SET_DUMPABLE, 1) gives it back",
+        ) from None
 
 
 class Engine(ABC):

@@ -150,7 +150,8 @@ class LazyfreeEngine(Engine):
         memory = range_memory(address, length)
         droppable = memory.usage.lazy_free // PAGESIZE if memory.exact else None
         if droppable is not None:
-            droppable = min(droppable, pages.present)
+            # A pin locks what is lazily freed of an array, and smaps counts it all the same.
+            droppable = min(droppable, max(0, pages.present - native["pinned"]))
         return PageCounts(
             resident=pages.present,
             dirty=None if droppable is None else pages.present - droppable,

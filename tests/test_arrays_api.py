@@ -322,6 +322,8 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "not whole rows": ({"offset": 5, "shape": (-1, 7, 11)}, ValueError, "in whole rows of shape"),
     "no offset": ({"offset": None}, TypeError, "h5py.*chunked"),
     "half an offset": ({"offset": 5.0}, TypeError, "float"),
+    "a shape in words": ({"shape": "10"}, TypeError, "shape='10': an integer"),
+    "a shape that is a float": ({"shape": 10.0}, TypeError, r"shape=10\.0: an integer"),
     "half a length": ({"offset": 5, "shape": (1.0,)}, TypeError, "float"),
     "changes": ({"offset": 5, "changes": "ignore"}, ValueError, "'refuse' or 'unnoticed'"),
     "a type that NumPy hasn't": ({"offset": 5, "dtype": "BF16"}, TypeError, "ml_dtypes"),

@@ -93,3 +93,9 @@ def test_outside_of_a_worker_it_is_a_dict(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         del data["a"]
     assert "1 results as ever" in repr(data)
+
+
+@pytest.mark.parametrize("name", ["load_tile", b"load_tile"])
+def test_one_name_is_not_taken_for_its_letters(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"WorkerData\(\[b?'load_tile'\]\)"):
+        WorkerData(name)

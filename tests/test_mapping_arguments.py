@@ -397,3 +397,9 @@ def test_no_thread_or_descriptor_stays_behind(engine: str, file: PatternFile) ->
         file.path,
         engine,
     )
+
+
+def test_an_offset_within_a_page_says_what_it_may_be(engine: str, file: PatternFile) -> None:
+    with pytest.raises(OSError, match=f"offset=100.*multiple of {PAGESIZE}.*mapscratch.array") as e:
+        ScratchMap(file.path, engine=engine, offset=100)
+    assert e.value.filename == str(file.path)

@@ -821,7 +821,8 @@ def _fitting_place(
     if wanted > left:
         raise ValueError(
             f"an array of shape {lengths} takes {wanted} bytes of {source}, but the file has "
-            f"{left} from offset {start} on ({size} in all): is it cut short, or the dtype another?"
+            f"{left} from offset {start} on ({size} in all): is it cut "
+            "short, or the shape, offset or dtype another?"
         )
     return _Place(start, wanted, lengths)
 
@@ -829,11 +830,14 @@ def _fitting_place(
 def _as_lengths(shape: SupportsIndex | Sequence[SupportsIndex] | None) -> Shape:
     if shape is None:
         return (-1,)
-    lengths = (
-        (as_index(shape),)
-        if hasattr(shape, "__index__") and not np.ndim(shape)  # type: ignore[arg-type]
-        else tuple(as_index(length) for length in shape)  # type: ignore[union-attr]
-    )
+    try:
+        lengths = (
+            (as_index(shape),)
+            if hasattr(shape, "__index__") and not np.ndim(shape)  # type: ignore[arg-type]
+            else tuple(as_index(length) for length in shape)  # type: ignore[union-attr]
+        )
+    except TypeError as error:
+        raise TypeError(f"shape={shape!r}: an integer, or several ({error})") from None
     if any(length < -1 for length in lengths):
         raise ValueError(f"shape={lengths}: a length can't be negative, but for one of -1")
     if lengths.count(-1) > 1:

@@ -37,7 +37,12 @@ class WorkerData(MutableMapping[Any, Any]):
             names: of the tasks, as the dashboard shows them: their keys without the hash
                 (`dask.utils.key_split`).
             max_bytes: of the cache.
+
+        Raises:
+            TypeError: one name instead of several, which would be taken for its letters.
         """
+        if isinstance(names, str | bytes):
+            raise TypeError(f"names are several: WorkerData([{names!r}])")
         self.cache = Cache(max_bytes=max_bytes)
         self._names = frozenset(names)
         self._tasks: dict[Any, Callable[[], Any]] = {}  # of what is in the cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Collection, Iterator
@@ -106,7 +107,8 @@ class ScratchMap(ScratchMemory):
             guarantee = {guarantee}
         with _descriptor_of(fileno) as descriptor:
             name = _name_of(fileno, descriptor)
-
+            if isinstance(offset, int) and offset > 0 and offset % mmap.ALLOCATIONGRANULARITY:
+                _refuse_offset(offset, name)
             request = partial(
                 Request,
                 name=name,
@@ -198,6 +200,15 @@ def _as_number(file: File) -> int | None:
         return as_index(file)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def _refuse_offset(offset: int, name: str) -> None:
+    raise OSError(
+        errno.EINVAL,
+        f"offset={offset}: a mapping begins at a multiple of {mmap.ALLOCATIONGRANULARITY} bytes; "
+        "mapscratch.array begins anywhere",
+        name,
+    )
 
 
 def _name_of(file: File, descriptor: int) -> str:

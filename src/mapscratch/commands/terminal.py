@@ -173,8 +173,13 @@ def check_output_files(paths: Iterable[Path | None]) -> None:
         seen.add(resolved)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "can't be written to", str(path))
+        at = path if path.exists() else path.absolute().parent
+        if not at.exists():
+            raise FileNotFoundError(errno.ENOENT, f"can't be written to: no folder {at}", str(path))
+        if not os.access(at, os.W_OK):
+            raise PermissionError(
+                errno.EACCES, f"can't be written to: {at} doesn't let this user", str(path)
+            )
 
 
 def write_text(path: Path, text: str) -> None:

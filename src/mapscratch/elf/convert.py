@@ -238,7 +238,10 @@ def _report(
 @contextmanager
 def _replacing(target: Path, original: Path) -> Iterator[BinaryIO]:
     """A copy of the original that takes the target's place when the `with` block ends well."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    except OSError as error:  # of a file that nobody has named
+        raise type(error)(error.errno, error.strerror, str(target)) from None
     try:
         with os.fdopen(descriptor, "r+b") as file:
             with original.open("rb") as source:

@@ -121,7 +121,7 @@ $(WHEEL_TESTS): wheel-test-%: wheel
 	warnings=; test $* = 3.11 || warnings='-W error'; \
 	tests='$(UNIT_TESTS)'; \
 	case ' $(WHEEL_FULLY) ' in *' $* '*) ;; *) tests='$(WHEEL_SMOKE_TESTS)' ;; esac; \
-	.venv-$*/bin/python -m pytest $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $$tests
+	.venv-$*/bin/python tests/side_by_side.py $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $$tests
 
 mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that its test fails
 	$(call make_venv,.venv-mutants,$(PYTHON))

@@ -5,7 +5,8 @@ Two runs of pytest, in processes of their own: a worker of pytest-xdist has a th
 that tests, and much of what is tested here forks. What makes swap, fills control groups, or has the
 kernel merge or reclaim pages stays in one run, one after the other.
 
-Usage: side_by_side.py [arguments of pytest]. What pytest alone runs is the same, one by one.
+Usage: side_by_side.py [options of pytest] [files of tests: all, if none is named]. What pytest
+alone runs is the same, one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -31,9 +33,9 @@ BESIDE = (
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|deselected|error|xfailed|xpassed|warning)s?\b")
 
 
-def halves() -> tuple[list[Path], list[Path]]:
-    """All files of tests: who needs the machine's memory, and the others."""
-    files = sorted(TESTS.glob("test_*.py"))
+def halves(named: Sequence[Path] = ()) -> tuple[list[Path], list[Path]]:
+    """Of all files of tests, or those named: who needs the machine's memory, and the others."""
+    files = sorted(named or TESTS.glob("test_*.py"))
     beside = [path for path in files if _kind(path).startswith(BESIDE)]
     return [path for path in files if path not in beside], beside
 
@@ -56,8 +58,12 @@ def main(arguments: list[str]) -> int:
     import mapscratch  # noqa: F401  # built now, if need be, and not by two at once
 
     began = time.monotonic()
-    pytest = [sys.executable, "-m", "pytest", *arguments]
-    first, second = halves()
+    named = [Path(argument) for argument in arguments if argument.endswith(".py")]
+    options = [argument for argument in arguments if not argument.endswith(".py")]
+    pytest = [sys.executable, "-m", "pytest", *options]
+    first, second = halves(named)
+    if not first or not second:
+        return subprocess.run([*pytest, *map(str, first + second)], check=False).returncode
     with (
         tempfile.TemporaryFile("w+") as kept,
         subprocess.Popen(

@@ -20,6 +20,16 @@ def test_every_file_is_in_one_half() -> None:
     assert len(second) > 30
 
 
+def test_files_that_are_named_are_run_and_no_others(tmp_path: Path) -> None:
+    names = ("cache_one", "elf_two", "elf_three", "cache_four")
+    one, two, three, four = (tmp_path / f"test_{name}.py" for name in names)
+    assert side_by_side.halves([one, two, three, four]) == ([four, one], [three, two])
+    two.write_text(PASSING)
+    three.write_text(FAILING)
+    assert side_by_side.main(["-q", "-p", "no:cacheprovider", str(two)]) == 0
+    assert side_by_side.main(["-q", "-p", "no:cacheprovider", str(two), str(three)]) == 1
+
+
 def test_each_kind_beside_the_others_is_there() -> None:
     _, second = side_by_side.halves()
     for kind in side_by_side.BESIDE:

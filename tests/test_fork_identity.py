@@ -128,6 +128,7 @@ def run(code: str, path: Path, *arguments: object, errors: str = "") -> None:
     assert done.returncode == 0 and re.fullmatch(errors, done.stderr), done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("touched", ["touched", "untouched"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_and_then_forks(lazyfree: str, path: Path, change: str, touched: str) -> None:

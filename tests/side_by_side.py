@@ -23,8 +23,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 BESIDE = (
-    "distributions", "docs", "elf", "fork", "import", "layering", "libraries", "patience", "programs",
-    "report", "reporting", "runtime", "survey",
+    "distributions", "docs", "elf", "fork", "import", "layering", "libraries", "patience",
+    "programs", "report", "reporting", "runtime", "survey",
     "side_by_side", "arrays_api", "arrays_conversions", "arrays_files", "arrays_gathering",
     "arrays_hypothesis", "arrays_python", "arrays_scaling", "arrays_shapes",
 )  # fmt: skip

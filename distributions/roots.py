@@ -46,8 +46,8 @@ mount -t proc proc "$1/proc"
 mount --rbind /sys "$1/sys"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/tmp"
-mkdir -p "$1/root/.cache/pip"
-mount --bind "$2" "$1/root/.cache/pip"
+mkdir -p "$1/var/cache/pip"
+mount --bind "$2" "$1/var/cache/pip"
 exec chroot "$1" sh -c "$3"
 """
 
@@ -211,6 +211,7 @@ class Root:
         variables = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
+            "PIP_CACHE_DIR": "/var/cache/pip",
             "LANG": "C.UTF-8",
             "DEBIAN_FRONTEND": "noninteractive",
             **{name: environment[name] for name in _PASSED_ON if name in environment},

@@ -131,7 +131,8 @@ static void renew(struct scratch_range *range, int pager_error) {
     if (!error)
         return;
     map_closed(range, MAP_FIXED); /* a crash, never zeros */
-    scratch_helper_close_next(&range->helper); /* no pager takes it, and its number may become another's */
+    /* No pager takes it, and its number may become another file's. */
+    scratch_helper_close_next(&range->helper);
     scratch_tell("mapscratch: after fork the scratch mapping of %s can't be used in process %d (%s): "
                  "touching it will crash\n",
                  range->name, (int)getpid(), strerror(error));

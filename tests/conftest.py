@@ -15,7 +15,7 @@ from support.engines import AVAILABLE, STATUS, why_not
 from support.files import PatternFile, make_file
 from support.patience import pytest_timeout_set_timer  # noqa: F401
 
-from mapscratch import ScratchMap
+from mapscratch import ScratchMap, purgeable
 from mapscratch.engines import dontneed
 
 MapFile = Callable[..., ScratchMap]
@@ -41,6 +41,13 @@ def _engine_or_skip(engine: str) -> str:
     if not STATUS[engine].available:
         pytest.skip(why_not(engine))
     return engine
+
+
+@pytest.fixture(scope="session")
+def purgeable_pages() -> None:
+    """The kernel takes pages that are freed lazily."""
+    if reason := purgeable.why_not():
+        pytest.skip(reason)
 
 
 @pytest.fixture

@@ -19,16 +19,13 @@ from hypothesis import strategies as st
 from support.purgeable import reclaim_all
 
 import mapscratch
-from mapscratch import Cache, purgeable
+from mapscratch import Cache
 from mapscratch import cache as module
 
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _purgeable() -> None:
-    if reason := purgeable.why_not():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
 @pytest.fixture

@@ -18,15 +18,12 @@ import numpy as np
 import pytest
 from support.purgeable import reclaim_all
 
-from mapscratch import Cache, purgeable
+from mapscratch import Cache
 
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _purgeable() -> None:
-    if reason := purgeable.why_not():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
 @pytest.fixture

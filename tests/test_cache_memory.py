@@ -11,7 +11,6 @@ from support.interpreter import run_python, start_python
 from support.patience import communicate
 from support.seccomp import is_supported
 
-from mapscratch import purgeable
 from mapscratch.kernelstats import (
     active_swaps,
     probe_temporary_memory_cgroup,
@@ -52,10 +51,7 @@ print("right")
 """
 
 
-@pytest.fixture(autouse=True)
-def _purgeable() -> None:
-    if reason := purgeable.why_not():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
 def run_limited(code: str) -> tuple[int, str, str]:

@@ -17,13 +17,9 @@ from support.patience import patient
 from support.purgeable import reclaim_all
 from support.waiting import eventually
 
-from mapscratch import Cache, purgeable
+from mapscratch import Cache
 
-
-@pytest.fixture(autouse=True)
-def _purgeable() -> None:
-    if reason := purgeable.why_not():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
 def in_threads(count: int, function: Callable[[int], None]) -> None:

@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "copymode", interrupted)
+    monkeypatch.setattr(os, "fchmod", interrupted)
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(KeyboardInterrupt):

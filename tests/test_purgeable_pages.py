@@ -17,16 +17,13 @@ import pytest
 from support.patience import patient
 from support.purgeable import drop_page, let_go, reclaim, take_back
 
-from mapscratch import _native, purgeable
+from mapscratch import _native
 from mapscratch.purgeable import Lease, PurgeableMemory, Region, Run
 
 PAGES = 4
 
 
-@pytest.fixture(autouse=True)
-def _purgeable() -> None:
-    if reason := purgeable.why_not():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
 def words_of(run: Run) -> Any:

@@ -43,6 +43,7 @@ from mapscratch.commands.terminal import (
 from mapscratch.experiment.results import SwapChoice
 from mapscratch.experiment.surroundings import check_swap
 from mapscratch.kernelstats import SwapKind
+from mapscratch.replacing import replacing
 from mapscratch.reporting.page import page
 from mapscratch.reporting.page_facts import Documents
 from mapscratch.reporting.page_reading import Node, ReportError, as_document, read_document
@@ -119,12 +120,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; 1 if a comparison found a wrong word, 2 if there is nothing to show."""
-    _check(arguments)
+    refused = _check(arguments)
     created = datetime.now().astimezone()
     if any(getattr(arguments, name) for name in _FILES):
         documents = _from_files(arguments)
     else:
-        documents = _from_nothing(arguments)
+        documents = _from_nothing(arguments, refused)
     text = page(documents, created).encode()
     _write(arguments.output, text)
     if str(arguments.output) != "-":
@@ -138,8 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_WRONG if wrong else 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Finds out before anything is run.
+def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
+    """Finds out before anything is run; which kinds of swap can't be made, and why.
 
     Raises:
         ReportError: options don't go together.
@@ -153,16 +154,20 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ReportError(
             f"with {', '.join(given)} nothing is run: leave {', '.join(own)} away, or the files"
         )
-    for wanted in arguments.swap:
-        check_swap(wanted, _LEAST_SWAP)
+    refused = {
+        kind: reason
+        for wanted in arguments.swap
+        for kind, reason in check_swap(wanted, _LEAST_SWAP).items()
+    }
     folder = arguments.keep
     if folder is None:
-        return
+        return refused
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     at = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     if not at.is_dir() or not os.access(at, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "can't be written to", str(at))
+    return refused
 
 
 def _from_files(arguments: argparse.Namespace) -> Documents:
@@ -181,12 +186,7 @@ def _read(path: Path | None, name: str) -> Node | None:
 # --- from nothing -------------------------------------------------------------------------------
 
 
-def _from_nothing(arguments: argparse.Namespace) -> Documents:
-    refused = {
-        kind: reason
-        for wanted in arguments.swap
-        for kind, reason in check_swap(wanted, _LEAST_SWAP).items()
-    }
+def _from_nothing(arguments: argparse.Namespace, refused: Mapping[SwapKind, str]) -> Documents:
     with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
         outcomes = _run_all(arguments, refused, Path(folder))
     found: dict[str, list[Node]] = {name: [] for name in _FILES}
@@ -349,18 +349,8 @@ def _write(path: Path, text: bytes) -> None:
         path.write_bytes(text)
         return
     target = path.resolve()
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:  # of a file that nobody has named
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-        os.chmod(name, _mode(target))
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(target, _mode(target)) as file:
+        file.write(text)
 
 
 def _mode(path: Path) -> int:

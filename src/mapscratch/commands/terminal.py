@@ -178,7 +178,7 @@ def check_output_files(paths: Iterable[Path | None]) -> None:
             raise FileNotFoundError(errno.ENOENT, f"can't be written to: no folder {at}", str(path))
         if not os.access(at, os.W_OK):
             raise PermissionError(
-                errno.EACCES, f"can't be written to: {at} doesn't let this user", str(path)
+                errno.EACCES, f"can't be written to: this user may not write to {at}", str(path)
             )
 
 

@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from mapscratch import opening
+from mapscratch.replacing import replacing
 
 from .convertible import PAGE_SIZE, ConversionError, ConvertibleLibrary, TextPages
 from .editing import Editor, Segment
@@ -137,7 +135,9 @@ def convert(path: opening.Path, output: opening.Path, *, lazy: bool = False) -> 
         final = record._replace(converted_text=check_value(_edited(text, edits)))
         segment.replace(record.address, pack_record(final))
         edits.append((segment.offset, segment.content()))
-        with _replacing(target.resolve(), original) as file:
+        with replacing(target.resolve(), stat.S_IMODE(original.stat().st_mode)) as file:
+            with original.open("rb") as whole:
+                shutil.copyfileobj(whole, file, 1 << 20)
             for offset, data in edits:
                 file.seek(offset)
                 file.write(data)
@@ -233,22 +233,3 @@ def _report(
         bind_now=library.bind_now,
         lazy=lazy,
     )
-
-
-@contextmanager
-def _replacing(target: Path, original: Path) -> Iterator[BinaryIO]:
-    """A copy of the original that takes the target's place when the `with` block ends well."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    except OSError as error:  # of a file that nobody has named
-        raise type(error)(error.errno, error.strerror, str(target)) from None
-    try:
-        with os.fdopen(descriptor, "r+b") as file:
-            with original.open("rb") as source:
-                shutil.copyfileobj(source, file, 1 << 20)
-            yield file
-        shutil.copymode(original, name)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise

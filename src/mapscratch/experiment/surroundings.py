@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from mmap import PAGESIZE
@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from mapscratch.experiment.results import Pressure, Settings, SwapChoice, SwapDescription
 from mapscratch.kernelstats import (
+    Availability,
     CgroupError,
     SwapError,
     SwapKind,
@@ -146,14 +147,22 @@ def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[Swap
     Raises:
         SwapError: it can't be made, or none of all can; the message says why, and what to do.
     """
-    kinds = swaps_to_make(choice)
-    probes = {kind: probe_temporary_swap(kind, least) for kind in kinds}
-    refused = {kind: probe.reason for kind, probe in probes.items() if not probe}
-    if choice == "auto" or len(refused) < len(kinds) or not kinds:
-        return refused
+    return _refused(_probed(choice, least))
+
+
+def _probed(choice: SwapChoice | Literal["all"], least: int) -> dict[SwapKind, Availability]:
+    """What of the swap that is asked for can be made; raises as `check_swap`."""
+    probes = {kind: probe_temporary_swap(kind, least) for kind in swaps_to_make(choice)}
+    refused = _refused(probes)
+    if choice == "auto" or len(refused) < len(probes) or not probes:
+        return probes
     alike = len(set(refused.values())) == 1
     reasons = [reason if alike else f"{kind}: {reason}" for kind, reason in refused.items()]
     raise SwapError(errno.EPERM, f"--swap {choice}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def _refused(probes: Mapping[SwapKind, Availability]) -> dict[SwapKind, str]:
+    return {kind: probe.reason for kind, probe in probes.items() if not probe}
 
 
 def check_pressure(choice: Pressure) -> None:
@@ -230,7 +239,6 @@ def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind
             "removed at the end. To decline: --swap none."
         )
         return "file"
-    check_swap(choice, size)
-    how = probe_temporary_swap(choice, size).reason
+    how = _probed(choice, size)[choice].reason
     announce(f"Swap: for this run {how} of {mebibytes} MiB is made, removed at the end.")
     return choice

@@ -17,11 +17,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mapscratch.errors import UserError
+from mapscratch.replacing import replacing
 
 _FORMAT = "1"
 """Part of the path: another version of the record is another cache."""
@@ -167,14 +167,8 @@ def _content_hash(path: Path) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path, 0o600) as file:
+        file.write(data)
 
 
 def _link(target: Path, path: Path) -> None:

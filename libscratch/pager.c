@@ -487,22 +487,38 @@ static int take_userfault(void) {
     return descriptor;
 }
 
-static void *end_at_once(void *thread) {
-    *(pid_t *)thread = (pid_t)syscall(SYS_gettid);
+struct probe {
+    pthread_t thread;
+    pid_t number;
+    struct scratch_completion *end; /* if not NULL, waits for it */
+};
+
+static void *wait_and_end(void *argument) {
+    struct probe *probe = argument;
+    probe->number = (pid_t)syscall(SYS_gettid);
+    if (probe->end)
+        scratch_completion_wait(probe->end);
     return NULL;
 }
 
 /*
  * A process that unshares its namespace of processes or of time can have no more threads (unshare(2)),
- * nor can one at its limit of tasks, or whose filter forbids them. Only another thread shows it.
+ * nor can one at its limit of tasks, or whose filter forbids them. Only another thread shows it, and
+ * only two at a time that there is room for our pager though the child starts its own before us.
  */
 static bool can_start_again(void) {
-    pthread_t thread;
-    pid_t number;
-    if (create_thread(&thread, end_at_once, &number))
+    struct scratch_completion end;
+    scratch_completion_reset(&end);
+    struct probe first = {.end = &end};
+    struct probe second = {.end = NULL};
+    if (create_thread(&first.thread, wait_and_end, &first))
         return false;
-    join_thread(thread, number);
-    return true;
+    bool is_room = !create_thread(&second.thread, wait_and_end, &second);
+    scratch_completion_signal(&end);
+    join_thread(first.thread, first.number);
+    if (is_room)
+        join_thread(second.thread, second.number);
+    return is_room;
 }
 
 bool scratch_pager_park(void) {

@@ -164,7 +164,7 @@ void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
     if (scratch_waits_outside_of_system_calls(thread)) {
         scratch_tell(
             "mapscratch: something stored into the array of %s, which is read-only (page %zu): give "
-            "it a copy, np.array(a). docs/arrays.md has the libraries that do so\n",
+            "it a copy, np.array(a). help(mapscratch.array) names libraries that do so\n",
             range->name, page);
         /* Only what is missing can be poisoned; what is pinned or locked stays. */
         is_poisoned = !scratch_discard_pages(range, page, 1) && poison_page(userfault, range, page);

@@ -108,6 +108,13 @@ def test_the_public_names_are_there_and_documented() -> None:
         assert getattr(_native.WordMap, name).__doc__
 
 
+def test_completion_offers_what_is_public_and_nothing_else() -> None:
+    offered = {name for name in dir(mapscratch) if not name.startswith("__")}
+    assert offered == {*mapscratch.__all__, "fixups"}
+    for name in dir(mapscratch):
+        assert hasattr(mapscratch, name), name
+
+
 def test_the_stub_names_what_the_bridge_has() -> None:
     stub = Path(mapscratch.__file__).with_name("_native.pyi").read_text()
     described = set(re.findall(r"^def (\w+)|^class (\w+)|^([A-Z_0-9]+):", stub, re.MULTILINE))

@@ -17,6 +17,8 @@ import pytest
 from support.interpreter import run_python
 from support.seccomp import is_supported
 
+import mapscratch
+
 ITEMS = 1_500_000
 
 START = """
@@ -282,3 +284,6 @@ def test_where_no_page_can_be_poisoned_it_is_a_crash_and_no_kill(
     assert result.returncode == -signal.SIGSEGV, result.stderr
     message = "stored into the array" if what == "store" else "can't be made"
     assert result.stderr.count(message) == 2, result.stderr
+    if what == "store":
+        assert "help(mapscratch.array)" in result.stderr
+        assert "overwrite_a" in (mapscratch.array.__doc__ or "")

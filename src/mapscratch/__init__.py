@@ -89,4 +89,5 @@ if not TYPE_CHECKING:
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        special = (name for name in globals() if name.startswith("__") and name.endswith("__"))
+        return sorted({*special, *__all__, "fixups"})

@@ -591,6 +591,13 @@ def array(
     while the array is used; a change raises SourceChanged at the next operation on it, and whoever
     touches a page that the file has no bytes for any more gets a message and SIGBUS.
 
+    **The array is read-only.** NumPy refuses to store into it. Some compiled code stores all the
+    same, and ends in SIGBUS after a message that names the array: `scipy.linalg` with
+    ``overwrite_a`` or ``overwrite_b``, `scipy.linalg.blas`, `bottleneck.replace`, inputs of
+    `numba.guvectorize`, and decoders of numcodecs, blosc2 and imagecodecs that are given it as
+    their output. Give them a copy, ``np.array(a)``. In the source tree docs/arrays.md has all that
+    were tried.
+
     Args:
         filename: a path, or an open file. What it has in its buffer is written out first; its
             position means nothing.

@@ -27,11 +27,11 @@ import numpy as np
 from turns import parser_of, save
 
 from mapscratch.errors import UserError
-from mapscratch.experiment.results import Settings, SwapChoice
-from mapscratch.experiment.surroundings import Surroundings, prepare
 from mapscratch.kernelstats import SwapError
-from mapscratch.programs.cache import ConversionCache
-from mapscratch.programs.launch import environment, find_program, libraries_at_start, reports
+from mapscratch.lab.rig.results import Settings, SwapChoice
+from mapscratch.lab.rig.surroundings import Surroundings, prepare
+from mapscratch.run.cache import ConversionCache
+from mapscratch.run.launch import environment, find_program, libraries_at_start, reports
 
 TURNS = 40
 IMPORT_TURNS = 100

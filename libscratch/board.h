@@ -4,7 +4,7 @@
  *
  * It is shared memory, made with the first thing that has figures. Whoever may trace the process reads it
  * through /proc/PID/mem or /proc/PID/map_files. So reading takes nothing from the process, and works when its
- * pager can't run. `mapscratch ps` does (mapscratch/census/board.py has the same layout).
+ * pager can't run. `mapscratch ps` does (mapscratch/ps/board.py has the same layout).
  *
  * At first it is of no file ("/dev/zero (deleted)" in /proc/PID/maps) and known by its size and by what it begins
  * with: a descriptor, for however short a time, could be closed by the application, and its number be given to

@@ -62,7 +62,7 @@ static uint64_t nanoseconds(struct statx_timestamp time) {
 }
 
 /*
- * Device, inode, size, last modification, last change: `file_key` of mapscratch.programs.cache. Any of
+ * Device, inode, size, last modification, last change: `file_key` of mapscratch.run.cache. Any of
  * them differs when the file was replaced or written to.
  */
 static void make_key(const struct statx *status, char key[KEY_BYTES]) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the resolver did. Under `mapscratch run` the counts of all processes are one shared page of a
- * file (names and order: `ResolverCounts` of mapscratch.programs.launch), so that they outlive whoever is killed.
+ * file (names and order: `ResolverCounts` of mapscratch.run.launch), so that they outlive whoever is killed.
  */
 #ifndef MAPSCRATCH_COUNTS_H
 #define MAPSCRATCH_COUNTS_H

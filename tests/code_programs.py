@@ -11,8 +11,8 @@ from pathlib import Path
 
 from support.patience import patient
 
-from mapscratch.programs.cache import ConversionCache
-from mapscratch.programs.launch import Reports, environment, reports
+from mapscratch.run.cache import ConversionCache
+from mapscratch.run.launch import Reports, environment, reports
 
 SOURCES = Path(__file__).with_name("runtime")
 COMPILER = "cc"

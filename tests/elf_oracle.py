@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mapscratch.elf import FixupPlan, LibraryRelocations, link, relocations
-from mapscratch.experiment.oracle import expected_words
+from mapscratch.lab.oracle import expected_words
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("gcc") is None, reason="gcc is missing: apt install build-essential"

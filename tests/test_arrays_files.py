@@ -345,7 +345,7 @@ def test_commands_refuse_a_pipe(path: Path, command: str) -> None:
     pipe = _a_pipe(path)
     words = [{"NAME": pipe, "OUT": path.with_suffix(".out")}.get(w, w) for w in command.split()]
     ended = run_python(
-        "import sys; from mapscratch.commands import main; sys.exit(main(sys.argv[1:]))",
+        "import sys; from mapscratch.cli import main; sys.exit(main(sys.argv[1:]))",
         *words,
         check=False,
     )

@@ -21,12 +21,12 @@ from support.patience import communicate
 from support.sessions import processes_of_session
 from support.swap import some_swap
 
-from mapscratch import __version__, commands
-from mapscratch.commands import compare as command
-from mapscratch.commands import main
+from mapscratch import __version__, cli
+from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.kernelstats import active_swaps, probe_temporary_swap
-from mapscratch.reporting.documents import comparison_schema
+from mapscratch.lab.compare import command
+from mapscratch.lab.compare.document import comparison_schema
 
 LIBRARY = str(default_libraries()[0])
 SMALL = ("compare", LIBRARY, "-n", "1,2", "--rounds", "1", "--pages", "20")
@@ -56,7 +56,7 @@ def test_a_first_run_without_swap(capsys):
 
 AS_ORDINARY_USER = """
     import sys
-    from mapscratch.commands import main
+    from mapscratch.cli import main
     # With privilege first, for what is imported late: the interpreter may lie in a directory that
     # is closed to others.
     status = main(["compare", *sys.argv[1:], "--swap", "none", "--pressure", "pageout"])
@@ -82,7 +82,7 @@ IN_A_SANDBOX = """
     import sys
     from support import seccomp
     seccomp.forbid("userfaultfd", "process_vm_readv")  # root has /dev/userfaultfd as well
-    from mapscratch.commands import main
+    from mapscratch.cli import main
     sys.exit(main(["compare", *sys.argv[1:]]))
 """
 
@@ -134,7 +134,7 @@ def test_a_library_may_have_any_name(name, tmp_path, monkeypatch, capsys):
 def test_wrong_words_make_it_fail(monkeypatch, capsys):
     found = make_comparison(make_round("private", wrong_words=1))
     monkeypatch.setattr(command, "compare", lambda *args, **named: found)
-    assert main(SMALL) == commands.EXIT_WRONG
+    assert main(SMALL) == cli.EXIT_WRONG
     assert "1 of 51,200 words read were wrong" in last_sentence(capsys.readouterr().out)
 
 
@@ -152,7 +152,7 @@ def test_wrong_words_make_it_fail(monkeypatch, capsys):
     ],
 )
 def test_an_error_is_one_line_and_status_2(arguments, message, capsys):
-    assert main(["compare", *arguments]) == commands.EXIT_ERROR
+    assert main(["compare", *arguments]) == cli.EXIT_ERROR
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -197,8 +197,8 @@ def test_what_needs_root_says_so_before_anything_is_read(arguments):
     code = """
         import sys
         import rich.console, rich.progress
-        import mapscratch.commands.compare
-        from mapscratch.commands import main
+        import mapscratch.lab.compare.command
+        from mapscratch.cli import main
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()
         sys.exit(main(["compare", *sys.argv[1:]]))
@@ -207,7 +207,7 @@ def test_what_needs_root_says_so_before_anything_is_read(arguments):
     done = run_python(code, *words, check=False)
     if done.returncode == 0:
         pytest.skip("an ordinary user may do this here")
-    assert done.returncode == commands.EXIT_ERROR
+    assert done.returncode == cli.EXIT_ERROR
     (line,) = done.stderr.splitlines()
     assert " ".join(arguments[-2:]) in line and "root" in line
     assert not done.stdout
@@ -215,7 +215,7 @@ def test_what_needs_root_says_so_before_anything_is_read(arguments):
 
 def test_without_readelf_it_says_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(SMALL) == commands.EXIT_ERROR
+    assert main(SMALL) == cli.EXIT_ERROR
     assert "apt install binutils" in capsys.readouterr().err
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_nothing_behind():
     process = start_long_run(*temporary_swap_if_possible())
     os.killpg(process.pid, signal.SIGINT)
     _, errors = communicate(process, seconds=30)
-    assert process.returncode == commands.EXIT_INTERRUPTED
+    assert process.returncode == cli.EXIT_INTERRUPTED
     assert errors == "mapscratch: interrupted; everything that was made is removed\n"
     wait_until_nothing_is_left(process.pid)
 
@@ -270,7 +270,7 @@ def test_a_killed_worker_is_an_error_and_leaves_nothing_behind():
             os.kill(pid, signal.SIGKILL)
             break
     _, errors = communicate(process, seconds=30)
-    assert process.returncode == commands.EXIT_ERROR
+    assert process.returncode == cli.EXIT_ERROR
     assert "was killed by SIGKILL" in errors
     wait_until_nothing_is_left(process.pid)
 

@@ -21,16 +21,14 @@ from support.interpreter import run_python
 from support.patience import communicate, patient
 from support.sessions import processes_of_session
 
-from mapscratch import commands
-from mapscratch.commands import cost as command
-from mapscratch.commands import main
+from mapscratch import cli
+from mapscratch.cli import main
 from mapscratch.elf import default_libraries
-from mapscratch.experiment import surroundings
-from mapscratch.experiment.baselines import Alternatives
-from mapscratch.experiment.cost_model import Layout, distribution_of_counts
-from mapscratch.experiment.timers import working_folder
 from mapscratch.kernelstats import Availability
-from mapscratch.reporting.cost import (
+from mapscratch.lab.cost import command
+from mapscratch.lab.cost.baselines import Alternatives
+from mapscratch.lab.cost.model import Layout, distribution_of_counts
+from mapscratch.lab.cost.terminal import (
     CostDocumentError,
     alternatives_from_document,
     cost_document,
@@ -39,7 +37,9 @@ from mapscratch.reporting.cost import (
     created_from_document,
     pages_from_document,
 )
-from mapscratch.reporting.reading import ReadingError
+from mapscratch.lab.cost.timers import working_folder
+from mapscratch.lab.reading import ReadingError
+from mapscratch.lab.rig import surroundings
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIBRARY = str(default_libraries()[1])
@@ -264,7 +264,7 @@ def test_time_and_swaps_are_passed_on(measured, monkeypatch, capsys):
     assert measured == [(("file",), 7.0), (("file",), seconds), (("file",), seconds)]
     possible["file"] = Availability(False, "not root")
     assert "Swap: file is left out: not root" in run(capsys, "--swap", "auto", LIBRARY)
-    assert main(["cost", "--swap", "all"]) == commands.EXIT_ERROR
+    assert main(["cost", "--swap", "all"]) == cli.EXIT_ERROR
     assert "--swap all: file: not root; zram: no zram: root; zswap" in capsys.readouterr().err
 
 
@@ -309,7 +309,7 @@ def test_what_is_no_use_is_found_before_anything_is_measured(measured, tmp_path,
         ["--json", "/"],
         ["--chart", "x.pdf"],
     ):
-        assert main(["cost", *arguments]) == commands.EXIT_ERROR
+        assert main(["cost", *arguments]) == cli.EXIT_ERROR
     assert measured == []
     capsys.readouterr()
 
@@ -341,7 +341,7 @@ def test_what_does_not_go_together_is_said(figures, survey, capsys):
         (["--from", figures, "--survey", os.devnull], "is no regular file"),
         (["--from", figures, "--json", "x.svg", "--chart", "x.svg"], "is named twice"),
     ):
-        assert main(["cost", *arguments]) == commands.EXIT_ERROR, arguments
+        assert main(["cost", *arguments]) == cli.EXIT_ERROR, arguments
         captured = capsys.readouterr()
         (line,) = captured.err.splitlines()
         assert line.startswith("mapscratch: ") and message in line
@@ -368,7 +368,7 @@ def test_whatever_a_file_holds_is_refused_in_a_line(
     path = tmp_path / "odd"
     path.write_bytes(content)
     others = [] if option == "--from" else ["--from", figures]
-    assert main(["cost", *others, option, str(path)]) == commands.EXIT_ERROR
+    assert main(["cost", *others, option, str(path)]) == cli.EXIT_ERROR
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and len(line) < 300
 
@@ -377,7 +377,7 @@ def test_whatever_a_file_holds_is_refused_in_a_line(
 def test_a_pipe_is_not_waited_for(figures, tmp_path, option, capsys):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    assert main(["cost", "--from", figures, option, str(path)]) == commands.EXIT_ERROR
+    assert main(["cost", "--from", figures, option, str(path)]) == cli.EXIT_ERROR
     assert "is no regular file" in capsys.readouterr().err
 
 
@@ -427,12 +427,12 @@ def test_figures_that_are_damaged_anywhere_are_refused_or_read(tmp_path, remove,
 def test_a_later_version_is_told_from_damage(figures, survey, tmp_path, capsys):
     path = tmp_path / "newer.json"
     path.write_text(json.dumps({"document": "mapscratch.cost", "version": 99}))
-    assert main(["cost", "--from", str(path)]) == commands.EXIT_ERROR
+    assert main(["cost", "--from", str(path)]) == cli.EXIT_ERROR
     assert "version 99 of mapscratch.cost, and this mapscratch reads 1: a newer" in (
         capsys.readouterr().err
     )
     path.write_text(json.dumps(SURVEY | {"version": 99}))
-    assert main(["cost", "--from", figures, "--survey", str(path)]) == commands.EXIT_ERROR
+    assert main(["cost", "--from", figures, "--survey", str(path)]) == cli.EXIT_ERROR
     assert "version 99 of mapscratch.survey, and this" in capsys.readouterr().err
 
 
@@ -451,7 +451,7 @@ def test_a_survey_that_is_no_use_says_why(figures, tmp_path, change, message, ca
     path = tmp_path / "survey.json"
     path.write_text(json.dumps(SURVEY | change))
     arguments = ["cost", "--from", figures, "--survey", str(path), "--processes", "5"]
-    assert main(arguments) == commands.EXIT_ERROR
+    assert main(arguments) == cli.EXIT_ERROR
     assert message in capsys.readouterr().err
 
 
@@ -485,14 +485,14 @@ def test_what_needs_root_says_so_before_anything_is_read(choice):
     code = """
         import sys
         import rich.console, rich.progress
-        import mapscratch.commands.cost
-        from mapscratch.commands import main
+        import mapscratch.lab.cost.command
+        from mapscratch.cli import main
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()
         sys.exit(main(["cost", "--swap", *sys.argv[1:]]))
     """
     done = run_python(code, choice, LIBRARY, check=False)
-    assert done.returncode == commands.EXIT_ERROR
+    assert done.returncode == cli.EXIT_ERROR
     (line,) = done.stderr.splitlines()
     assert f"--swap {choice}" in line and "needs root" in line and "sudo" in line
     assert not done.stdout
@@ -528,7 +528,7 @@ def test_what_ends_it_leaves_nothing_behind(number):
     time.sleep(1)
     os.killpg(process.pid, number)
     _, errors = communicate(process, seconds=30)
-    assert process.returncode == commands.EXIT_INTERRUPTED
+    assert process.returncode == cli.EXIT_INTERRUPTED
     assert errors == "mapscratch: interrupted; everything that was made is removed\n"
     for _ in range(250):
         if not processes_of_session(process.pid) and not measuring_folders(process.pid):

@@ -21,12 +21,12 @@ from support.patience import communicate
 from support.sessions import processes_of_session
 from support.waiting import eventually
 
-from mapscratch.commands import main
+from mapscratch.cli import main
+from mapscratch.demo import trial as demo
+from mapscratch.demo.terminal import demo_document, demo_lines
+from mapscratch.demo.trial import Demo, Ending
 from mapscratch.errors import last_words
-from mapscratch.experiment import demo
-from mapscratch.experiment.demo import Demo, Ending
 from mapscratch.kernelstats import Availability, active_swaps, probe_temporary_memory_cgroup
-from mapscratch.reporting.demo import demo_document, demo_lines
 
 LIMIT = 24
 TRACEBACK = 'Traceback (most recent call last):\n  File "x"\n    f()\n'
@@ -96,7 +96,7 @@ def test_an_ordinary_user_can_read_it(lazyfree: str, tmp_path: Path) -> None:
     done = run_python(
         """
         import numpy.random, sys, warnings
-        from mapscratch.experiment import demo_worker
+        from mapscratch.demo import worker as demo_worker
         import mapscratch.arrays
         from support.ordinary_user import become_ordinary_user
         with open(sys.argv[1], "rb") as file:
@@ -181,9 +181,9 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
     done = run_python(
         """
         import sys
-        import mapscratch.commands.demo, mapscratch.arrays, numpy.random
+        import mapscratch.demo.command, mapscratch.arrays, numpy.random
         import rich.console, rich.progress
-        from mapscratch.experiment import demo
+        from mapscratch.demo import trial as demo
         from support.ordinary_user import become_ordinary_user
         from support.seccomp import forbid
         call, error, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -195,12 +195,12 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
         else:
             demo._check_engine = lambda length: None
         forbid(call, error=error)
-        sys.exit(mapscratch.commands.main(["demo", "--limit", "24"]))
+        sys.exit(mapscratch.cli.main(["demo", "--limit", "24"]))
         """
         if when == "before"
         else """
         import sys
-        from mapscratch.experiment import demo_worker
+        from mapscratch.demo import worker as demo_worker
         import mapscratch.arrays, numpy.random
         from support.ordinary_user import become_ordinary_user
         from support.seccomp import forbid
@@ -253,7 +253,7 @@ def workers_of(pid: int) -> list[int]:
     return [
         int(path.name)
         for path in Path("/proc").glob("[0-9]*")
-        if b"demo_worker" in _command_line(path) and os.getsid(int(path.name)) == pid
+        if b"mapscratch.demo.worker" in _command_line(path) and os.getsid(int(path.name)) == pid
     ]
 
 

@@ -16,10 +16,11 @@ from support import seccomp
 from support.interpreter import run_python
 from support.patience import patient
 
-from mapscratch import __version__, commands
-from mapscratch.commands import doctor, main
-from mapscratch.commands.terminal import check_output_files, whole_number
-from mapscratch.experiment.workers import WorkerError
+from mapscratch import __version__, cli
+from mapscratch.cli import main
+from mapscratch.doctor import command as doctor
+from mapscratch.lab.rig.workers import WorkerError
+from mapscratch.terminal import check_output_files, whole_number
 
 
 def test_version(capsys):
@@ -65,7 +66,7 @@ def test_errors_become_exit_codes_in_one_place(error, status, message, monkeypat
         raise error
 
     monkeypatch.setattr(doctor, "diagnose", fail)
-    monkeypatch.setattr(commands, "_silent_end", lambda: 141)
+    monkeypatch.setattr(cli, "_silent_end", lambda: 141)
     assert main(["doctor"]) == status
     captured = capfd.readouterr()
     assert captured.err == message
@@ -110,7 +111,7 @@ def test_a_child_has_no_file_of_ours_as_its_output(tmp_path):
     ours, copy = tmp_path / "ours", tmp_path / "copy"
     code = f"""if True:
         import subprocess
-        from mapscratch.commands import main
+        from mapscratch.cli import main
         main(["doctor"])
         with open({os.fspath(ours)!r}, "w"):
             subprocess.run(["sh", "-c", "echo said && echo >{copy}"])
@@ -126,8 +127,8 @@ def test_an_interrupt_while_it_still_imports(monkeypatch, capfd):
     def interrupted(words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_parser", interrupted)
-    assert main(["doctor"]) == commands.EXIT_INTERRUPTED
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    assert main(["doctor"]) == cli.EXIT_INTERRUPTED
     assert capfd.readouterr().err.startswith("mapscratch: interrupted")
 
 
@@ -136,7 +137,7 @@ def test_an_error_cannot_steer_the_terminal(monkeypatch, capfd):
         raise OSError(errno.EACCES, "no", "/lib\x1b]0;pwned\x07.so")
 
     monkeypatch.setattr(doctor, "diagnose", fail)
-    assert main(["doctor"]) == commands.EXIT_ERROR
+    assert main(["doctor"]) == cli.EXIT_ERROR
     assert capfd.readouterr().err == "mapscratch: /lib?]0;pwned?.so: no\n"
 
 
@@ -178,7 +179,7 @@ def test_doctor_says_what_is_missing_and_how_to_allow_it():
     code = """
         from support import seccomp
         seccomp.forbid("userfaultfd", "process_vm_readv")  # root has /dev/userfaultfd as well
-        from mapscratch.commands import main
+        from mapscratch.cli import main
         main(["doctor"])
     """
     output = run_python(code).stdout

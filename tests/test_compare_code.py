@@ -14,15 +14,15 @@ import pytest
 from support.patience import communicate
 from support.waiting import eventually
 
-from mapscratch.commands import EXIT_ERROR, EXIT_INTERRUPTED, main
-from mapscratch.experiment import code
-from mapscratch.experiment.code import CodeError, compare_code
-from mapscratch.experiment.results import Settings
+from mapscratch.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
 from mapscratch.kernelstats import (
     active_swaps,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
 )
+from mapscratch.lab.code import measure as code
+from mapscratch.lab.code.measure import CodeError, compare_code
+from mapscratch.lab.rig.results import Settings
 
 can_squeeze = bool(probe_temporary_memory_cgroup()) and bool(
     active_swaps() or probe_temporary_swap("file", 256 << 20)
@@ -134,7 +134,7 @@ def _workers_of(pid: int) -> list[int]:
         return [
             int(child)
             for child in children
-            if b"code_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"code/worker" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
     except OSError:
         return []

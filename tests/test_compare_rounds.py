@@ -13,11 +13,6 @@ from elf_oracle import needs_readelf
 from support.patience import patient
 
 from mapscratch.elf import default_libraries
-from mapscratch.experiment import rounds, surroundings
-from mapscratch.experiment.results import Settings, Spread
-from mapscratch.experiment.rounds import ExperimentError, compare
-from mapscratch.experiment.strategies import STRATEGIES
-from mapscratch.experiment.workload import read_workload
 from mapscratch.kernelstats import (
     Availability,
     SwapError,
@@ -25,6 +20,12 @@ from mapscratch.kernelstats import (
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
 )
+from mapscratch.lab.compare import rounds
+from mapscratch.lab.compare.rounds import ExperimentError, compare
+from mapscratch.lab.rig import surroundings
+from mapscratch.lab.rig.results import Settings, Spread
+from mapscratch.lab.rig.strategies import STRATEGIES
+from mapscratch.lab.rig.workload import read_workload
 
 pytestmark = needs_readelf
 
@@ -157,7 +158,7 @@ def test_private_pages_go_to_a_temporary_swap_once_for_every_process(kind):
 
 @needs(probe_temporary_swap("file", 192 << 20))
 def test_pages_that_were_never_read_back_are_not_taken_for_read(workload, monkeypatch):
-    monkeypatch.setattr("mapscratch.experiment.session._SECONDS_TO_LEAVE_MEMORY", 0.0)
+    monkeypatch.setattr("mapscratch.lab.compare.session._SECONDS_TO_LEAVE_MEMORY", 0.0)
     comparison, _, _ = run(workload, swap="file", rounds=1, strategies=("private",))
     for one in comparison.rounds:
         assert one.swapped_in_pages > 0

@@ -10,9 +10,9 @@ import pytest
 from elf_oracle import compile_library, needs_compiler, needs_readelf
 
 from mapscratch import fixups
-from mapscratch.experiment.session import Session
-from mapscratch.experiment.strategies import STRATEGIES, Verification, Window
-from mapscratch.experiment.workload import read_workload
+from mapscratch.lab.compare.session import Session
+from mapscratch.lab.rig.strategies import STRATEGIES, Verification, Window
+from mapscratch.lab.rig.workload import read_workload
 
 pytestmark = [needs_compiler, needs_readelf]
 

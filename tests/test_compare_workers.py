@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch.commands.termination import interrupted_by_termination
-from mapscratch.experiment.workers import WorkerError, Workers
+from mapscratch.lab.cost.termination import interrupted_by_termination
+from mapscratch.lab.rig.workers import WorkerError, Workers
 
 
 class Counter:
@@ -117,7 +117,7 @@ def test_workers_end_with_a_parent_that_is_killed():
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from test_compare_workers import Counter\n"
-        "from mapscratch.experiment.workers import Workers\n"
+        "from mapscratch.lab.rig.workers import Workers\n"
         "with Workers([Counter(0), Counter(0)]) as workers:\n"
         "    print(*workers.pids, flush=True)\n"
         "    workers.all('hang')\n"

@@ -11,13 +11,13 @@ import pytest
 from elf_oracle import compile_library, needs_compiler, needs_readelf
 from rich.console import Console
 
-from mapscratch.experiment import workload as module
-from mapscratch.experiment.oracle import ExpectedWord, SecondOpinion
-from mapscratch.experiment.results import Settings
-from mapscratch.experiment.rounds import compare
-from mapscratch.experiment.workload import WorkloadError, read_workload
-from mapscratch.reporting.comparison import print_comparison
-from mapscratch.reporting.documents import comparison_document
+from mapscratch.lab.compare.document import comparison_document
+from mapscratch.lab.compare.rounds import compare
+from mapscratch.lab.compare.terminal import print_comparison
+from mapscratch.lab.oracle import ExpectedWord, SecondOpinion
+from mapscratch.lab.rig import workload as module
+from mapscratch.lab.rig.results import Settings
+from mapscratch.lab.rig.workload import WorkloadError, read_workload
 
 SOURCE = "static int x; int *table[600] = {[0 ... 599] = &x};"
 

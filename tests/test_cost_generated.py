@@ -17,7 +17,7 @@ import pytest
 from elf_oracle import needs_readelf
 
 from mapscratch.elf import RelocationKind, relocations
-from mapscratch.experiment.generated import (
+from mapscratch.lab.cost.generated import (
     CYCLES,
     WORDS_PER_PAGE,
     Contents,
@@ -26,8 +26,8 @@ from mapscratch.experiment.generated import (
     symbol_names,
     write_library,
 )
-from mapscratch.experiment.oracle import expected_words
-from mapscratch.experiment.workload import read_workload
+from mapscratch.lab.oracle import expected_words
+from mapscratch.lab.rig.workload import read_workload
 
 NAMES = symbol_names("provider", 300)
 FILLER = np.arange(1, 1000, dtype=np.uint64)

@@ -25,21 +25,21 @@ from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
-from mapscratch.experiment import lines, squeeze_costs
-from mapscratch.experiment.costs import Costs
-from mapscratch.experiment.lines import LineTimer, regressors
-from mapscratch.experiment.loader_costs import LoaderTimer
-from mapscratch.experiment.measure import measure
-from mapscratch.experiment.results import Settings, Spread
-from mapscratch.experiment.rounds import compare
-from mapscratch.experiment.strategies import STRATEGIES
-from mapscratch.experiment.timers import working_folder
-from mapscratch.experiment.workload import read_workload
 from mapscratch.kernelstats import (
     active_swaps,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
 )
+from mapscratch.lab.compare.rounds import compare
+from mapscratch.lab.cost import lines, squeeze_costs
+from mapscratch.lab.cost.costs import Costs
+from mapscratch.lab.cost.lines import LineTimer, regressors
+from mapscratch.lab.cost.loader_costs import LoaderTimer
+from mapscratch.lab.cost.measure import measure
+from mapscratch.lab.cost.timers import working_folder
+from mapscratch.lab.rig.results import Settings, Spread
+from mapscratch.lab.rig.strategies import STRATEGIES
+from mapscratch.lab.rig.workload import read_workload
 
 KINDS = tuple(kind for kind in ("file", "zram", "zswap") if probe_temporary_swap(kind, 96 << 20))
 KSM = Path("/sys/kernel/mm/ksm")
@@ -269,8 +269,8 @@ def agree(one: Spread, other: Spread | None) -> bool:
 
 SCRIPT = """
 import json, sys
-from mapscratch.experiment import lines, squeeze_costs
-from mapscratch.experiment.measure import measure
+from mapscratch.lab.cost import lines, squeeze_costs
+from mapscratch.lab.cost.measure import measure
 def progress(what, share):
     print(what, file=sys.stderr, flush=True)
 kinds, lines._PAGES = json.loads(sys.argv[1])
@@ -282,7 +282,7 @@ json.dump({"left_out": costs.left_out, "measured": [one.name for one in costs.me
 # Its process is ended in the middle of it.
 KSM_SCRIPT = """
 import sys, time
-from mapscratch.experiment import ksm_costs
+from mapscratch.lab.cost import ksm_costs
 def measure(session):
     print("KSM", file=sys.stderr, flush=True)
     time.sleep(600)

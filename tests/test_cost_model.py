@@ -18,8 +18,9 @@ from support.costs import LINES, make_costs, make_line, make_spread
 
 from mapscratch.elf import default_libraries, link, relocations
 from mapscratch.errors import UserError
-from mapscratch.experiment.baselines import Alternatives, baselines, try_alternatives
-from mapscratch.experiment.cost_model import (
+from mapscratch.lab.cost.baselines import Alternatives, baselines, try_alternatives
+from mapscratch.lab.cost.costs import Measurement
+from mapscratch.lab.cost.model import (
     DEVICES,
     WORDS_A_PAGE,
     Device,
@@ -35,9 +36,7 @@ from mapscratch.experiment.cost_model import (
     scratch_lines,
     swap_lines,
 )
-from mapscratch.experiment.costs import Measurement
-from mapscratch.experiment.results import Spread
-from mapscratch.reporting.cost import (
+from mapscratch.lab.cost.terminal import (
     CostDocumentError,
     alternatives_from_document,
     answer,
@@ -48,7 +47,8 @@ from mapscratch.reporting.cost import (
     created_from_document,
     pages_from_document,
 )
-from mapscratch.reporting.reading import ReadingError
+from mapscratch.lab.reading import ReadingError
+from mapscratch.lab.rig.results import Spread
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PAGES = distribution_of_counts(

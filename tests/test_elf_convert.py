@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from code_programs import SOURCES, build, build_library
 
-from mapscratch.commands import EXIT_ERROR, main
+from mapscratch.cli import EXIT_ERROR, main
 from mapscratch.elf import ConversionError, ElfError, convert, overlay, read_record
 from mapscratch.elf.check import check
 from mapscratch.elf.record import RECORD, check_value, unpack_record
@@ -332,7 +332,7 @@ def test_a_full_disk_leaves_nothing(caller: Path, tmp_path: Path) -> None:
     """The limit on a file's size stands for the disk; SIGXFSZ is ignored, so write fails."""
     script = (
         "import resource, signal, sys\n"
-        "from mapscratch.commands import main\n"
+        "from mapscratch.cli import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "sys.exit(main(['convert', sys.argv[1], '-o', sys.argv[2]]))\n"
@@ -441,7 +441,7 @@ def test_the_command_tells_what_is_wrong_in_one_line(
 def test_without_capstone_the_check_says_how_to_get_it(caller: Path, tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['capstone'] = None\n"
-        "from mapscratch.commands import main\n"
+        "from mapscratch.cli import main\n"
         "sys.exit(main(['convert', sys.argv[1], '-o', sys.argv[2], '--check']))"
     )
     command = [sys.executable, "-c", script, str(caller), str(tmp_path / "out.so")]

@@ -15,7 +15,7 @@ import pytest
 from elf_oracle import compile_library, link_and_check, needs_compiler, needs_readelf, supports
 
 from mapscratch.elf import ElfError, default_libraries, relocations
-from mapscratch.experiment import oracle
+from mapscratch.lab import oracle
 
 SAMPLE_SIZE = 40
 LARGEST = 30 << 20

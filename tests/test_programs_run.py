@@ -23,10 +23,10 @@ from code_programs import build, build_calls, build_library, converted, run
 from support import seccomp
 from support.patience import patient
 
-from mapscratch.commands import EXIT_ERROR, main
+from mapscratch.cli import EXIT_ERROR, main
 from mapscratch.elf import overlay
-from mapscratch.programs.cache import ConversionCache, Kept, file_key
-from mapscratch.programs.launch import CannotRun, environment, find_program, reports
+from mapscratch.run.cache import ConversionCache, Kept, file_key
+from mapscratch.run.launch import CannotRun, environment, find_program, reports
 
 MAPSCRATCH = (sys.executable, "-m", "mapscratch")
 
@@ -176,7 +176,7 @@ def test_a_sandbox_that_does_not_tell_of_capabilities(error: int, cache_home: Pa
     script = (
         "import sys\n"
         "from support import seccomp\n"
-        "from mapscratch.commands import main\n"
+        "from mapscratch.cli import main\n"
         f"seccomp.forbid('listxattr', error={error})\n"
         "sys.exit(main(['run', '--', 'echo', 'it runs']))\n"
     )
@@ -591,7 +591,7 @@ def test_a_relative_cache_path_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_it_starts_without_numpy(cache_home: Path) -> None:
     """What is waited for at each start: not the reader of ELF files."""
     script = (
-        "import sys, mapscratch.commands.run, mapscratch.commands; "
+        "import sys, mapscratch.run.command, mapscratch.cli; "
         "print([name for name in ('numpy', 'elftools', 'rich') if name in sys.modules])"
     )
     assert run([sys.executable, "-c", script], os.environ) == "[]\n"

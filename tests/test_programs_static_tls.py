@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from code_programs import run
 
-from mapscratch.programs.segments import Facts, read_facts
-from mapscratch.programs.static_tls import needed_bytes, tunables
+from mapscratch.run.segments import Facts, read_facts
+from mapscratch.run.static_tls import needed_bytes, tunables
 
 RUN = (sys.executable, "-m", "mapscratch", "run", "--")
 OPTION = "glibc.rtld.optional_static_tls"

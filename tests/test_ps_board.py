@@ -15,13 +15,15 @@ from support import seccomp
 from support.files import PatternFile, make_file
 from support.observed import observed
 
-from mapscratch.census import board, processes, scratch
-from mapscratch.census.files import is_elf
-from mapscratch.census.scratch import take_census
 from mapscratch.elf.source import ElfError, open_source
 from mapscratch.kernelstats import range_memory
 from mapscratch.kernelstats.maps import MappedFile, mapped_files
 from mapscratch.kernelstats.procfs import user_name
+from mapscratch.lab.survey import processes
+from mapscratch.lab.survey.files import is_elf
+from mapscratch.ps import board
+from mapscratch.ps import census as scratch
+from mapscratch.ps.census import take_census
 
 PAGES = 40
 

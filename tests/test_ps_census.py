@@ -21,12 +21,14 @@ from support import seccomp
 from support.files import PatternFile, make_file
 from support.interpreter import run_python
 from support.observed import observed
+from support.waiting import eventually
 
-from mapscratch.census import board, scratch
-from mapscratch.census.scratch import CacheFigures, ScratchMapping, ScratchProcess, take_census
 from mapscratch.kernelstats import range_memory
 from mapscratch.kernelstats.maps import mapped_files
-from mapscratch.reporting.ps import prometheus_lines, ps_document, ps_lines
+from mapscratch.ps import board
+from mapscratch.ps import census as scratch
+from mapscratch.ps.census import CacheFigures, ScratchMapping, ScratchProcess, take_census
+from mapscratch.ps.terminal import prometheus_lines, ps_document, ps_lines
 
 PAGES = 40
 
@@ -485,14 +487,19 @@ def test_mappings_that_come_and_go_while_they_are_read(pattern: PatternFile) -> 
             str(pattern.path): PAGES * PAGESIZE,
             "/proc/self/exe": -(-size // PAGESIZE) * PAGESIZE,
         }
-        seen = set()
-        for _ in range(60):
+        seen: set[str] = set()
+
+        def look() -> bool:
             found = board.read_board(process.pid, mapped_files(process.pid))
             assert found
             for slot in found.slots:
                 assert slot.length == lengths[slot.name]
                 seen.add(slot.name)
-        assert seen == set(lengths)
+            return seen == set(lengths)
+
+        for _ in range(60):
+            look()
+        assert eventually(look), seen
 
 
 @pytest.mark.skipif(not seccomp.is_supported(), reason="memfd_create's number is not known here")
@@ -534,8 +541,8 @@ def test_an_ordinary_user_sees_their_own(pattern: PatternFile) -> None:
     ordinary = """
         from support.ordinary_user import become_ordinary_user
         from support.prelude import *
-        import mapscratch.census.scratch as scratch
-        import mapscratch.reporting.ps as reporting
+        import mapscratch.ps.census as scratch
+        import mapscratch.ps.terminal as reporting
         other = int(sys.argv[3])
         m.store(0, 1)
         become_ordinary_user()

@@ -19,10 +19,10 @@ from support.files import make_file
 from support.observed import Observed, observed
 from support.pseudoterminal import in_a_terminal
 
-from mapscratch.census.scratch import ConvertedRun, ScratchCensus
-from mapscratch.commands import EXIT_ERROR, EXIT_INTERRUPTED, main
-from mapscratch.programs.launch import ResolverCounts
-from mapscratch.reporting.ps import prometheus_lines, ps_lines
+from mapscratch.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from mapscratch.ps.census import ConvertedRun, ScratchCensus
+from mapscratch.ps.terminal import prometheus_lines, ps_lines
+from mapscratch.run.launch import ResolverCounts
 
 PS = (sys.executable, "-m", "mapscratch", "ps")
 ODD_NAME = 'a"b\\c\nd é'

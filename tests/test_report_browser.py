@@ -21,7 +21,7 @@ from support.report_documents import (
     saved,
 )
 
-from mapscratch.commands import main
+from mapscratch.cli import main
 
 image = pytest.importorskip("matplotlib.image")
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=WHY_NOT)

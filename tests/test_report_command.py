@@ -19,10 +19,11 @@ from support.patience import communicate
 from support.report_documents import make_compare, make_cost, make_survey, saved
 from support.waiting import eventually
 
-from mapscratch.commands import main, report
-from mapscratch.commands.parts import Outcome, Part, run_part
-from mapscratch.experiment import surroundings
+from mapscratch.cli import main
 from mapscratch.kernelstats.availability import Availability
+from mapscratch.lab.report import command as report
+from mapscratch.lab.report.parts import Outcome, Part, run_part
+from mapscratch.lab.rig import surroundings
 
 LIBRARY = next(
     (
@@ -302,7 +303,8 @@ def test_swap_that_an_ordinary_user_asks_for_is_refused_before_anything_runs(cho
         """
         import sys, time
         import rich.console, rich.progress
-        from mapscratch.commands import main, report
+        from mapscratch.cli import main
+        from mapscratch.lab.report import command as report
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()
         def run_part(*arguments):

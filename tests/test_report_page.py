@@ -25,13 +25,13 @@ from support.report_documents import (
     make_survey,
 )
 
-from mapscratch.experiment import cost_model
-from mapscratch.reporting import page_facts
-from mapscratch.reporting.cost import cost_document, cost_report
-from mapscratch.reporting.page import page
-from mapscratch.reporting.page_facts import Documents, histogram_of, ways_of
-from mapscratch.reporting.page_reading import ReportError, as_document
-from mapscratch.reporting.page_svg import TO, Scale, apart, mebibytes, microseconds, percent, shown
+from mapscratch.lab.cost import model as cost_model
+from mapscratch.lab.cost.terminal import cost_document, cost_report
+from mapscratch.lab.report import page_facts
+from mapscratch.lab.report.page import page
+from mapscratch.lab.report.page_facts import Documents, histogram_of, ways_of
+from mapscratch.lab.report.page_reading import ReportError, as_document
+from mapscratch.lab.report.page_svg import TO, Scale, apart, mebibytes, microseconds, percent, shown
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
 VOID = {"meta", "input"}

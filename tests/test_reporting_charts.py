@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.comparisons import NO_SWAP, PAGES, make_comparison, make_round
 
-from mapscratch.reporting.charts import (
+from mapscratch.lab.compare.charts import (
     ASCII,
     Chart,
     ChartError,

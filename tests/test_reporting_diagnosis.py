@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from support.comparisons import NO_SWAP, SWAPFILE, ZRAM
 
-from mapscratch.experiment import diagnosis as module
-from mapscratch.experiment.diagnosis import diagnose
+from mapscratch.doctor import diagnosis as module
+from mapscratch.doctor.diagnosis import diagnose
+from mapscratch.doctor.terminal import diagnosis_lines, ordinary_mapping
 from mapscratch.kernelstats import MemoryCgroup
-from mapscratch.reporting.diagnosis import diagnosis_lines, ordinary_mapping
 
 HERE = replace(diagnose(), swap_forbidden="")
 

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from support.comparisons import NO_SWAP, make_comparison, make_round
 
-from mapscratch.experiment.diagnosis import diagnose
-from mapscratch.experiment.results import FIGURES
-from mapscratch.reporting.comparison import _LINES, NOT_KNOWN, print_comparison
-from mapscratch.reporting.diagnosis import diagnosis_document, diagnosis_lines
-from mapscratch.reporting.documents import comparison_document, comparison_schema
+from mapscratch.doctor.diagnosis import diagnose
+from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines
+from mapscratch.lab.compare.document import comparison_document, comparison_schema
+from mapscratch.lab.compare.terminal import _LINES, NOT_KNOWN, print_comparison
+from mapscratch.lab.rig.results import FIGURES
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -16,8 +16,9 @@ from support.comparisons import (
     make_round,
 )
 
-from mapscratch.experiment.results import SwapDescription
-from mapscratch.reporting.verdict import judge, microseconds, swap_name
+from mapscratch.lab.compare.verdict import judge
+from mapscratch.lab.rig.results import SwapDescription
+from mapscratch.lab.text import microseconds, swap_name
 
 KEPT = {
     "swapped_out_pages": 0,

@@ -15,8 +15,8 @@ import pytest
 from code_programs import build, build_calls, build_library, converted, run
 
 from mapscratch.elf import convert
-from mapscratch.programs.launch import environment, reports
-from mapscratch.programs.runtime import runtime_library
+from mapscratch.run.launch import environment, reports
+from mapscratch.run.runtime import runtime_library
 
 QUICK_CALLS = 2_000_000
 MANY_CALLS = 100_000_000

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch.programs.cache import ConversionCache
-from mapscratch.programs.launch import (
+from mapscratch.run.cache import ConversionCache
+from mapscratch.run.launch import (
     Reports,
     ResolverCounts,
     environment,

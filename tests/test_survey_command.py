@@ -20,12 +20,12 @@ from elf_oracle import compile_library, needs_compiler
 from support.held import python, running, sleeping
 from support.pseudoterminal import in_a_terminal
 
-from mapscratch import __version__, commands
-from mapscratch.census.take import Census, Wanted, take_census
-from mapscratch.commands import main
+from mapscratch import __version__, cli
+from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.elf.survey import KINDS
-from mapscratch.reporting.survey import ORDERS, answer, survey_document, totals
+from mapscratch.lab.survey.take import Census, Wanted, take_census
+from mapscratch.lab.survey.terminal import ORDERS, answer, survey_document, totals
 
 LIBRARIES = [str(path) for path in default_libraries()[:3]]
 
@@ -269,7 +269,7 @@ def test_a_library_without_relocations(tmp_path, capsys):
     ],
 )
 def test_an_error_is_one_line_and_status_2(arguments, message, capsys):
-    assert main(["survey", *arguments]) == commands.EXIT_ERROR
+    assert main(["survey", *arguments]) == cli.EXIT_ERROR
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()

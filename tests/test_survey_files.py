@@ -21,11 +21,11 @@ from support.patience import communicate
 from support.waiting import eventually
 from test_elf_hostile import handmade
 
-from mapscratch.census import libraries as census_libraries
-from mapscratch.census.files import find_files, installed_files
-from mapscratch.census.libraries import survey_files
-from mapscratch.census.take import CensusError, Wanted, take_census
 from mapscratch.elf import default_libraries
+from mapscratch.lab.survey import libraries as census_libraries
+from mapscratch.lab.survey.files import find_files, installed_files
+from mapscratch.lab.survey.libraries import survey_files
+from mapscratch.lab.survey.take import CensusError, Wanted, take_census
 
 CODE = "static int x; int *p = &x;"
 
@@ -87,7 +87,7 @@ def test_folders_of_the_kernel_are_not_gone_into(tmp_path):
 
 AS_ORDINARY_USER = """
     import os, sys
-    from mapscratch.census.files import find_files
+    from mapscratch.lab.survey.files import find_files
     from support.ordinary_user import become_ordinary_user
     become_ordinary_user()
     for one in find_files(sys.argv[1:]).skipped:
@@ -125,7 +125,7 @@ def test_installed_is_what_the_loader_and_this_python_find():
 
 
 def test_without_ldconfig_the_default_folders_are_searched(monkeypatch):
-    monkeypatch.setattr("mapscratch.census.files.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("mapscratch.lab.survey.files.shutil.which", lambda *_, **__: None)
     assert installed_files().paths
 
 
@@ -252,13 +252,13 @@ def test_files_are_each_found_once_beside_processes():
 ENDLESS = """
     import os, sys, time
     from pathlib import Path
-    from mapscratch.census import libraries
+    from mapscratch.lab.survey import libraries
     at_work = Path(sys.argv.pop(1))
     def survey(path):
         (at_work / str(os.getpid())).touch()
         time.sleep(600)
     libraries.survey = survey
-    from mapscratch.commands import main
+    from mapscratch.cli import main
     sys.exit(main(["survey", *sys.argv[1:]]))
 """
 

@@ -21,8 +21,6 @@ from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler, needs_readelf, supports
 from test_elf_hostile import HOSTILE, handmade
 
-from mapscratch.census.files import installed_files
-from mapscratch.census.libraries import survey_files
 from mapscratch.elf import (
     ElfError,
     LibrarySurvey,
@@ -32,6 +30,8 @@ from mapscratch.elf import (
     survey,
 )
 from mapscratch.elf.survey import KINDS
+from mapscratch.lab.survey.files import installed_files
+from mapscratch.lab.survey.libraries import survey_files
 
 PAGE = 4096
 FEWEST = 200

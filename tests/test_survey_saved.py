@@ -13,8 +13,8 @@ from code_programs import build_library, converted
 from elf_oracle import needs_compiler
 from support.held import one, python, running
 
-from mapscratch.census.processes import HeldFile, survey_processes
 from mapscratch.elf import LibrarySurvey, convert, survey
+from mapscratch.lab.survey.processes import HeldFile, survey_processes
 
 pytestmark = [
     needs_compiler,

@@ -25,15 +25,11 @@ import pytest
 from kernel.tests.test_pressure import HAS_SCRATCH, Group
 from kernel.tests.test_pressure import pytestmark as needs_cgroups
 from mapscratch.elf import convert
-from mapscratch.experiment import code
 from mapscratch.kernelstats import active_swaps
-from mapscratch.programs.cache import ConversionCache
-from mapscratch.programs.launch import (
-    ResolverCounts,
-    environment,
-    reports,
-)
-from mapscratch.programs.runtime import runtime_library
+from mapscratch.lab.code import measure as code
+from mapscratch.run.cache import ConversionCache
+from mapscratch.run.launch import ResolverCounts, environment, reports
+from mapscratch.run.runtime import runtime_library
 from tests.code_programs import build_calls
 
 PYTHON = "/usr/bin/python3"

@@ -3,6 +3,6 @@
 
 import sys
 
-from mapscratch.commands import main
+from mapscratch.cli import main
 
 sys.exit(main())

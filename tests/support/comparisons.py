@@ -6,13 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mapscratch.experiment.results import (
-    Comparison,
-    LibrarySummary,
-    Round,
-    Settings,
-    SwapDescription,
-)
+from mapscratch.lab.rig.results import Comparison, LibrarySummary, Round, Settings, SwapDescription
 
 PAGES = 100
 FIXUPS_PER_PAGE = 50

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mapscratch.experiment.costs import Check, Costs, Fit, Line, Measurement, Point
-from mapscratch.experiment.results import Spread
+from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
+from mapscratch.lab.rig.results import Spread
 
 NANOSECONDS = {
     "relocation.relative": 2.0,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mapscratch.census.processes import HeldFile, ProcessSurvey, survey_processes
+from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey, survey_processes
 from support.patience import patient
 from support.waiting import eventually
 

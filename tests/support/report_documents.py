@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mapscratch.reporting.documents import comparison_document
+from mapscratch.lab.compare.document import comparison_document
 from support.comparisons import SWAPFILE, ZRAM, make_comparison, make_round
 
 Document = dict[str, Any]

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scratch mappings: private memory that the kernel may throw away.
+
+A scratch mapping is a file plus fixups that are made again when a page comes back. Its dirty pages
+are dropped when memory is wanted, and not written to swap once for every process.
+
+Examples:
+  mapscratch demo                 more decoded data than memory, beside the way that is killed
+  mapscratch doctor               what an ordinary mapping gets here, and which engines run
+  mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
+  mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
+  mapscratch survey --installed   fixups a page, of all libraries of this machine
+  mapscratch cost                 what a fixup costs here, and from how many on swap is cheaper
+  mapscratch report               all of that as one HTML page
+  mapscratch ps                   which processes use scratch memory, and how much of it was dropped
+  mapscratch convert LIB -o OUT   a library whose PLT entries bind themselves again
+  mapscratch run -- COMMAND       a program with such entries in all of its libraries
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mapscratch import __version__
+from mapscratch.errors import UserError
+from mapscratch.terminal import printable
+
+EXIT_WRONG = 1
+"""It ran, and what it found is wrong."""
+EXIT_ERROR = 2
+"""It could not run, or was used wrongly; one line on standard error says why."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Ctrl-C; everything is cleaned up."""
+
+_COMMANDS = {
+    "demo": "demo.command",
+    "doctor": "doctor.command",
+    "compare": "lab.compare.command",
+    "survey": "lab.survey.command",
+    "cost": "lab.cost.command",
+    "report": "lab.report.command",
+    "ps": "ps.command",
+    "convert": "run.convert",
+    "run": "run.command",
+}
+"""Modules of this package, by command; imported when they are asked for, because some take long."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: its name and arguments; None for those of this process.
+
+    Returns:
+        the exit status: 0, or `EXIT_WRONG`, `EXIT_ERROR`, `EXIT_INTERRUPTED`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
+    try:
+        arguments = _parser(words).parse_args(words)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _silent_end()
+    except KeyboardInterrupt:
+        _say("interrupted; everything that was made is removed")
+        return EXIT_INTERRUPTED
+    except (UserError, OSError) as error:
+        _say(_message(error))
+        return error.exit_status if isinstance(error, UserError) else EXIT_ERROR
+    return status
+
+
+def _open_streams() -> None:
+    """Makes standard output and standard error fit to be written to, whatever the caller gave us.
+
+    What was closed (``>&-``) is wanted by nobody. Left closed, the next file that is opened would
+    take its number, and what a child process prints would go there.
+    """
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # "µ" must not end the program where the terminal knows only ASCII.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mapscratch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mapscratch {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    wanted = [name for name in _COMMANDS if words[:1] == [name]] or _COMMANDS
+    for name in wanted:
+        import_module(f"mapscratch.{_COMMANDS[name]}").add_parser(commands)
+    return parser
+
+
+def _message(error: BaseException) -> str:
+    """One line: what is wrong and what to do."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"mapscratch: {printable(message)}", file=sys.stderr)
+
+
+def _silent_end() -> int:
+    """Nobody reads the output any more, as with ``| head``: that is no error to report."""
+    # The interpreter flushes standard output once more when it ends.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine gives to ordinary mappings and to scratch mappings; nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from mapscratch import EngineStatus, engines
+from mapscratch.kernelstats import (
+    Availability,
+    MemoryCgroup,
+    memory_cgroup,
+    probe_temporary_memory_cgroup,
+    probe_temporary_swap,
+    read_meminfo,
+)
+from mapscratch.lab.rig.results import SwapDescription
+from mapscratch.lab.rig.surroundings import describe_swap
+
+_PRESSURE = Path("/proc/pressure/memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is here.
+
+    Attributes:
+        kernel: its release.
+        machine: its architecture.
+        processors: that this process may use.
+        memory_bytes: of the machine.
+        available_bytes: of it, what can be had without swapping.
+        user: the effective user's number.
+        swap: where the kernel swaps to.
+        swap_forbidden: why this process's pages are not swapped although there is swap; or empty.
+        engines: each engine, and why it doesn't run.
+        locked_limit: RLIMIT_MEMLOCK, the soft limit in bytes; None for no limit.
+        cgroup: the memory control group; None if none can be seen.
+        pressure_stall: whether this process may watch the machine's pressure stall information.
+        temporary_swap: whether `mapscratch compare --swap file` could make a swapfile.
+        temporary_cgroup: whether `mapscratch compare --pressure cgroup` could make a group.
+    """
+
+    kernel: str
+    machine: str
+    processors: int
+    memory_bytes: int
+    available_bytes: int
+    user: int
+    swap: SwapDescription
+    swap_forbidden: str
+    engines: tuple[EngineStatus, ...]
+    locked_limit: int | None
+    cgroup: MemoryCgroup | None
+    pressure_stall: bool
+    temporary_swap: Availability
+    temporary_cgroup: Availability
+
+
+def diagnose() -> Diagnosis:
+    """Looks at everything."""
+    memory = read_meminfo()
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    group = memory_cgroup()
+    name = os.uname()
+    return Diagnosis(
+        kernel=name.release,
+        machine=name.machine,
+        processors=len(os.sched_getaffinity(0)),
+        memory_bytes=memory.total,
+        available_bytes=memory.available,
+        user=os.geteuid(),
+        swap=describe_swap(),
+        swap_forbidden=_swap_forbidden(group),
+        engines=tuple(engines()),
+        locked_limit=None if limit == resource.RLIM_INFINITY else limit,
+        cgroup=group,
+        pressure_stall=os.access(_PRESSURE, os.R_OK | os.W_OK),
+        temporary_swap=probe_temporary_swap("file", 64 << 20),
+        temporary_cgroup=probe_temporary_memory_cgroup(),
+    )
+
+
+def _swap_forbidden(group: MemoryCgroup | None) -> str:
+    """Why a control group keeps its processes' pages out of swap; empty if it doesn't."""
+    if group is None:
+        return ""
+    if group.version == 1:
+        # v1: a swappiness of 0 keeps anonymous pages in memory (cgroup-v1/memory.rst, 5.3).
+        file = group.directory / "memory.swappiness"
+        return f"{file} is 0" if _text(file) == "0" else ""
+    for directory in (group.directory, *group.directory.parents):
+        if not directory.is_relative_to(group.mount):
+            break
+        if _text(directory / "memory.swap.max") == "0":
+            return f"{directory / 'memory.swap.max'} is 0"
+    return ""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

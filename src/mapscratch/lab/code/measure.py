@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What code fixups cost and save: the same workers as they are, and with converted entries.
+
+Two strategies run interleaved: `stock`, where PLT slots are bound in MAP_PRIVATE data, and
+`converted`, where entries are bound in text that may be dropped. Workers are spawned (each executes
+its own program) or pre-forked (one loads everything, works, and forks the others). For each the
+private pages of file mappings are counted: after work, without pressure; after the group that the
+workers are in was squeezed; and after they have worked again.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal, Self
+
+from mapscratch.engines.dontneed import reclaimer_setting
+from mapscratch.errors import UserError, last_words
+from mapscratch.kernelstats import (
+    probe_temporary_memory_cgroup,
+    range_memory,
+    read_vmstat,
+)
+from mapscratch.lab.rig.results import Settings, SwapDescription
+from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
+from mapscratch.run.cache import ConversionCache
+from mapscratch.run.launch import ResolverCounts, environment, find_program, reports
+
+Start = Literal["spawned", "pre-forked"]
+Strategy = Literal["stock", "converted"]
+STARTS: tuple[Start, ...] = ("spawned", "pre-forked")
+STRATEGIES: tuple[Strategy, ...] = ("stock", "converted")
+DEFAULT_WORKERS = (1, 10, 100)
+
+WORKER = Path(__file__).with_name("worker.py")
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_WHOLE_ADDRESS_SPACE = (1 << 47) - 4096
+_ANSWER_SECONDS = 60.0
+_SECONDS_FOR_A_DROP = 0.3
+"""How long after pressure a drop policy may still act before is counted."""
+_SWAP_BYTES_A_WORKER = 24 << 20
+_SMALLEST_SWAP = 256 << 20
+
+
+class CodeError(UserError, RuntimeError):
+    """The comparison can't be made; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Private pages of the file mappings of one process, in bytes; means over its workers.
+
+    Attributes:
+        text: private copies of executable pages: what code fixups dirty.
+        data: private copies of other pages: slots, relocated and changed data.
+        text_swapped: of executable pages, in swap.
+        data_swapped: of the others, in swap.
+    """
+
+    text: float
+    data: float
+    text_swapped: float
+    data_swapped: float
+
+    @property
+    def dirty(self) -> float:
+        """Private copies in memory."""
+        return self.text + self.data
+
+    @property
+    def swapped(self) -> float:
+        """Private copies in swap."""
+        return self.text_swapped + self.data_swapped
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRound:
+    """One group of workers, once.
+
+    Attributes:
+        start: how they came to be.
+        strategy: what they ran.
+        workers: how many.
+        round: its number.
+        calm: after they worked, without pressure.
+        squeezed: under pressure; None if there was none.
+        again: after they have worked once more under pressure; None if there was none.
+        swap_writes: pages that the machine wrote to swap meanwhile.
+        counts: what the resolvers did, in all; None for `stock`.
+        digests: what they computed: one, if all is well.
+    """
+
+    start: Start
+    strategy: Strategy
+    workers: int
+    round: int
+    calm: Footprint
+    squeezed: Footprint | None
+    again: Footprint | None
+    swap_writes: int
+    counts: ResolverCounts | None
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeComparison:
+    """All rounds.
+
+    Attributes:
+        interpreter: the Python that the workers run.
+        libraries: how many libraries of it run converted.
+        entries: their converted PLT entries.
+        swap: where the kernel swaps to.
+        kernel_drops: whether the kernel has MAP_SCRATCH.
+        no_pressure: why there is no pressure; empty if there is.
+        rounds: in the order in which they ran.
+    """
+
+    interpreter: Path
+    libraries: int
+    entries: int
+    swap: SwapDescription
+    kernel_drops: bool
+    no_pressure: str
+    rounds: tuple[CodeRound, ...]
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether workers computed different things."""
+        return len({digest for one in self.rounds for digest in one.digests}) > 1
+
+    def median(
+        self, start: Start, workers: int, strategy: Strategy, figure: Callable[[CodeRound], float]
+    ) -> float:
+        """The median of a figure over the rounds of one kind."""
+        return statistics.median(
+            figure(one)
+            for one in self.rounds
+            if (one.start, one.workers, one.strategy) == (start, workers, strategy)
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        document = asdict(self)
+        document["interpreter"] = str(self.interpreter)
+        return document
+
+
+Progress = Callable[[str, float], None]
+
+
+def compare_code(
+    workers: Sequence[int],
+    settings: Settings,
+    *,
+    announce: Announce,
+    progress: Progress,
+) -> CodeComparison:
+    """Run the comparison.
+
+    Args:
+        workers: how many workers, each in turn.
+        settings: `rounds`, `seconds` and `swap` count; pressure is there if it can be.
+        announce: is told what is about to be changed on the machine.
+        progress: is told what is done and the share of it that is.
+
+    Raises:
+        CodeError: a worker failed.
+        UserError: what was asked for can't be had here.
+    """
+    started = time.monotonic()
+    cache = ConversionCache()
+    interpreter = find_program(_interpreter()).executable
+    libraries, entries = fill_cache(cache, interpreter)
+    probe = probe_temporary_memory_cgroup()
+    no_pressure = "" if probe else probe.reason
+    size = max(_SMALLEST_SWAP, max(workers) * _SWAP_BYTES_A_WORKER)
+    chosen = Settings(
+        processes=tuple(workers),
+        rounds=settings.rounds,
+        seconds=settings.seconds,
+        strategies=(),
+        pressure="cgroup" if probe else "pageout",
+        swap=settings.swap if probe else "none",
+        pages=0,
+    )
+    rounds: list[CodeRound] = []
+    plan = [
+        (number, count, start, strategy)
+        for number in range(settings.rounds)
+        for count in workers
+        for start in STARTS
+        for strategy in (STRATEGIES if number % 2 == 0 else STRATEGIES[::-1])
+    ]
+    with prepare(chosen, size, announce) as surroundings:
+        if probe and surroundings.swap.kind == "none":
+            no_pressure = "there is no swap; as root, --swap file makes one for this run"
+        for done, (number, count, start, strategy) in enumerate(plan):
+            is_late = time.monotonic() - started > settings.seconds
+            if is_late and number > 0 and strategy == plan[done - done % 2][3]:
+                break
+            progress(f"{count} {start}, {strategy}", done / len(plan))
+            with _workers(cache, interpreter, count, start, strategy, surroundings) as group:
+                rounds.append(_round(group, number, surroundings, is_calm=bool(no_pressure)))
+        return CodeComparison(
+            interpreter=interpreter,
+            libraries=libraries,
+            entries=entries,
+            swap=surroundings.swap,
+            kernel_drops=any(one.counts and one.counts.scratch for one in rounds),
+            no_pressure=no_pressure,
+            rounds=tuple(rounds),
+        )
+
+
+def _interpreter() -> str:
+    """The system's Python: its extension modules are libraries, and nearly everybody has it."""
+    return _SYSTEM_PYTHON if os.path.exists(_SYSTEM_PYTHON) else sys.executable
+
+
+def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
+    """Convert all that a worker loads; how many libraries run converted, and their entries."""
+    with tempfile.TemporaryDirectory(prefix="mapscratch-code-") as folder, reports() as made:
+        # With an empty cache everything that is loaded is told as missing.
+        empty = ConversionCache(Path(folder))
+        _run_once(interpreter, environment(empty, made, reclaimer="off"))
+        loaded = made.misses()
+    kept = [cache.keep(path) for path in dict.fromkeys(path.resolve() for path in loaded)]
+    entries = [one.converted for one in kept if one.converted]
+    return len(entries), sum(entries)
+
+
+def _run_once(interpreter: Path, variables: Mapping[str, str]) -> None:
+    result = subprocess.run(
+        [interpreter, "-I", WORKER],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=variables,
+        check=False,
+    )
+    if result.returncode:
+        last = last_words(result.stderr.decode(errors="replace"))
+        raise CodeError(f"{interpreter} can't run the worker: {last or 'it was killed'}")
+
+
+@dataclass
+class _Group:
+    """The workers of one round."""
+
+    start: Start
+    strategy: Strategy
+    processes: list[subprocess.Popen[bytes]]
+    errors: IO[bytes]
+    count: int
+    counts: Callable[[], ResolverCounts] | None
+    pids: list[int]
+    digests: set[str]
+
+    def work(self) -> Self:
+        for process in self.processes:
+            _tell(process, b"w")
+        return self.wait()
+
+    def wait(self) -> Self:
+        """Wait for an answer of each worker."""
+        self.pids = []
+        with selectors.DefaultSelector() as selector:
+            for process in self.processes:
+                assert process.stdout
+                selector.register(process.stdout, selectors.EVENT_READ)
+            buffers: dict[int, bytes] = {}
+            end = time.monotonic() + _ANSWER_SECONDS
+            while len(self.pids) < self.count:
+                ready = selector.select(timeout=max(0.0, end - time.monotonic()))
+                if not ready:
+                    raise CodeError(f"a worker didn't answer within {_ANSWER_SECONDS:g} s")
+                for key, _ in ready:
+                    data = os.read(key.fd, 1 << 16)
+                    if not data:
+                        raise self._ended()
+                    *lines, buffers[key.fd] = (buffers.get(key.fd, b"") + data).split(b"\n")
+                    for line in lines:
+                        pid, digest = line.decode().split()
+                        self.pids.append(int(pid))
+                        self.digests.add(digest)
+        return self
+
+    def _ended(self) -> CodeError:
+        self.errors.seek(0)
+        last = last_words(self.errors.read().decode(errors="replace"))
+        return CodeError(f"a worker ended before its work was done: {last or 'it was killed'}")
+
+    def footprint(self) -> Footprint:
+        """The mean over the workers."""
+        each = [_footprint(pid) for pid in self.pids]
+        return Footprint(*(statistics.fmean(column) for column in zip(*each, strict=True)))
+
+
+def _tell(process: subprocess.Popen[bytes], word: bytes) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError):  # it has ended, and who waits for its answer says why
+        process.stdin.write(word)
+        process.stdin.flush()
+
+
+def _footprint(pid: int) -> tuple[int, int, int, int]:
+    text = data = text_swapped = data_swapped = 0
+    for area in range_memory(0, _WHOLE_ADDRESS_SPACE, pid).areas:
+        if not area.path.startswith("/"):
+            continue
+        # Private_Dirty is what nobody shares; a forked worker shares the rest with its parent.
+        if "x" in area.permissions:
+            text += area.usage.private_dirty
+            text_swapped += area.usage.swap
+        else:
+            data += area.usage.private_dirty
+            data_swapped += area.usage.swap
+    return text, data, text_swapped, data_swapped
+
+
+@contextmanager
+def _workers(
+    cache: ConversionCache,
+    interpreter: Path,
+    count: int,
+    start: Start,
+    strategy: Strategy,
+    surroundings: Surroundings,
+) -> Iterator[_Group]:
+    with ExitStack() as stack:
+        variables = dict(os.environ)
+        counts = None
+        if strategy == "converted":
+            made = stack.enter_context(reports())
+            setting = surroundings.reclaimer_setting() or reclaimer_setting()
+            variables = environment(cache, made, reclaimer=setting)
+            counts = made.counts
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        group = _Group(start, strategy, [], errors, count, counts, [], set())
+        stack.callback(_end, group)
+        is_forking = start == "pre-forked"
+        command = [str(interpreter), "-I", str(WORKER)] + ([str(count)] if is_forking else [])
+        for _ in range(1 if is_forking else count):
+            process = subprocess.Popen(
+                # Waits to be in the control group before it allocates anything there.
+                ["/bin/sh", "-c", 'read go && exec "$@"', "worker", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=variables,
+            )
+            group.processes.append(process)
+            surroundings.adopt([process.pid])
+            _tell(process, b"go\n")
+        yield group.wait()
+
+
+def _end(group: _Group) -> None:
+    for process in group.processes:
+        assert process.stdin
+        assert process.stdout
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    end = time.monotonic() + 5.0
+    for process in group.processes:
+        try:
+            process.wait(timeout=max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout
+        process.stdout.close()
+
+
+def _round(group: _Group, number: int, surroundings: Surroundings, *, is_calm: bool) -> CodeRound:
+    before = read_vmstat()
+    calm = group.footprint()
+    squeezed = again = None
+    if not is_calm:
+        surroundings.squeeze(surroundings.usage(), lambda: 0)
+        time.sleep(_SECONDS_FOR_A_DROP)
+        squeezed = group.footprint()
+        again = group.work().footprint()
+    return CodeRound(
+        start=group.start,
+        strategy=group.strategy,
+        workers=group.count,
+        round=number,
+        calm=calm,
+        squeezed=squeezed,
+        again=again,
+        swap_writes=(read_vmstat() - before).swapped_out,
+        counts=group.counts() if group.counts else None,
+        digests=tuple(sorted(group.digests)),
+    )

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one worker process does: the steps of a round, each measured where it happens."""
+
+from __future__ import annotations
+
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from mmap import PAGESIZE
+
+from mapscratch import SystemCallWarning
+from mapscratch.kernelstats import MemoryUsage, range_memory, total
+from mapscratch.lab.rig.strategies import STRATEGIES, PageStates, Verification, Window
+from mapscratch.lab.rig.workload import Workload
+
+_SECONDS_TO_LEAVE_MEMORY = 2.0
+_PAUSE_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a step took.
+
+    Attributes:
+        seconds: of the clock.
+        cpu_seconds: of all threads of the process, in user mode and in the kernel.
+        major_faults: page faults that waited for a device (getrusage(2), ru_majflt).
+        storage_bytes: read from storage for this process, files and swap (``/proc/self/io``,
+            read_bytes); None if the kernel doesn't say.
+        count: what the step returns: pages dropped by us, or fixups made.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    major_faults: int
+    storage_bytes: int | None
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The windows of a worker at one moment.
+
+    Attributes:
+        pages: those with fixups.
+        memory: all pages of the windows (smaps).
+        dropped_by_us: pages dropped by our own policy so far.
+    """
+
+    pages: PageStates
+    memory: MemoryUsage
+    dropped_by_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageIn:
+    """Pages coming back.
+
+    Attributes:
+        effort: of touching every page with fixups.
+        pages: as they are afterwards.
+        fixup_seconds: of it, time in page-in fixups.
+    """
+
+    effort: Effort
+    pages: PageStates
+    fixup_seconds: float
+
+
+@dataclass(slots=True)
+class Session:
+    """The worker's side of a round. The methods are called by name from the parent.
+
+    Args:
+        workload: what is mapped.
+        strategy_name: how.
+        seed: names this worker; its load bases follow from that.
+    """
+
+    workload: Workload
+    strategy_name: str
+    seed: str
+    _windows: list[Window] = field(default_factory=list)
+
+    def ready(self) -> None:
+        """Works out what is to be stored and expected, which takes memory that is not measured."""
+        strategy = STRATEGIES[self.strategy_name]
+        for bases in self.workload.load_bases(self.seed):
+            self._windows += [
+                Window(strategy, library, bases) for library in self.workload.libraries
+            ]
+
+    def first_page_in(self) -> Effort:
+        """Maps everything and reads every page with fixups; only the reading is measured."""
+        # The parent says what works here; N workers need not each warn of it.
+        warnings.simplefilter("ignore", SystemCallWarning)
+        for window in self._windows:
+            window.map()
+        return _measured(self._touch)
+
+    def pss(self) -> int:
+        """Pss of the windows in bytes."""
+        return self._memory().pss
+
+    def state(self) -> State:
+        """Pages and memory now."""
+        strategy = STRATEGIES[self.strategy_name]
+        dropped = sum(strategy.dropped_by_us(window.memory) for window in self._windows)
+        return State(self._pages(), self._memory(), dropped)
+
+    def swapped(self) -> int:
+        """Pages with fixups that are in swap now."""
+        return self._pages().swapped
+
+    def reclaim(self) -> Effort:
+        """Makes the pages leave memory."""
+        strategy = STRATEGIES[self.strategy_name]
+        return _measured(lambda: sum(strategy.reclaim(window.memory) for window in self._windows))
+
+    def leave_memory(self) -> int:
+        """Makes swapped pages leave memory altogether; takes no part in what is timed.
+
+        After MADV_PAGEOUT to a file or a disk the kernel still holds the pages (the *swap cache*),
+        and a page-in would find them. But a page that is written, touched again and not stored to
+        is dropped at once by another MADV_PAGEOUT, and one that is still being written stays mapped
+        (mm/vmscan.c, shrink_folio_list), which the page tables show: so repeat until all are gone.
+
+        Returns:
+            pages that are still held. More are if swap is over half full: then a page loses its
+            place in swap when it is touched, and is written once more.
+        """
+        strategy = STRATEGIES[self.strategy_name]
+        swapped = {window: window.states().swapped for window in self._windows}
+        held = {window: count for window, count in swapped.items() if count}
+        end = time.monotonic() + _SECONDS_TO_LEAVE_MEMORY
+        while held and time.monotonic() < end:
+            for window in held:
+                window.touch()
+                strategy.reclaim(window.memory)
+            missing = {window: swapped[window] - window.states().swapped for window in held}
+            held = {window: count for window, count in missing.items() if count > 0}
+            if held:
+                time.sleep(_PAUSE_SECONDS)
+        return sum(held.values())
+
+    def page_in(self) -> PageIn:
+        """Touches every page with fixups again."""
+        before = self._fixup_seconds()
+        effort = _measured(self._touch)
+        return PageIn(effort, self._pages(), self._fixup_seconds() - before)
+
+    def fixups(self) -> Effort:
+        """Makes the fixups that are missing; the first time, or again."""
+        return _measured(self._heal)
+
+    def verify(self) -> Verification:
+        """Checks every word of every page."""
+        return sum((window.verify() for window in self._windows), Verification(0, 0, 0))
+
+    def time_fixups(self) -> Effort:
+        """Makes all fixups once more where pages are in memory and ours: stores, no page faults."""
+        for window in self._windows:
+            window.forget()
+        return _measured(self._heal)
+
+    def close(self) -> None:
+        """Unmaps everything."""
+        while self._windows:
+            self._windows.pop().close()
+
+    def _touch(self) -> int:
+        for window in self._windows:
+            window.touch()
+        return 0
+
+    def _heal(self) -> int:
+        return sum(window.heal() for window in self._windows)
+
+    def _pages(self) -> PageStates:
+        return sum((window.states() for window in self._windows), PageStates(0, 0, 0))
+
+    def _fixup_seconds(self) -> float:
+        strategy = STRATEGIES[self.strategy_name]
+        if not strategy.page_in_fixups:
+            return 0.0
+        return sum(strategy.page_in_fixup_seconds(window.memory) for window in self._windows)
+
+    def _memory(self) -> MemoryUsage:
+        """The windows' figures, in one pass over smaps."""
+        spans = sorted(
+            (window.address, window.address + window.library.mapped_pages * PAGESIZE)
+            for window in self._windows
+        )
+        first, end = spans[0][0], spans[-1][1]
+        areas = range_memory(first, end - first).areas
+        usages = []
+        for area in areas:
+            while spans and spans[0][1] <= area.start:
+                spans.pop(0)
+            if spans and spans[0][0] < area.end:
+                usages.append(area.usage)
+        return total(usages)
+
+
+def _measured(step: Callable[[], int]) -> Effort:
+    storage_before = _storage_bytes()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    count = step()
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    storage_after = _storage_bytes()
+    return Effort(
+        seconds=seconds,
+        cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        major_faults=after.ru_majflt - before.ru_majflt,
+        storage_bytes=None
+        if storage_before is None or storage_after is None
+        else storage_after - storage_before,
+        count=count,
+    )
+
+
+def _storage_bytes() -> int | None:
+    """Bytes read from storage for this process (proc_pid_io(5), CONFIG_TASK_IO_ACCOUNTING)."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("read_bytes:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mapscratch cost`: what a fixup costs, and from how many on swap is cheaper."""

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer "how expensive are the fixups?" for this machine, and for others.
+
+Measured are ld.so's relocations and symbol look-ups, page faults, swap-out and swap-in, and pages
+that a scratch engine drops and brings back with their fixups, all in one run. From them: from how
+many fixups a page dropping it takes more time than swapping it, for fixups whose values are known,
+relative ones, and ones that look a symbol up; what other ways cost (pre-fork, KSM, prelink, ...);
+and what a fleet of hosts would write, hold and compute.
+
+Without --swap no swap is made, and it is measured only if there is some. With --swap all (root) a
+swapfile, zram and zswap are made in turn and removed again. As root, KSM runs for a moment. The
+figures that --json saves can be reckoned with again by --from, for other devices, libraries and
+fleets.
+
+LIB, or --survey, says whose pages are reckoned with; else some libraries of this machine.
+
+Examples:
+  mapscratch cost                              what can be measured without changing anything
+  sudo mapscratch cost --swap all --json cost.json
+  mapscratch cost --from cost.json --device-latency nvme       a device that isn't here
+  mapscratch cost --from cost.json --processes 200 --hosts 1000
+  mapscratch cost --from cost.json /usr/lib/x86_64-linux-gnu/libLLVM*.so.1
+  mapscratch cost --from cost.json --survey survey.json        pages of `mapscratch survey --json`
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from mmap import PAGESIZE
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mapscratch.elf import default_libraries
+from mapscratch.errors import UserError
+from mapscratch.kernelstats import SwapKind, active_swaps
+from mapscratch.lab.compare.charts import check_chart_file, save_chart
+from mapscratch.lab.cost.baselines import Alternatives, BaselineError, try_alternatives
+from mapscratch.lab.cost.costs import Costs
+from mapscratch.lab.cost.fleet import (
+    MOST_HOSTS,
+    MOST_PROCESSES,
+    Fleet,
+    Population,
+    check_fleet,
+    plan_fleet,
+)
+from mapscratch.lab.cost.measure import DEFAULT_SECONDS, measure
+from mapscratch.lab.cost.model import (
+    ALONE,
+    DEVICES,
+    Device,
+    Distribution,
+    Layout,
+    ModelError,
+    device,
+    distribution_of_libraries,
+    distribution_of_survey,
+    swap_lines,
+)
+from mapscratch.lab.cost.terminal import (
+    NAME,
+    VERSION,
+    alternatives_from_document,
+    cost_chart,
+    cost_document,
+    cost_report,
+    costs_from_document,
+    counted_in_words,
+    created_from_document,
+    pages_from_document,
+    print_costs,
+)
+from mapscratch.lab.cost.termination import interrupted_by_termination
+from mapscratch.lab.reading import checked_document, read_json
+from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
+from mapscratch.lab.survey import terminal as surveys
+from mapscratch.terminal import (
+    Progress,
+    check_output_files,
+    file_name,
+    file_path,
+    make_console,
+    progress_bar,
+    time_in_seconds,
+    whole_number,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
+
+_ASSUMED_DEVICE = "nvme"
+_KSM = "/sys/kernel/mm/ksm/run"
+_LEAST_SWAP = 256 << 20
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "cost",
+        help="how expensive fixups are: what a page costs by swap and by fixups, and break-even",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "libraries",
+        nargs="*",
+        type=file_name,
+        metavar="LIB",
+        help="whose pages are reckoned with; else some of this machine's libraries",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure now; what happens anyway unless there is --from",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=file_path,
+        metavar="FILE",
+        help="take the figures of an earlier run (its --json), and measure nothing",
+    )
+    parser.add_argument(
+        "--swap",
+        choices=get_args(SwapChoice),
+        default=None,
+        help="none: measure what is there, if there is any (default). file, zram, zswap: make a "
+        "temporary one, removed at the end (root). all: each of the three that can be made here. "
+        "auto: a temporary file, if there is no swap and this is root",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=time_in_seconds(1),
+        default=None,
+        help=f"time for measuring (default: {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--device-latency",
+        type=_device,
+        metavar="US|" + "|".join(DEVICES),
+        help="reckon with another device to swap to as well, which reads or writes a page in so "
+        f"many µs; assumed are {', '.join(f'{name} {us:,.0f}' for name, us in DEVICES.items())}",
+    )
+    parser.add_argument(
+        "--processes",
+        type=whole_number(1, MOST_PROCESSES),
+        metavar="P",
+        help="what P processes on each host would write, hold and compute",
+    )
+    parser.add_argument(
+        "--hosts",
+        type=whole_number(1, MOST_HOSTS),
+        metavar="H",
+        help="on how many hosts (with --processes; default: 1)",
+    )
+    parser.add_argument(
+        "--survey",
+        type=file_path,
+        metavar="FILE",
+        help="pages, and the processes of a fleet, from `mapscratch survey --json`",
+    )
+    parser.add_argument(
+        "--json",
+        type=file_path,
+        metavar="FILE",
+        help="save all figures; - prints them, and what is for people goes to standard error",
+    )
+    parser.add_argument(
+        "--chart",
+        type=file_path,
+        metavar="FILE",
+        help="save the picture as .svg or .png (matplotlib)",
+    )
+    parser.set_defaults(run=run)
+
+
+class CostError(UserError, ValueError):
+    """Options that don't go together, or a file that is no use; the message says what to do."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    _check(arguments)
+    console = make_console()
+    if _is_standard_output(arguments.json):
+        console.file = sys.stderr
+    swaps = _swaps(arguments.swap or "none", console)
+    source = _read(arguments.source) if arguments.source else None
+    survey = _survey(arguments.survey) if arguments.survey else None
+    pages = _pages(arguments.libraries, survey, source)
+    population = _population(pages, survey) if arguments.processes else None
+    first: list[str] = []
+    if source is None:
+        costs, alternatives = _measure(arguments, swaps, console)
+        created = datetime.now().astimezone()
+    else:
+        costs, alternatives = costs_from_document(source), alternatives_from_document(source)
+        created = created_from_document(source)
+        first.append(
+            f"Figures of {created:%d %B %Y, %H:%M}, {arguments.source}, Linux "
+            f"{source['machine'].get('kernel', '?')}; nothing is measured."
+        )
+    other = arguments.device_latency
+    if other is None and not swap_lines(costs):
+        other = device(_ASSUMED_DEVICE)
+        first.append(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
+    report = cost_report(
+        costs,
+        pages,
+        device=other,
+        alternatives=alternatives,
+        fleet=_fleet(arguments, costs, population, alternatives, other),
+    )
+    # Files first: who reads what is printed may stop reading.
+    if arguments.json:
+        document = cost_document(report, created, source["machine"] if source else None)
+        write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    if arguments.chart:
+        save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
+    for sentence in first:
+        console.print(sentence)
+    print_costs(console, report)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Finds out before anything is measured."""
+    if arguments.source:
+        options = {
+            "--measure": arguments.measure,
+            "--swap": arguments.swap,
+            "--seconds": arguments.seconds,
+        }
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise CostError(
+                f"--from takes the figures of an earlier run: leave {', '.join(given)} away, or "
+                "--from, to measure again"
+            )
+    if arguments.hosts and not arguments.processes:
+        raise CostError("--hosts needs --processes: how many processes each host has")
+    if arguments.processes:
+        check_fleet(arguments.processes, arguments.hosts or 1)
+    if arguments.survey and arguments.libraries:
+        raise CostError("--survey says whose pages are reckoned with: name no libraries as well")
+    if arguments.chart:
+        check_chart_file(arguments.chart)
+    check_output_files([arguments.chart, arguments.json])
+
+
+def _is_standard_output(path: Path | None) -> bool:
+    return path is not None and str(path) == "-"
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def _measure(
+    arguments: argparse.Namespace, swaps: tuple[SwapKind, ...], console: Console
+) -> tuple[Costs, Alternatives | None]:
+    seconds = arguments.seconds or DEFAULT_SECONDS
+    console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
+    if not swaps:
+        console.print(_what_is_changed())
+    with interrupted_by_termination(), progress_bar() as progress:
+        costs = measure(swaps, seconds=seconds, announce=console.print, progress=progress)
+        return costs, _alternatives(arguments.libraries, console, progress)
+
+
+def _what_is_changed() -> str:
+    # Merging pages can be measured by whoever may start it.
+    but = (
+        ", but for KSM, which runs for a moment (its settings are put back)"
+        if os.access(_KSM, os.W_OK)
+        else ""
+    )
+    changed = f"Nothing on the machine is changed{but}"
+    if active_swaps():
+        return f"{changed}; swap is what is there."
+    return (
+        f"{changed}. There is no swap, so it is not measured: as root, --swap all makes some for "
+        "the run; --device-latency reckons with an assumed device."
+    )
+
+
+def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
+    """The kinds of swap to be made, found out before anything is read or measured.
+
+    Raises:
+        SwapError: it can't be made; says what to do.
+    """
+    refused = check_swap(choice, _LEAST_SWAP)
+    for kind, reason in refused.items():
+        console.print(f"Swap: {kind} is left out: {reason}")
+    return tuple(kind for kind in swaps_to_make(choice) if kind not in refused)
+
+
+def _alternatives(
+    libraries: Sequence[str], console: Console, progress: Progress
+) -> Alternatives | None:
+    """What other ways cost, with the library that has most pages to relocate of the usual ones."""
+    paths = [Path(path) for path in libraries] or default_libraries()
+    sizes: dict[Path, int] = {}
+    for path in paths:
+        if path.name.startswith("libpython"):
+            continue  # The interpreter that loads it stores to its pages all the time.
+        try:
+            sizes[path] = distribution_of_libraries([path]).total_pages
+        except ModelError:
+            continue
+    if not sizes:
+        return None
+    try:
+        return try_alternatives(max(sizes, key=lambda path: sizes[path]), progress)
+    except BaselineError as error:
+        console.print(f"Left out: pre-fork and fixed base; {error}", style="dim")
+        return None
+
+
+# --- what is reckoned with ----------------------------------------------------------------------
+
+
+def _pages(
+    libraries: Sequence[str], survey: dict[str, Any] | None, source: dict[str, Any] | None
+) -> Distribution:
+    if survey is not None:
+        return _surveyed_pages(survey)
+    if source is not None and not libraries:
+        return pages_from_document(source)
+    return distribution_of_libraries(libraries)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document = read_json(path, "what `mapscratch cost --json` saved")
+    return checked_document(document, NAME, VERSION, str(path))
+
+
+def _survey(path: Path) -> dict[str, Any]:
+    document = read_json(path, "what `mapscratch survey --json FILE` saved")
+    return checked_document(document, surveys.NAME, surveys.VERSION, str(path))
+
+
+@contextlib.contextmanager
+def _reading_survey() -> Iterator[None]:
+    """Whatever is missing, or of another type, makes the survey a damaged one."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CostError(f"this survey is damaged ({why}): survey again") from None
+
+
+def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
+    with _reading_survey():
+        libraries = survey["libraries"]
+        counted = survey["totals"]["pages_by_fixups"]
+        pages = max(1, survey["totals"]["dirtied_pages"])
+        layout = Layout(
+            survey["totals"]["window_pages"] / pages - 1,
+            sum(one["dirtied_pages"] > 0 for one in libraries) / pages,
+        )
+        total = sum(sum(one["kinds"].values()) for one in libraries)
+        relative = sum(
+            one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
+        )
+        title = counted_in_words(len(libraries), "surveyed library", "surveyed libraries")
+        share = relative / total if total else None
+        return distribution_of_survey(title, counted, share, layout)
+
+
+def _fleet(
+    arguments: argparse.Namespace,
+    costs: Costs,
+    population: Population | None,
+    alternatives: Alternatives | None,
+    other: Device | None,
+) -> Fleet | None:
+    if population is None:
+        return None
+    return plan_fleet(
+        costs,
+        population,
+        arguments.processes,
+        arguments.hosts or 1,
+        other=other,
+        compression=alternatives.compressed if alternatives else None,
+    )
+
+
+def _population(pages: Distribution, survey: dict[str, Any] | None) -> Population:
+    """The surveyed processes; else processes that have loaded the libraries."""
+    seen: list[int] = []
+    if survey is not None:
+        with _reading_survey():
+            seen = [_own_pages(one) for one in survey["processes"] if one["relocated_pages"]]
+        if not seen:
+            raise CostError(
+                "this survey has no processes, and a fleet is made of them: survey with --pid all, "
+                "or leave --survey away"
+            )
+        title = counted_in_words(len(seen), "surveyed process", "surveyed processes")
+    else:
+        seen, title = [pages.total_pages], f"processes with {pages.title}"
+    return Population(
+        title=title,
+        pages=np.array(seen, dtype=np.int64),
+        layout=pages.layout or ALONE,
+        fixups=pages.mean,
+    )
+
+
+def _own_pages(process: dict[str, Any]) -> int:
+    """Of a surveyed process; what forked processes share counts in part, unless it is in swap."""
+    if process["swap_bytes"]:
+        return int(process["relocated_pages"])
+    return max(1, round(int(process["relocated_pss_bytes"]) / PAGESIZE))
+
+
+def _subtitle(costs: Costs) -> str:
+    rounds = counted_in_words(costs.rounds, "round")
+    return f"medians over {rounds}; pages in turn, one process"
+
+
+# --- what the user may say ----------------------------------------------------------------------
+
+
+def _device(text: str) -> Device:
+    try:
+        return device(text)
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fixups and pages cost on this machine: the figures of ``mapscratch cost --measure``.
+
+`mapscratch.lab.cost.measure.measure` finds them in one run. Times are ns, but for a page's round
+trip, which is µs, as in `mapscratch.lab.rig.results`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mapscratch.lab.rig.results import Spread
+
+Per: TypeAlias = Literal["fixup", "page", "call"]
+
+SQUEEZE = "squeeze"
+"""How the names of measurements begin that `Costs.squeezed` knows; the strategy's follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One figure, over the rounds.
+
+    Attributes:
+        name: ``relocation.relative``, ``fault.copy_on_write``, ...; unique.
+        title: what is measured, in a few words.
+        per: what one of is timed.
+        spread: ns for each of them, over the rounds.
+        rounds: how many.
+        note: how it was measured, and what is or isn't in it; a sentence or two.
+    """
+
+    name: str
+    title: str
+    per: Per
+    spread: Spread
+    rounds: int
+    note: str
+
+    @property
+    def median(self) -> float:
+        """The median in ns."""
+        return self.spread.median
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A plane through the points of one round, by least squares.
+
+    Attributes:
+        page_us: µs for a page without any fixup.
+        fixup_ns: ns more for each fixup on it.
+        clean_page_us: µs more for each mapped page without fixups, such as lie between the others.
+        mapping_us: µs more for each mapping, however large.
+    """
+
+    page_us: float
+    fixup_ns: float
+    clean_page_us: float
+    mapping_us: float
+
+    def round_trip_us(
+        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
+    ) -> float:
+        """What the plane says: see `Line.round_trip_us`."""
+        return (
+            self.page_us
+            + self.fixup_ns * fixups / 1e3
+            + self.clean_page_us * clean_pages
+            + self.mapping_us * mappings
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A page's round trip on one generated library, as `rounds.run_round` measures it.
+
+    Attributes:
+        fixups: on each page that has any.
+        clean_pages: mapped pages without fixups for each page with some.
+        mappings: for each page with fixups.
+        round_trip_us: µs for each page with fixups, over the rounds.
+    """
+
+    fixups: float
+    clean_pages: float
+    mappings: float
+    round_trip_us: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A page's round trip (to leave memory and come back as it was) by its number of fixups.
+
+    Attributes:
+        what: ``swap.file``, ``swap.zram``, ``swap.zswap``: what MAP_PRIVATE's pages go to, or the
+            engine that drops them: ``lazyfree``, ``dontneed``, ``kernel``.
+        fixups: where their values come from; ``known values`` for engines, ``none`` for swap, where
+            pages come back with them.
+        fits: one a round.
+        points: what the fits go through.
+        cpu_us: µs of processor time of the processes for each page, the mean of all points, over
+            the rounds; the kernel's own threads are not in it. None if it is not known.
+    """
+
+    what: str
+    fixups: str
+    fits: tuple[Fit, ...]
+    points: tuple[Point, ...]
+    cpu_us: Spread | None = None
+
+    @property
+    def page_us(self) -> Spread:
+        """µs for a page without any fixup, over the rounds."""
+        return _spread([fit.page_us for fit in self.fits])
+
+    @property
+    def fixup_ns(self) -> Spread:
+        """What each fixup adds in ns, over the rounds."""
+        return _spread([fit.fixup_ns for fit in self.fits])
+
+    @property
+    def clean_page_us(self) -> Spread:
+        """µs more for each mapped page without fixups, over the rounds."""
+        return _spread([fit.clean_page_us for fit in self.fits])
+
+    @property
+    def mapping_us(self) -> Spread:
+        """µs more for each mapping, over the rounds."""
+        return _spread([fit.mapping_us for fit in self.fits])
+
+    def round_trip_us(
+        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
+    ) -> Spread:
+        """The predicted round trip of a page, µs, over the rounds.
+
+        Args:
+            fixups: on each page that has any.
+            clean_pages: mapped pages without fixups for each page with some.
+            mappings: for each page with fixups: 0.01 if a library has a hundred of them.
+        """
+        return _spread([fit.round_trip_us(fixups, clean_pages, mappings) for fit in self.fits])
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The same thing measured by somebody else.
+
+    Attributes:
+        what: it is.
+        ours: our figure.
+        theirs: the other one.
+        ratio: of ours to theirs.
+        agrees: the ratio is within the tolerance that the note names.
+        note: who they are, the unit, and the tolerance.
+    """
+
+    what: str
+    ours: float
+    theirs: float
+    ratio: float
+    agrees: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Everything that was measured.
+
+    Attributes:
+        measurements: in the order of the document.
+        lines: one for each swap and each engine that runs here.
+        checks: against other measurers.
+        left_out: name of a measurement, or ``line.`` and that of a line, and why it isn't there.
+        notes: what else the reader should know, a sentence each.
+        rounds: that all measurements took turns in.
+        seconds: that everything took.
+    """
+
+    measurements: tuple[Measurement, ...]
+    lines: tuple[Line, ...]
+    checks: tuple[Check, ...]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+    rounds: int
+    seconds: float
+
+    def measurement(self, name: str) -> Measurement | None:
+        """The measurement of that name; None if it was left out."""
+        return next((one for one in self.measurements if one.name == name), None)
+
+    def squeezed(self, strategy: str) -> Spread:
+        """µs that a page's round trip takes more where the kernel looks for the pages itself.
+
+        Args:
+            strategy: ``private``, or the engine.
+
+        Returns:
+            0 if it was not measured.
+        """
+        found = self.measurement(f"{SQUEEZE}.{strategy}")
+        if not found:
+            return Spread(0.0, 0.0, 0.0)
+        spread = found.spread
+        return Spread(spread.median / 1e3, spread.minimum / 1e3, spread.maximum / 1e3)
+
+    def line(self, what: str) -> Line | None:
+        """The line of that swap or engine; None if it was left out."""
+        return next((one for one in self.lines if one.what == what), None)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes turns in `mapscratch.lab.cost.measure`: timers, each of some figures at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from mmap import PAGESIZE
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapscratch.elf import default_libraries, relocations
+from mapscratch.lab.cost.costs import Check, Per
+
+_FOLDER = "mapscratch-cost-"
+
+Figures = dict[str, float]
+"""By name; ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a figure is; see `mapscratch.lab.cost.costs.Measurement`."""
+
+    name: str
+    title: str
+    per: Per
+    note: str
+
+
+class CannotMeasure(Exception):
+    """A figure can't be had here; the message says why."""
+
+
+class Timer(ABC):
+    """Measures some figures, once each time that it is asked.
+
+    Attributes:
+        left_out: names of figures that it gives up, and why; may grow while it measures.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, str] = {}
+
+    @abstractmethod
+    def headings(self) -> list[Heading]:
+        """The figures that it has, those that are left out among them."""
+
+    @abstractmethod
+    def once(self, number: int) -> Figures:
+        """Measures; a figure that makes no sense this time is not in it.
+
+        Args:
+            number: of the round, from 1.
+
+        Raises:
+            CannotMeasure: none of them can be had here, now or later.
+        """
+
+    def checks(self) -> list[Check]:
+        """What others say of the same; asked in the end."""
+        return []
+
+    def notes(self) -> list[str]:
+        """What else the reader should know, a sentence each; asked in the end."""
+        return []
+
+
+@contextmanager
+def working_folder() -> Iterator[str]:
+    """A folder for files that are measured with, on a disk if there is one; removed in the end.
+
+    Folders of processes that were killed are removed as well.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+    _sweep(Path(place))
+    prefix = f"{_FOLDER}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as folder:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        finally:
+            os.close(lock)
+
+
+def _sweep(place: Path) -> None:
+    """Removes our folders whose processes have ended.
+
+    That no process has the number is not enough: in a container it may not be seen. The lock tells.
+    """
+    for folder in place.glob(f"{_FOLDER}*"):
+        owner = re.match(rf"{_FOLDER}(\d+)-", folder.name)
+        if not owner or Path("/proc", owner[1]).exists():
+            continue
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(folder, flags)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def real_words(count: int) -> NDArray[np.uint64]:
+    """Words of pages that hold relocations in this machine's libraries, as the files have them.
+
+    How well pages compress decides what zram and zswap cost.
+
+    Args:
+        count: shape (count,); repeated if the libraries have less.
+    """
+    words = _library_words()
+    return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
+
+
+@cache
+def _library_words() -> NDArray[np.uint64]:
+    pieces = []
+    for path in default_libraries():
+        offsets = relocations(path).file_offsets
+        pages = np.unique(offsets[offsets >= 0] // PAGESIZE)
+        with path.open("rb") as file:
+            pieces += [
+                os.pread(file.fileno(), PAGESIZE, page * PAGESIZE) for page in pages.tolist()
+            ]
+    data = b"".join(pieces)
+    return np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other commands of ours run for a report, one after the other, each in a process of its own.
+
+So each is exactly what a user would type, one that fails or hangs costs its own part and nothing
+else, and memory that a survey took is given back before times are measured. Ctrl-C reaches us alone
+and is passed on once: each command removes what it made, and we wait for that. If we are killed,
+the kernel passes on the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from mapscratch.cli import EXIT_INTERRUPTED, EXIT_WRONG, main
+from mapscratch.errors import last_words
+from mapscratch.run.parent import end_with
+
+Tick = Callable[[float], None]
+"""Is told now and then how many seconds a part has run."""
+
+_POLL_SECONDS = 0.1
+_SECONDS_TO_CLEAN_UP = 20.0
+_LONGEST_REASON = 3000  # an engine's says what each lacks, and then what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A command that saves a document.
+
+    Attributes:
+        name: of the document, without ``mapscratch.``.
+        title: what is being found out.
+        words: the command's arguments; ``{folder}/`` stands for where documents are.
+        file: a name for that.
+        limit: seconds after which it is interrupted.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    file: str
+    limit: float
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The arguments, with the file in a folder."""
+        return [word.replace("{folder}", str(folder)) for word in self.words]
+
+    @property
+    def command(self) -> str:
+        """What a user would type."""
+        return f"mapscratch {' '.join(self.words)}".replace("{folder}/", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a part.
+
+    Attributes:
+        part: which.
+        document: what it saved, as JSON gave it; None if it saved nothing.
+        reason: why not, or empty.
+        wrong: it says that what it found is wrong.
+        seconds: that it took.
+    """
+
+    part: Part
+    document: object
+    reason: str
+    wrong: bool
+    seconds: float
+
+
+def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Outcome:
+    """Runs one command and waits for it.
+
+    Args:
+        part: which.
+        folder: where it saves its document; empty before.
+        tick: is told how long it has run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the command has ended and cleaned up.
+    """
+    started = time.monotonic()
+    errors = folder / f"{part.file}.errors"
+    # Without the folder that we are in among the paths of modules: what lies there isn't ours.
+    command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
+    with errors.open("wb") as stderr, _later() as came:
+        process = subprocess.Popen(
+            command + part.arguments(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            process_group=0,
+        )
+        try:
+            late = _wait(process, started + part.limit, tick, started, came)
+        finally:
+            _end(process)
+    seconds = time.monotonic() - started
+    document = _saved(folder / part.file) if process.returncode in (0, EXIT_WRONG) else None
+    reason = ""
+    if document is None:
+        last = _last_words(errors)
+        reason = f"it was interrupted after {part.limit:.0f} s" if late else last
+        reason = reason or f"it ended with status {process.returncode}"
+    wrong = document is not None and process.returncode == EXIT_WRONG
+    return Outcome(part, document, reason, wrong, seconds)
+
+
+def _wait(
+    process: subprocess.Popen[bytes],
+    until: float,
+    tick: Tick,
+    started: float,
+    came: list[int],
+) -> bool:
+    """Waits for its end, or for a signal; True if it still runs when its time is over."""
+    while time.monotonic() < until and not came:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+            return False
+        tick(time.monotonic() - started)
+    return not came
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupts it if it still runs, and lets it clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        process.send_signal(number)  # Not if it has ended.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_CLEAN_UP)
+            return
+
+
+@contextmanager
+def _later() -> Iterator[list[int]]:
+    """What would end us within it, Ctrl-C again and again, is noted and does so after it."""
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # nohup, and shells for what runs in the background, have some ignored.
+    previous = {number: signal.getsignal(number) for number in numbers}
+    noted = [number for number, handler in previous.items() if handler != signal.SIG_IGN]
+    for number in noted:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number in noted:
+            signal.signal(number, previous[number])
+    if came:
+        raise KeyboardInterrupt
+
+
+def _saved(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _last_words(path: Path) -> str:
+    said = last_words(path.read_text(errors="replace"))
+    return said.removeprefix("mapscratch: ")[:_LONGEST_REASON]
+
+
+def _run_for(parent: int, words: list[str]) -> int:
+    """A command, in the process that was started for it: it is interrupted if its parent ends."""
+    # A shell's background jobs ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return main(words) if end_with(parent, signal.SIGINT) else EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(_run_for(int(sys.argv[1]), sys.argv[2:]))

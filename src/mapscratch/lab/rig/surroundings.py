@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment runs in: the swap that is there, or one of its own, and a control group.
+
+Without being told to, nothing on the machine is changed: no swap, no control group.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from mmap import PAGESIZE
+from typing import Literal, get_args
+
+from mapscratch.kernelstats import (
+    Availability,
+    CgroupError,
+    SwapError,
+    SwapKind,
+    TemporaryMemoryCgroup,
+    active_swaps,
+    probe_temporary_memory_cgroup,
+    probe_temporary_swap,
+    temporary_memory_cgroup,
+    temporary_swap,
+)
+from mapscratch.lab.rig.results import Pressure, Settings, SwapChoice, SwapDescription
+
+Announce = Callable[[str], None]
+"""Tells the user a sentence, at once."""
+
+_ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
+
+_SQUEEZES = 16
+_SQUEEZES_AT_MOST = 64
+_PAUSE_SECONDS = 0.005
+_SECONDS_TO_EMPTY_THE_CACHE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Squeeze:
+    """What squeezing a control group took.
+
+    Attributes:
+        seconds: in which the kernel reclaimed, without the pauses.
+        most_swapped: the most pages in swap at a time, as `swapped` said.
+    """
+
+    seconds: float
+    most_swapped: int
+
+
+class Surroundings:
+    """The swap and the control group of an experiment.
+
+    Attributes:
+        swap: where the kernel swaps to.
+    """
+
+    def __init__(self, swap: SwapDescription, group: TemporaryMemoryCgroup | None) -> None:
+        self.swap = swap
+        self._group = group
+
+    def adopt(self, pids: list[int]) -> None:
+        """Moves processes into the control group, if there is one."""
+        if self._group:
+            for pid in pids:
+                self._group.add(pid)
+
+    def usage(self) -> int:
+        """Bytes that the control group uses; 0 if there is none."""
+        return self._group.usage() if self._group else 0
+
+    def reclaimer_setting(self) -> str | None:
+        """What wakes the drop policy of converted text in the group; None if there is none."""
+        return f"cgroup{self._group.version} {self._group.directory}" if self._group else None
+
+    def squeeze(self, amount: int, swapped: Callable[[], int]) -> Squeeze:
+        """Has the kernel reclaim `amount` bytes of the group, in steps, as growing pressure would.
+
+        Between steps is a pause, in which a drop policy can act. It ends early when nothing more
+        can be reclaimed.
+
+        Args:
+            amount: bytes.
+            swapped: counts the pages in swap; asked after each step.
+        """
+        assert self._group
+        target = max(self._group.usage() - amount, PAGESIZE)
+        seconds, most_swapped, in_vain = 0.0, 0, 0
+        for _ in range(_SQUEEZES_AT_MOST):
+            excess = self._group.usage() - target
+            if excess <= 0 or in_vain == 3:
+                break
+            start = time.perf_counter()
+            got = self._group.reclaim(min(excess, max(amount // _SQUEEZES, PAGESIZE)))
+            seconds += time.perf_counter() - start
+            in_vain = 0 if got else in_vain + 1
+            most_swapped = max(most_swapped, swapped())
+            time.sleep(_PAUSE_SECONDS)
+        return Squeeze(seconds, most_swapped)
+
+    def empty_swap_cache(self) -> int:
+        """Makes swapped pages of the group leave memory that the kernel still holds there.
+
+        Their writing is waited for, and then the group is squeezed by as much as they are.
+
+        Returns:
+            pages of the group still held.
+        """
+        assert self._group
+        end = time.monotonic() + _SECONDS_TO_EMPTY_THE_CACHE
+        in_vain = 0
+        statistics = self._group.statistics()
+        while statistics.get("swapcached", 0) and in_vain < 2 and time.monotonic() < end:
+            if statistics.get("writeback", statistics.get("file_writeback", 0)):
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                got = self._group.reclaim(statistics["swapcached"])
+                in_vain = 0 if got else in_vain + 1
+            statistics = self._group.statistics()
+        return statistics.get("swapcached", 0) // PAGESIZE
+
+
+def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
+    """The kinds of temporary swap that are asked for, whether they can be made or not."""
+    if choice == "none" or (choice == "auto" and active_swaps()):
+        return ()
+    if choice == "all":
+        return get_args(SwapKind)
+    return ("file",) if choice == "auto" else (choice,)
+
+
+def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, str]:
+    """Finds out before any long work whether the swap can be made that is asked for by name.
+
+    Args:
+        choice: what is asked for; ``"all"``: every kind of swap that can be made here.
+        least: bytes that it has at least.
+
+    Returns:
+        the kinds of ``"all"`` that can't be made, and why; likewise the file of ``"auto"`` where
+        there is no swap.
+
+    Raises:
+        SwapError: it can't be made, or none of all can; the message says why, and what to do.
+    """
+    return _refused(_probed(choice, least))
+
+
+def _probed(choice: SwapChoice | Literal["all"], least: int) -> dict[SwapKind, Availability]:
+    """What of the swap that is asked for can be made; raises as `check_swap`."""
+    probes = {kind: probe_temporary_swap(kind, least) for kind in swaps_to_make(choice)}
+    refused = _refused(probes)
+    if choice == "auto" or len(refused) < len(probes) or not probes:
+        return probes
+    alike = len(set(refused.values())) == 1
+    reasons = [reason if alike else f"{kind}: {reason}" for kind, reason in refused.items()]
+    raise SwapError(errno.EPERM, f"--swap {choice}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def _refused(probes: Mapping[SwapKind, Availability]) -> dict[SwapKind, str]:
+    return {kind: probe.reason for kind, probe in probes.items() if not probe}
+
+
+def check_pressure(choice: Pressure) -> None:
+    """Finds out before any long work whether there can be a control group to squeeze.
+
+    Raises:
+        CgroupError: it is asked for, and can't be; the message says why, and what to do.
+    """
+    if choice == "cgroup" and not (probe := probe_temporary_memory_cgroup()):
+        raise CgroupError(errno.EPERM, f"--pressure cgroup: {probe.reason}")
+
+
+@contextmanager
+def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[Surroundings]:
+    """Makes what the settings ask for, for the length of the ``with`` block, and says so first.
+
+    Args:
+        settings: `swap` and `pressure` count.
+        swap_size: bytes that a temporary swap should have.
+        announce: is told what is about to be changed, and how to decline.
+
+    Raises:
+        SwapError: the swap that was asked for by name can't be made.
+        CgroupError: pressure ``"cgroup"`` was asked for, and there can be no group.
+    """
+    kind = _swap_to_make(settings.swap, swap_size, announce)
+    with ExitStack() as stack:
+        if kind:
+            stack.enter_context(temporary_swap(kind, swap_size))
+        group = None
+        if settings.pressure == "cgroup":
+            group = stack.enter_context(temporary_memory_cgroup())
+        yield Surroundings(describe_swap(temporary=kind is not None), group)
+
+
+def describe_swap(*, temporary: bool = False) -> SwapDescription:
+    """The swap that is there now."""
+    areas = sorted(active_swaps(), key=lambda area: area.priority, reverse=True)
+    return SwapDescription(
+        kind=areas[0].kind if areas else "none",
+        path=areas[0].path if areas else "",
+        size=sum(area.size for area in areas),
+        free=sum(area.size - area.used for area in areas),
+        temporary=temporary,
+        zswap=_zswap_is_enabled(),
+    )
+
+
+def _zswap_is_enabled() -> bool | None:
+    try:
+        with open(_ZSWAP_ENABLED, encoding="ascii") as file:
+            return file.read().strip() == "Y"
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+
+
+def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind | None:
+    """The kind of the temporary swap to be made, announced; None for none."""
+    mebibytes = size >> 20
+    if choice == "none":
+        return None
+    if choice == "auto":
+        if active_swaps():
+            announce("Swap: what is there is used as it is.")
+            return None
+        probe = probe_temporary_swap("file", size)
+        if not probe:
+            announce(f"Swap: there is none, and none is made: {probe.reason}")
+            return None
+        announce(
+            f"Swap: there is none. For this run {probe.reason} of {mebibytes} MiB is made, and "
+            "removed at the end. To decline: --swap none."
+        )
+        return "file"
+    how = _probed(choice, size)[choice].reason
+    announce(f"Swap: for this run {how} of {mebibytes} MiB is made, removed at the end.")
+    return choice

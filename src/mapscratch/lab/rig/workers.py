@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: forked, told what to do over pipes, and gone when they should be.
+
+Forked, so that the arrays of a workload are shared and nothing has to be read twice. A worker
+ends with its parent, whatever ends that; Ctrl-C, SIGTERM and SIGHUP are the parent's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import TracebackType
+from typing import Any, Self
+
+from mapscratch.errors import UserError
+from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
+
+PATIENCE = 120.0
+"""Seconds in which a worker has to answer. The longest step takes a few seconds."""
+
+
+class WorkerError(UserError, RuntimeError):
+    """A worker failed, was killed, or doesn't answer; the others are ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    number: int
+    process: ForkProcess
+    connection: Connection
+
+    @property
+    def title(self) -> str:
+        return f"worker {self.number} (process {self.process.pid})"
+
+
+class Workers:
+    """A context manager: worker processes, one for each session; all of them end with it.
+
+    Args:
+        sessions: what each worker works on. The methods of a session are called by name in its
+            process, and answer with what can be pickled.
+        patience: seconds in which an answer has to come.
+    """
+
+    def __init__(self, sessions: Sequence[object], patience: float = PATIENCE) -> None:
+        self._sessions = sessions
+        self._patience = patience
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        """Starts the processes.
+
+        Raises:
+            OSError: the machine has no room for another process.
+            WorkerError: one ends at once.
+        """
+        gc.collect()
+        gc.freeze()  # A collection in a worker would copy every page that holds an object.
+        try:
+            for number, session in enumerate(self._sessions, 1):
+                self._start(number, session)
+            self.all("ready")
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            gc.unfreeze()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Ends the processes; at once, after an exception."""
+        if kind is None:
+            for worker in self._workers:
+                with contextlib.suppress(OSError):
+                    worker.connection.send(None)
+            wait([worker.process.sentinel for worker in self._workers], timeout=1.0)
+        self._end()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids."""
+        return [worker.process.pid or 0 for worker in self._workers]
+
+    def all(self, method: str) -> list[Any]:
+        """Calls a method of every session, all at once.
+
+        Returns:
+            the answers, in the order of the sessions.
+
+        Raises:
+            WorkerError: a worker fails, is killed, or doesn't answer.
+        """
+        for worker in self._workers:
+            self._ask(worker, method)
+        return [self._answer(worker, method) for worker in self._workers]
+
+    def in_turn(self, method: str) -> list[Any]:
+        """As `all`, but one process after the other, so that they don't share the processors.
+
+        Raises:
+            WorkerError: a worker fails, is killed, or doesn't answer.
+        """
+        answers = []
+        for worker in self._workers:
+            self._ask(worker, method)
+            answers.append(self._answer(worker, method))
+        return answers
+
+    def _start(self, number: int, session: object) -> None:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        # Each worker inherits the parent's ends of the pipes of those before it.
+        inherited = [ours, *(worker.connection for worker in self._workers)]
+        process = context.Process(
+            target=_serve, args=(session, theirs, inherited, os.getpid()), daemon=True
+        )
+        with endings_wait():
+            try:
+                process.start()
+                self._workers.append(_Worker(number, process, ours))
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+
+    def _ask(self, worker: _Worker, method: str) -> None:
+        try:
+            worker.connection.send(method)
+        except OSError:
+            raise _ended(worker, method) from None
+
+    def _answer(self, worker: _Worker, method: str) -> Any:
+        ready = wait([worker.connection, worker.process.sentinel], timeout=self._patience)
+        if not ready:
+            raise WorkerError(
+                f"{worker.title} doesn't answer for {self._patience:g} s in step {method!r}: it "
+                "is ended. Is the machine out of memory, or the process stopped?"
+            )
+        try:
+            succeeded, answer = worker.connection.recv()
+        except (EOFError, OSError):
+            raise _ended(worker, method) from None
+        if not succeeded:
+            raise WorkerError(f"{worker.title} failed in step {method!r}: {answer}")
+        return answer
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.process.close()
+            worker.connection.close()
+        self._workers.clear()
+
+
+def _ended(worker: _Worker, method: str) -> WorkerError:
+    worker.process.join(timeout=5)
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        number = -code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        how = f"was killed by {name}"
+        if number == signal.SIGKILL:
+            how += " (out of memory? see dmesg)"
+    else:
+        how = f"ended by itself (exit status {code})"
+    return WorkerError(f"{worker.title} {how} in step {method!r}; the run is given up")
+
+
+def _serve(
+    session: object, connection: Connection, inherited: list[Connection], parent: int
+) -> None:
+    """The worker's main loop: a method's name in, its answer out."""
+    leave_endings_to_parent()
+    if not end_with(parent):
+        os._exit(1)
+    for other in inherited:
+        other.close()
+    while True:
+        try:
+            name = connection.recv()
+        except (EOFError, OSError):
+            break
+        if name is None:
+            break
+        connection.send(_called(getattr(session, name)))
+
+
+def _called(method: Callable[[], object]) -> tuple[bool, object]:
+    try:
+        return True, method()
+    except Exception as error:  # Whatever it is, the parent reports it and ends the run.
+        return False, f"{type(error).__name__}: {error}"

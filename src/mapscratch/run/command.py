@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a program with PLT entries that bind themselves again after their page was dropped.
+
+Without memory pressure this costs memory: a fixed entry takes 16 bytes of private text, where the
+slot that it replaces took 8, and PLT entries are 2 to 6 % of what relocation dirties (`mapscratch
+compare --code` measures it here). What it gives: the kernel can drop those pages and never writes
+them to swap; what was in them is bound again by the next call.
+
+The program and its libraries stay as they are on disk. The libraries' conversions are made once
+and kept in $XDG_CACHE_HOME/mapscratch/code. Libraries that the program loads later (dlopen) and
+that are not in the cache run as they are, and are converted after it ended, for the next time. What
+can't be converted runs as it is; -v lists it.
+
+Where the kernel has MAP_SCRATCH, it drops the pages. Elsewhere each process gets a thread that
+drops them when memory is short (--no-reclaimer: none, and such pages are swapped as ever).
+Breakpoints of gdb and uprobes in dropped text are lost.
+
+The exit status is the program's, or 128 + n if signal n ended it; 127 if there is no such command,
+126 if it can't be executed, and 2 if it can't be run with converted libraries.
+
+Examples:
+  mapscratch run -- python3 -c 'import numpy'
+  mapscratch run -v -- bash -c 'ls | sort'
+  mapscratch run --drop-every 5 -- python3 -m test test_zlib     a trial: drop all text every 5 ms
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mapscratch.run.cache import ConversionCache, Kept
+from mapscratch.run.launch import (
+    CannotRun,
+    ResolverCounts,
+    environment,
+    find_program,
+    libraries_at_start,
+    reports,
+    run_program,
+)
+from mapscratch.run.static_tls import needed_bytes
+from mapscratch.terminal import printable
+
+_SILENT_SECONDS = 1.0
+"""Converting says nothing about itself unless it takes longer."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "run",
+        help="a program with PLT entries that bind themselves again",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]",
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--drop-every",
+        type=_milliseconds,
+        metavar="MS",
+        help="for trials: drop all converted text every MS milliseconds",
+    )
+    parser.add_argument(
+        "--no-reclaimer",
+        action="store_true",
+        help="no thread that drops text under memory pressure, in no process",
+    )
+    parser.add_argument("--clear-cache", action="store_true", help="forget all conversions before")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say on standard error what was converted, what not and why, and what was fixed",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    # argparse leaves the "--" in front of what it doesn't look at.
+    words = arguments.command[arguments.command[:1] == ["--"] :]
+    if not words:
+        raise CannotRun("no command to run; see mapscratch run --help")
+    cache = ConversionCache()
+    if arguments.clear_cache:
+        cache.clear()
+        cache = ConversionCache()
+    program = find_program(words[0], is_known=cache.knows)
+    teller = _Teller(arguments.verbose)
+    at_start = libraries_at_start(program)
+    if not cache.knows(program.executable):
+        teller.convert(cache, at_start)
+    with reports() as made:
+        variables = environment(
+            cache,
+            made,
+            reclaimer="off" if arguments.no_reclaimer else None,
+            drop_every=arguments.drop_every,
+            static_tls=needed_bytes(at_start[1:]),
+        )
+        status = run_program(program, words[1:], variables)
+        missed = made.misses()
+        teller.convert(cache, missed)
+        teller.summary(made.counts(), len(missed))
+    return status
+
+
+class _Teller:
+    """Converts libraries, and says so where it was asked to or takes long."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+
+    def convert(self, cache: ConversionCache, paths: Sequence[Path]) -> None:
+        start = time.monotonic()
+        has_spoken = False
+        for number, path in enumerate(paths, 1):
+            try:
+                kept = cache.keep(path)
+            except OSError as problem:
+                self._say(f"{path}: {problem.strerror}", always=False)
+                continue
+            self._say(_description(kept), always=False)
+            if not has_spoken and time.monotonic() - start > _SILENT_SECONDS:
+                has_spoken = True
+                left = len(paths) - number
+                self._say(f"converting libraries, once: {left} more", always=left > 0)
+
+    def summary(self, counts: ResolverCounts, missed: int) -> None:
+        self._say(
+            f"{counts.overlaid} libraries ran converted, {missed} did not (now converted if they "
+            f"can be), {counts.refused} refused; {counts.resolved} entries bound by ld.so, "
+            f"{counts.remembered} from memory, {counts.patched + counts.batched} words stored, "
+            f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped "
+            f"by {counts.reclaimers} threads"
+            + (f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else ""),
+            always=False,
+        )
+
+    def _say(self, line: str, *, always: bool) -> None:
+        if self._verbose or always:
+            print(f"mapscratch: {printable(line)}", file=sys.stderr)
+
+
+def _description(kept: Kept) -> str:
+    if kept.reason:
+        return f"{kept.path}: runs as it is: {kept.reason}"
+    return f"{kept.path}: {kept.converted} entries converted"
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of milliseconds, at least 1, not {text}")
+    return value

@@ -158,10 +158,12 @@ def test_one_file_for_two_outputs_is_refused(tmp_path):
     check_output_files((Path(os.devnull), Path(os.devnull)))
 
 
-def test_doctor_begins_with_ordinary_mappings(capsys):
+def test_doctor_begins_with_what_a_user_asks(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Dirty pages of an ordinary private mapping ")
+    assert lines[0] == "What works here"
+    assert [line.split(":")[0].split()[-1] in ("yes", "no") for line in lines[1:4:2]]
+    assert any(line.startswith("Dirty pages of an ordinary private mapping ") for line in lines)
     for engine in ("kernel", "lazyfree", "dontneed"):
         assert any(line.strip().startswith(engine) for line in lines)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first line of the diagnosis is about ordinary mappings, and true."""
+"""The diagnosis: what works, what ordinary mappings get, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from support.comparisons import NO_SWAP, SWAPFILE, ZRAM
 
 from mapscratch.doctor import diagnosis as module
+from mapscratch.doctor.answers import Answer
 from mapscratch.doctor.diagnosis import diagnose
-from mapscratch.doctor.terminal import diagnosis_lines, ordinary_mapping
+from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines, ordinary_mapping
 from mapscratch.kernelstats import MemoryCgroup
 
 HERE = replace(diagnose(), swap_forbidden="")
@@ -33,7 +34,28 @@ HERE = replace(diagnose(), swap_forbidden="")
 def test_what_an_ordinary_mapping_gets(changes, expected):
     diagnosis = replace(HERE, **changes)
     assert expected in ordinary_mapping(diagnosis)
-    assert next(iter(diagnosis_lines(diagnosis))) == ordinary_mapping(diagnosis)
+    assert ordinary_mapping(diagnosis) in diagnosis_lines(diagnosis)
+
+
+def test_what_works_comes_first():
+    answers = (
+        Answer("mapscratch.array", True, "it is read."),
+        Answer("mapscratch.Cache", False, "Forbidden", "Allow it"),
+    )
+    lines = list(diagnosis_lines(replace(HERE, answers=answers)))
+    assert lines[:5] == [
+        "What works here",
+        "  mapscratch.array      yes: it is read.",
+        "  mapscratch.Cache      no: Forbidden.",
+        "                        Allow it.",
+        "",
+    ]
+    assert diagnosis_document(replace(HERE, answers=answers))["answers"][1] == {
+        "subject": "mapscratch.Cache",
+        "works": False,
+        "why": "Forbidden",
+        "remedy": "Allow it",
+    }
 
 
 def test_an_engine_that_does_not_run_is_told_with_the_remedy():

@@ -5,8 +5,8 @@ A scratch mapping is a file plus fixups that are made again when a page comes ba
 are dropped when memory is wanted, and not written to swap once for every process.
 
 Examples:
+  mapscratch doctor               do arrays and caches work here, and what to do if not
   mapscratch demo                 more decoded data than memory, beside the way that is killed
-  mapscratch doctor               what an ordinary mapping gets here, and which engines run
   mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
   mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
   mapscratch survey --installed   fixups a page, of all libraries of this machine

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what an ordinary private mapping gets here, which engines run, and why the others don't.
+"""Say whether arrays and caches work here, and if not, why, and what to do.
 
-Nothing is changed. The first line is about ordinary mappings; then come the engines of scratch
-mappings with what to do about those that don't run.
+Each is tried. Then come the details: what an ordinary private mapping gets, which engines of
+scratch mappings run and what to do about the others, the machine. Nothing is changed.
 
 Examples:
   mapscratch doctor
-  mapscratch doctor --json | jq .engines
+  mapscratch doctor --json | jq .answers
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command."""
     parser = commands.add_parser(
         "doctor",
-        help="what an ordinary mapping gets here, and which engines run",
+        help="do arrays and caches work here, and what to do if not",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

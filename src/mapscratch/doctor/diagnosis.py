@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine gives to ordinary mappings and to scratch mappings; nothing is changed."""
+"""What works on this machine, what ordinary mappings get, which engines run; nothing is changed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mapscratch import EngineStatus, engines
+from mapscratch.doctor.answers import Answer, ask
 from mapscratch.kernelstats import (
     Availability,
     MemoryCgroup,
@@ -28,6 +29,7 @@ class Diagnosis:
     """What is here.
 
     Attributes:
+        answers: whether arrays, system calls with them and caches work.
         kernel: its release.
         machine: its architecture.
         processors: that this process may use.
@@ -44,6 +46,7 @@ class Diagnosis:
         temporary_cgroup: whether `mapscratch compare --pressure cgroup` could make a group.
     """
 
+    answers: tuple[Answer, ...]
     kernel: str
     machine: str
     processors: int
@@ -67,6 +70,7 @@ def diagnose() -> Diagnosis:
     group = memory_cgroup()
     name = os.uname()
     return Diagnosis(
+        answers=ask(),
         kernel=name.release,
         machine=name.machine,
         processors=len(os.sched_getaffinity(0)),

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mapscratch import EngineStatus
+from mapscratch.doctor.answers import Answer
 from mapscratch.doctor.diagnosis import Diagnosis
 from mapscratch.kernelstats import Availability
 from mapscratch.lab.text import swap_name
@@ -17,7 +18,7 @@ VERSION = 1
 
 
 def ordinary_mapping(diagnosis: Diagnosis) -> str:
-    """What an ordinary private mapping gets here: the first line of the diagnosis."""
+    """What an ordinary private mapping gets here."""
     swap = diagnosis.swap
     if swap.kind == "none":
         return (
@@ -44,6 +45,10 @@ def ordinary_mapping(diagnosis: Diagnosis) -> str:
 
 def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
     """The diagnosis as text, line by line."""
+    yield "What works here"
+    for answer in diagnosis.answers:
+        yield from _answer_lines(answer)
+    yield ""
     yield ordinary_mapping(diagnosis)
     yield ""
     yield "Engines of scratch mappings"
@@ -70,6 +75,13 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield "What `mapscratch compare` can do here"
     yield _can("--swap file", diagnosis.temporary_swap)
     yield _can("--pressure cgroup", diagnosis.temporary_cgroup)
+
+
+def _answer_lines(answer: Answer) -> Iterator[str]:
+    verdict = "yes" if answer.works else "no"
+    yield f"  {answer.subject:<21} {verdict}: {answer.why.rstrip('.')}."
+    if answer.remedy:
+        yield f"{'':<24}{answer.remedy.rstrip('.')}."
 
 
 def _engine_lines(engine: EngineStatus) -> Iterator[str]:

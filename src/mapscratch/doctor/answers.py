@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks first: does an array work here, do system calls with it, does `Cache`?
+
+Each is found out by doing it, with a file that is there anyway: this one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import mapscratch
+from mapscratch import purgeable
+
+ARRAY = "mapscratch.array"
+SYSTEM_CALLS = "system calls with it"
+CACHE = "mapscratch.Cache"
+
+_FILE = Path(__file__)
+_TO_SERVE_THEM = (
+    "Run as root, or give this user access to /dev/userfaultfd (Linux 6.1; in a container "
+    "`--device /dev/userfaultfd`). Or without: np.save, mapscratch.save and a.tofile copy; "
+    "`with a.scratch.pin():` brings pages in and keeps them"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Whether something works here.
+
+    Attributes:
+        subject: what was asked about.
+        works: it was tried, and did what it should.
+        why: how it works, or why it doesn't.
+        remedy: what to do; empty where it works or nothing would help.
+    """
+
+    subject: str
+    works: bool
+    why: str
+    remedy: str = ""
+
+
+def ask() -> tuple[Answer, ...]:
+    """Tries everything; nothing is left behind."""
+    with warnings.catch_warnings():
+        # What they warn of is what the answers say.
+        warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
+        warnings.simplefilter("ignore", mapscratch.CacheFallbackWarning)
+        array = _of_arrays()
+        calls = _of_system_calls() if array.works else Answer(SYSTEM_CALLS, False, "there are none")
+        return array, calls, _of_the_cache()
+
+
+def _of_arrays() -> Answer:
+    (engine,) = (one for one in mapscratch.engines() if one.name == "lazyfree")
+    if not engine.available:
+        return Answer(ARRAY, False, engine.reason, engine.remedy)
+    return _tried(ARRAY, _read_an_array, "pages are decoded when they are touched")
+
+
+def _of_system_calls() -> Answer:
+    how = "write(2) of pages that nobody had touched, and read(2) into them, are served"
+    return _tried(SYSTEM_CALLS, _use_system_calls, how)
+
+
+def _of_the_cache() -> Answer:
+    reason = purgeable.why_not()
+    if reason is None:
+        how = "the kernel takes what it holds when memory is short; it needs no size"
+        return _tried(CACHE, _use_the_cache, how)
+    return Answer(
+        CACHE,
+        False,
+        f"the kernel can't take what it holds: {reason}",
+        "It works as an ordinary cache of what was used last, up to a quarter of the memory or "
+        "Cache(max_bytes)",
+    )
+
+
+def _tried(subject: str, what: Callable[[], bool], how: str) -> Answer:
+    try:
+        is_right = what()
+    except OSError as error:
+        if error.errno == errno.EFAULT:
+            why = "as this user system calls get only pages that are in memory, or EFAULT"
+            return Answer(subject, False, why, _TO_SERVE_THEM)
+        return Answer(subject, False, str(error))
+    except mapscratch.EngineUnavailable as error:
+        return Answer(subject, False, " ".join(str(error).split()))
+    return Answer(
+        subject, is_right, how if is_right else "what was read is WRONG: please report it"
+    )
+
+
+def _read_an_array() -> bool:
+    array = mapscratch.array(_FILE, "f4", source="u1", scale=0.5)
+    return np.array_equal(array, np.fromfile(_FILE, "u1") * np.float32(0.5))
+
+
+def _use_system_calls() -> bool:
+    expected = _FILE.read_bytes()[: os.sysconf("SC_PAGESIZE")]
+    return _written(len(expected)) == expected and _read(len(expected)) == expected
+
+
+def _written(size: int) -> bytes:
+    """What a pipe gets of an array that nobody has touched."""
+    array = np.asarray(mapscratch.array(_FILE, "u1"))
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, array.data[:size])
+        return os.read(reader, size)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _read(size: int) -> bytes:
+    """What memory holds that nobody has touched and a file was read into."""
+    with (
+        mapscratch.ScratchMap(_FILE, engine="lazyfree") as memory,
+        open(_FILE, "rb", buffering=0) as file,
+        memoryview(memory) as view,
+    ):
+        file.readinto(view[:size])
+        return bytes(view[:size])
+
+
+def _use_the_cache() -> bool:
+    cache = mapscratch.Cache()
+    with cache.get("key", lambda: np.arange(1000)) as value:
+        return cache.is_purgeable and bool((value == np.arange(1000)).all())

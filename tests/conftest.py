@@ -16,7 +16,7 @@ from support.files import PatternFile, make_file
 from support.patience import pytest_timeout_set_timer  # noqa: F401
 
 from mapscratch import ScratchMap, purgeable
-from mapscratch.engines import dontneed
+from mapscratch.engine import dontneed
 
 MapFile = Callable[..., ScratchMap]
 

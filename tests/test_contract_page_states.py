@@ -68,7 +68,7 @@ def test_the_contract_is_in_the_table(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_engines_docstring_tells_the_table(engine: str) -> None:
-    text = importlib.import_module(f"mapscratch.engines.{engine}").__doc__ or ""
+    text = importlib.import_module(f"mapscratch.engine.{engine}").__doc__ or ""
     lines = [line for line in text.splitlines() if re.search(r"--.+-->", line)]
     assert lines
     rows = table(engine)

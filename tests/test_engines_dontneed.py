@@ -15,7 +15,7 @@ from support.interpreter import run_python, start_python
 from support.patience import communicate
 
 from mapscratch import ScratchMap, _native
-from mapscratch.engines import dontneed
+from mapscratch.engine import dontneed
 from mapscratch.kernelstats import (
     MemoryCgroup,
     memory_cgroup,
@@ -362,7 +362,7 @@ def test_files_of_a_group_wake_it_until_the_group_is_gone(
         from pathlib import Path
         from support.waiting import eventually
         from mapscratch import ScratchMap, _native
-        from mapscratch.engines import dontneed
+        from mapscratch.engine import dontneed
 
         path, group, directory = sys.argv[1:]
         _native.watch_pressure(
@@ -456,7 +456,7 @@ def test_where_the_cgroup_says_nothing_the_machines_pressure_is_watched(
         """
         import sys
         import mapscratch.kernelstats
-        from mapscratch.engines import dontneed
+        from mapscratch.engine import dontneed
         # As where there is no memory cgroup of version 1.
         dontneed.memory_cgroup = lambda: None
         from mapscratch import ScratchMap, _native, engines
@@ -483,7 +483,7 @@ def test_where_nothing_wakes_it_that_is_said(big: PatternFile) -> None:
     run_python(
         """
         import sys
-        from mapscratch.engines import dontneed
+        from mapscratch.engine import dontneed
         dontneed.memory_cgroup = lambda: None
         dontneed._PRESSURE_STALL_FILE = "/nowhere"
         from mapscratch import ScratchMap, _native, engines

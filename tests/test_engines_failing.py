@@ -12,8 +12,8 @@ from support.files import PatternFile
 from support.interpreter import run_python
 
 from mapscratch import EngineUnavailable, ScratchMap, Words, engines
-from mapscratch.engines.dontneed import DontneedEngine
-from mapscratch.engines.lazyfree import LazyfreeEngine
+from mapscratch.engine.dontneed import DontneedEngine
+from mapscratch.engine.lazyfree import LazyfreeEngine
 
 needs_seccomp = pytest.mark.skipif(
     not seccomp.is_supported(), reason="the system call numbers of this processor aren't known here"
@@ -90,7 +90,7 @@ def test_where_the_pager_is_refused_the_userfaultfd_that_the_probe_got(
     run_python(
         START
         + """
-    from mapscratch.engines import lazyfree
+    from mapscratch.engine import lazyfree
     status = lazyfree.LazyfreeEngine().status()
     assert status.available
     lazyfree.LazyfreeEngine.status = lambda self: status  # it was asked before

@@ -12,8 +12,8 @@ from support import seccomp
 from support.files import PatternFile
 from support.interpreter import run_python
 
-from mapscratch.engines import forbidden
-from mapscratch.engines.forbidden import reason, remedy
+from mapscratch.engine import forbidden
+from mapscratch.engine.forbidden import reason, remedy
 
 pytestmark = pytest.mark.skipif(
     not seccomp.is_supported(), reason="the system call numbers of this processor aren't known here"

@@ -18,8 +18,8 @@ from support.processors import on_one_processor
 from support.swap import some_swap
 
 from mapscratch import ScratchMap, _native
-from mapscratch.engines import Request
-from mapscratch.engines.kernel import KernelEngine
+from mapscratch.engine import Request
+from mapscratch.engine.kernel import KernelEngine
 from mapscratch.kernelstats import (
     count_pages,
     frame_flags,

@@ -16,7 +16,7 @@ from support.interpreter import run_python
 
 import mapscratch
 from mapscratch import ScratchMap, Words
-from mapscratch.engines import release_all
+from mapscratch.engine import release_all
 from mapscratch.kernelstats import range_memory
 from mapscratch.kernelstats.maps import mapped_files
 
@@ -121,7 +121,7 @@ def test_release_all_leaves_pinned_pages(engine: str, file: PatternFile) -> None
 
 def test_release_all_of_nothing() -> None:
     run_python("""
-        from mapscratch.engines import release_all
+        from mapscratch.engine import release_all
         assert release_all() == 0
     """)
 
@@ -156,7 +156,7 @@ def test_release_all_over_fork(lazyfree: str, path: Path) -> None:
     run_python(
         """
         import os, sys, numpy as np, mapscratch
-        from mapscratch.engines import release_all
+        from mapscratch.engine import release_all
         array = mapscratch.array(sys.argv[1], "f4", source=">i2")
         expected = np.fromfile(sys.argv[1], ">i2").astype("f4")
         assert np.array_equal(array, expected)
@@ -201,7 +201,7 @@ def test_what_is_not_there_costs_nothing(lazyfree: str, tmp_path: Path, scans: b
         """
         import sys
         import mapscratch
-        from mapscratch.engines import release_all
+        from mapscratch.engine import release_all
         from support.seccomp import forbid_request
 
         def resident():

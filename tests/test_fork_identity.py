@@ -16,7 +16,7 @@ ITEMS = 200_000
 
 START = """
     import ctypes, gc, os, sys, numpy as np, mapscratch
-    from mapscratch.engines import release_all
+    from mapscratch.engine import release_all
     from mapscratch import ScratchMap, Words
     from mapscratch.fixups import Python
     from support import array_fixups

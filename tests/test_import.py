@@ -45,7 +45,7 @@ LOADED = """
 def test_nothing_outside_of_the_standard_library_is_loaded() -> None:
     loaded = run_python(LOADED, options=STRICT).stdout.split()
     assert "mapscratch.mapping" in loaded
-    assert "mapscratch.engines.lazyfree" in loaded
+    assert "mapscratch.engine.lazyfree" in loaded
     for heavy in ("commands", "elf", "experiment", "reporting", "kernelstats.swap"):
         assert not any(name.startswith(f"mapscratch.{heavy}") for name in loaded), heavy
 

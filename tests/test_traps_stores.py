@@ -126,7 +126,7 @@ def test_a_store_is_never_forgotten_before_its_page_is_dropped(file: PatternFile
     for engine in AVAILABLE:
         run_python(
             """
-            from mapscratch.engines import dontneed
+            from mapscratch.engine import dontneed
             dontneed._woken_by = "nothing: others on this machine may be short of memory"
             from support.prelude import *
             import time

@@ -20,7 +20,7 @@ if sys.platform != "linux":
         f"it can't run on {sys.platform}"
     )
 
-from mapscratch.engines import (
+from mapscratch.engine import (
     EngineStatus,
     EngineUnavailable,
     Guarantees,

@@ -34,7 +34,7 @@ import numpy as np
 
 from mapscratch import _native, with_dask
 from mapscratch.decoded import DecodedMap, Geometry, NoMemory
-from mapscratch.engines import Guarantees, PageCounts, chosen_name
+from mapscratch.engine import Guarantees, PageCounts, chosen_name
 from mapscratch.errors import UserError, caller_level
 from mapscratch.fixups.arrays import ArrayFixup, Cast, Recipe, Scale, identity
 from mapscratch.fixups.numbers import FOREIGN, DType, SourceType

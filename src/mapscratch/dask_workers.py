@@ -27,7 +27,7 @@ from mmap import PAGESIZE
 from typing import Any, Protocol
 
 from mapscratch._native import Exclusive
-from mapscratch.engines import release_all
+from mapscratch.engine import release_all
 
 _AT_THE_LINE = 0.97
 """Of what Dask acts on: its own look gives back from there on."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mapscratch._native import STAGING_BYTES
-from mapscratch.engines import (
+from mapscratch.engine import (
     AttachFailed,
     Decoding,
     EngineUnavailable,

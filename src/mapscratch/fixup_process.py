@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mapscratch._native import HELPER_KEY_BYTES, STAGING_BYTES
-from mapscratch.engines import Helper
+from mapscratch.engine import Helper
 from mapscratch.errors import UserError
 from mapscratch.fixups.numbers import DType
 

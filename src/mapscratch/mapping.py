@@ -12,7 +12,7 @@ from functools import partial
 from operator import index as as_index
 from typing import Self, TypeAlias
 
-from mapscratch.engines import Request, attach, explained
+from mapscratch.engine import Request, attach, explained
 from mapscratch.fixups.words import Words
 from mapscratch.memory import ScratchMemory
 from mapscratch.opening import (

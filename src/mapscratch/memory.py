@@ -13,7 +13,7 @@ from operator import index
 from typing import NoReturn, SupportsIndex
 
 from mapscratch._native import WordMap
-from mapscratch.engines import Engine, Guarantees, PageCounts
+from mapscratch.engine import Engine, Guarantees, PageCounts
 
 _HARMLESS_ADVICE = frozenset(
     getattr(mmap, name)

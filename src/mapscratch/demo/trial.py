@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mapscratch.engines import Request, require
+from mapscratch.engine import Request, require
 from mapscratch.errors import UserError, last_words
 from mapscratch.fixups import Words
 from mapscratch.kernelstats import (

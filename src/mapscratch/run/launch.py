@@ -21,8 +21,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 
-from mapscratch.engines.dontneed import reclaimer_setting
-from mapscratch.engines.kernel import KernelEngine
+from mapscratch.engine.dontneed import reclaimer_setting
+from mapscratch.engine.kernel import KernelEngine
 from mapscratch.errors import UserError
 from mapscratch.run.cache import ConversionCache
 from mapscratch.run.runtime import runtime_library
@@ -240,7 +240,7 @@ def environment(
         cache: where the conversions are.
         made: where the processes report.
         reclaimer: what wakes the thread that drops text, a kind and a path, as
-            `mapscratch.engines.dontneed.reclaimer_setting` has it, or "off"; None for what that
+            `mapscratch.engine.dontneed.reclaimer_setting` has it, or "off"; None for what that
             says here, and no thread where the kernel drops text itself.
         drop_every: for trials: drop all of it every so many milliseconds.
         base: the environment to start from; None for this process's.

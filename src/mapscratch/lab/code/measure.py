@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, Self
 
-from mapscratch.engines.dontneed import reclaimer_setting
+from mapscratch.engine.dontneed import reclaimer_setting
 from mapscratch.errors import UserError, last_words
 from mapscratch.kernelstats import (
     probe_temporary_memory_cgroup,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a page is dropped and comes back: the engines, and the choice between them.
 
-One engine is one module behind the small interface of `mapscratch.engines.interface`; nothing
+One engine is one module behind the small interface of `mapscratch.engine.interface`; nothing
 outside of this package knows how pages move. Whether an engine runs is found out by trying, never
 by comparing kernel versions.
 """
@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from mapscratch import _native
 from mapscratch._native import WordMap, turn_off_board
-from mapscratch.engines.dontneed import DontneedEngine
-from mapscratch.engines.interface import (
+from mapscratch.engine.dontneed import DontneedEngine
+from mapscratch.engine.interface import (
     AttachFailed,
     Decoding,
     Engine,
@@ -28,9 +28,9 @@ from mapscratch.engines.interface import (
     Request,
     SystemCallWarning,
 )
-from mapscratch.engines.kernel import KernelEngine
-from mapscratch.engines.lazyfree import LazyfreeEngine
-from mapscratch.engines.refusals import explained
+from mapscratch.engine.kernel import KernelEngine
+from mapscratch.engine.lazyfree import LazyfreeEngine
+from mapscratch.engine.refusals import explained
 
 __all__ = [
     "REQUIREMENTS",

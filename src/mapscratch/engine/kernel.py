@@ -25,13 +25,7 @@ import os
 from mmap import PAGESIZE
 
 from mapscratch import _native
-from mapscratch.engines.interface import (
-    Engine,
-    EngineStatus,
-    Guarantees,
-    PageCounts,
-    Request,
-)
+from mapscratch.engine.interface import Engine, EngineStatus, Guarantees, PageCounts, Request
 from mapscratch.kernelstats import count_pages, frame_flags, is_present, is_private, page_entries
 from mapscratch.kernelstats.kpageflags import ANONYMOUS, MLOCKED, SWAP_BACKED, UNEVICTABLE
 

@@ -25,8 +25,8 @@ import warnings
 from mmap import PAGESIZE
 
 from mapscratch import _native
-from mapscratch.engines.forbidden import reason, remedy
-from mapscratch.engines.interface import (
+from mapscratch.engine.forbidden import reason, remedy
+from mapscratch.engine.interface import (
     Decoding,
     Engine,
     EngineStatus,
@@ -36,7 +36,7 @@ from mapscratch.engines.interface import (
     SystemCallWarning,
     page_flags,
 )
-from mapscratch.engines.program import first_in_program, remove_at_exit
+from mapscratch.engine.program import first_in_program, remove_at_exit
 from mapscratch.errors import caller_level
 from mapscratch.kernelstats import range_memory
 

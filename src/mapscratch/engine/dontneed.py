@@ -27,7 +27,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 
 from mapscratch import _native
-from mapscratch.engines.interface import (
+from mapscratch.engine.interface import (
     Engine,
     EngineStatus,
     Guarantees,

@@ -23,8 +23,8 @@ from support.waiting import eventually
 
 from mapscratch.cli import main
 from mapscratch.demo import trial as demo
-from mapscratch.demo.terminal import demo_document, demo_lines
-from mapscratch.demo.trial import Demo, Ending
+from mapscratch.demo.terminal import demo_document, ordinary_lines, our_lines, setting_lines
+from mapscratch.demo.trial import Demo, Ending, Setting
 from mapscratch.errors import last_words
 from mapscratch.kernelstats import Availability, active_swaps, probe_temporary_memory_cgroup
 
@@ -37,10 +37,20 @@ def made_demo(**changes: Any) -> Demo:
         "sum": 1.0,
         "wrong": 0,
         "checked": 10,
+        "at_random": 5,
         "decoded": 8,
         "decoded_again": 4,
         "most_resident": 2 << 20,
     }
+    arguments: dict[str, Any] = {
+        "setting": made_setting(),
+        "ordinary": Ending("killed", 0.2, {}),
+        "ours": Ending("finished", 1.2, facts),
+    }
+    return Demo(**(arguments | changes))
+
+
+def made_setting(**changes: Any) -> Setting:
     arguments: dict[str, Any] = {
         "limit": 64 << 20,
         "limited_by": "cgroup",
@@ -48,16 +58,40 @@ def made_demo(**changes: Any) -> Demo:
         "swap": 0,
         "array": 256 << 20,
         "file": 128 << 20,
-        "ordinary": Ending("killed", 0.2, {}),
-        "ours": Ending("finished", 1.2, facts),
     }
-    return Demo(**(arguments | changes))
+    return Setting(**(arguments | changes))
+
+
+def text_of(demo: Demo) -> str:
+    lines = (
+        *setting_lines(demo.setting),
+        *ordinary_lines(demo.setting, demo.ordinary),
+        *our_lines(demo.ours),
+    )
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("why", ["run as root", "There is none."])
 def test_why_there_is_no_control_group_is_a_sentence_of_its_own(why: str) -> None:
-    lines = demo_lines(made_demo(limited_by="itself", why_not_cgroup=why))
-    assert f"because {why.rstrip('.')}. It makes no memory pressure" in "\n".join(lines)
+    text = text_of(made_demo(setting=made_setting(limited_by="itself", why_not_cgroup=why)))
+    assert f"because {why.rstrip('.')}. That makes no memory pressure" in text
+
+
+def test_what_is_shown_is_said_before_anything_is_done(
+    lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def written(descriptor: int, items: int) -> list[float]:
+        (first, *_) = capsys.readouterr().out.splitlines()
+        assert first.startswith("A file of 48 MiB of big-endian integers")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_write_source", written)
+    assert main(["demo", "--limit", "24"]) == 130
+
+
+def test_before_the_first_line_no_numpy_is_loaded() -> None:
+    """It takes longer than all that is said before."""
+    run_python("import sys, mapscratch.demo.command; assert 'numpy' not in sys.modules")
 
 
 def test_the_ordinary_way_is_killed_and_ours_reads_all(lazyfree: str, capsys: Any) -> None:
@@ -271,12 +305,15 @@ def leftovers(pid: int) -> list[str]:
 
 
 def test_what_it_says() -> None:
-    text = "\n".join(demo_lines(made_demo()))
+    text = text_of(made_demo())
     assert "killed by the kernel, out of memory, after 0.2 s" in text
-    assert "10 values checked against an independent decode: 0 wrong" in text
-    assert "at most 2 MiB of them in memory at a time" in text
-    swapped = made_demo(swap=1 << 30, ordinary=Ending("finished", 3.0, {"sum": 1.0}))
-    assert "1,024 MiB of swap, which took what didn't fit" in "\n".join(demo_lines(swapped))
+    assert "10 numbers compared with NumPy's own decoding of the file: 0 wrong" in text
+    assert "at most 2 MiB of the array in memory at a time" in text
+    swapped = made_demo(
+        setting=made_setting(swap=1 << 30), ordinary=Ending("finished", 3.0, {"sum": 1.0})
+    )
+    assert "1,024 MiB of swap, which took what didn't fit" in text_of(swapped)
+    assert demo_document(swapped)["swap"] == 1 << 30
     assert demo_document(swapped)["ordinary"]["how"] == "finished"
 
 
@@ -284,7 +321,7 @@ def test_a_wrong_value_is_a_failure() -> None:
     wrong = made_demo(ours=Ending("finished", 1.0, made_demo().ours.facts | {"wrong": 1}))
     assert not wrong.is_right
     assert not made_demo(ours=Ending("killed", 1.0, {})).is_right
-    assert "killed by the kernel" in "\n".join(demo_lines(made_demo(ours=Ending("killed", 1, {}))))
+    assert "killed by the kernel" in text_of(made_demo(ours=Ending("killed", 1, {})))
 
 
 @pytest.mark.parametrize("limit", ["0", "7", "many", "-5", "1e3"])

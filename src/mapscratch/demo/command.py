@@ -20,13 +20,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
+from contextlib import closing
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mapscratch.cli import EXIT_WRONG
-from mapscratch.demo.terminal import demo_document, demo_lines
-from mapscratch.demo.trial import Demo, run_demo
+from mapscratch.demo.terminal import demo_document, ordinary_lines, our_lines, setting_lines
+from mapscratch.demo.trial import Demo, prepare, run_demo
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,30 +51,53 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
-    demo = _show(arguments.limit << 20)
+    """Runs the command; what is known is said at once."""
+    say = _say_nothing if arguments.json else _say
+    setting = prepare(arguments.limit << 20)
+    say(setting_lines(setting))
+    with closing(_Bar()) as bar, closing(run_demo(setting, bar.show)) as endings:
+        ordinary = next(endings)
+        bar.close()
+        say(ordinary_lines(setting, ordinary))
+        ours = next(endings)
+    say(our_lines(ours))
+    demo = Demo(setting, ordinary, ours)
     if arguments.json:
         print(json.dumps(demo_document(demo), indent=2))
-    else:
-        print("\n".join(demo_lines(demo)))
     return 0 if demo.is_right else EXIT_WRONG
 
 
-def _show(limit: int) -> Demo:
-    """Runs it with a progress bar on standard error, if that is a terminal."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        tasks = {}
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
 
-        def progress(title: str, done: float) -> None:
-            if title not in tasks:
-                tasks[title] = bar.add_task(title, total=1.0)
-            bar.update(tasks[title], completed=done)
 
-        return run_demo(limit, progress)
+def _say_nothing(lines: Iterable[str]) -> None:
+    pass
+
+
+class _Bar:
+    """A progress bar at a time on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bars: dict[str, Progress] = {}
+
+    def show(self, title: str, done: float) -> None:
+        if title not in self._bars:
+            self.close()
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            bar = Progress(*columns, console=self._console, transient=True)
+            bar.disable = not self._console.is_terminal
+            bar.add_task(title, total=1.0)
+            bar.start()
+            self._bars[title] = bar
+        (task,) = self._bars[title].task_ids
+        self._bars[title].update(task, completed=done)
+
+    def close(self) -> None:
+        for bar in self._bars.values():
+            bar.stop()
 
 
 def _mebibytes(text: str) -> int:

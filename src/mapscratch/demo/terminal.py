@@ -7,69 +7,85 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from mapscratch.demo.trial import Demo, Ending
+from mapscratch.demo.trial import Demo, Ending, Setting
 
 NAME = "mapscratch.demo"
 VERSION = 1
 
 
-def demo_lines(demo: Demo) -> Iterator[str]:
-    """The outcome as text, line by line."""
+def setting_lines(setting: Setting) -> Iterator[str]:
+    """What will be shown, before anything is done."""
     yield (
-        f"A file of {_mebibytes(demo.file)} of big-endian integers, seen as "
-        f"{_mebibytes(demo.array)} of scaled float32; {_mebibytes(demo.limit)} of memory."
+        f"A file of {_mebibytes(setting.file)} of big-endian integers is read as "
+        f"{_mebibytes(setting.array)} of scaled float32,"
     )
-    yield _limit_line(demo)
-    yield ""
-    yield f"  np.memmap(...).astype(...)  {_ordinary(demo)}"
-    yield f"  mapscratch.array(...)       {_ending(demo.ours)}"
-    if demo.ours.how == "finished":
-        facts = demo.ours.facts
-        yield (
-            f"    {facts['checked']:,} values checked against an independent decode: "
-            f"{facts['wrong']:,} wrong"
-        )
-        yield (
-            f"    {facts['decoded']:,} pages decoded, {facts['decoded_again']:,} of them again "
-            "after the kernel had dropped them;"
-        )
-        yield f"    at most {_mebibytes(facts['most_resident'])} of them in memory at a time"
+    yield f"by processes that may have {_mebibytes(setting.limit)} of memory. {_limit(setting)}"
 
 
-def _limit_line(demo: Demo) -> str:
-    if demo.limited_by == "cgroup":
-        return "The limit is a memory cgroup's; pages go when the kernel wants them."
+def _limit(setting: Setting) -> str:
+    if setting.limited_by == "cgroup":
+        return "A memory cgroup sees to that."
     return (
-        f"The limit is the process's own (RLIMIT_DATA), because {demo.why_not_cgroup.rstrip('.')}. "
-        "It makes no memory pressure: the process asks the kernel to reclaim the array's pages "
-        "(MADV_PAGEOUT) when half of the limit is in memory."
+        f"Each sees to that itself (RLIMIT_DATA), because {setting.why_not_cgroup.rstrip('.')}. "
+        "That makes no memory pressure, so ours asks the kernel to take pages (MADV_PAGEOUT) when "
+        "half of the limit is in use."
     )
 
 
-def _ordinary(demo: Demo) -> str:
-    ending = demo.ordinary
-    if ending.how == "finished" and demo.swap:
-        return (
-            f"finished after {ending.seconds:.1f} s: this machine has {_mebibytes(demo.swap)} of "
-            "swap, which took what didn't fit"
+def ordinary_lines(setting: Setting, ending: Ending) -> Iterator[str]:
+    """How the ordinary way ended."""
+    yield ""
+    yield "np.memmap(...).astype(...), which has to hold all of the decoded array at once:"
+    if ending.how == "finished" and setting.swap:
+        yield (
+            f"  finished after {ending.seconds:.1f} s: this machine has "
+            f"{_mebibytes(setting.swap)} of swap, which took what didn't fit"
         )
-    return _ending(ending)
+    else:
+        yield f"  {_ending(ending)}"
+
+
+def our_lines(ending: Ending) -> Iterator[str]:
+    """How ours ended."""
+    yield ""
+    yield "mapscratch.array(...), whose pages are decoded when they are touched:"
+    if ending.how != "finished":
+        yield f"  {_ending(ending)}"
+        return
+    facts = ending.facts
+    yield (
+        f"  read twice from end to end, and {facts['at_random']:,} numbers at random, in "
+        f"{ending.seconds:.1f} s"
+    )
+    yield (
+        f"  {facts['checked']:,} numbers compared with NumPy's own decoding of the file: "
+        f"{facts['wrong']:,} wrong"
+    )
+    yield (
+        f"  {facts['decoded']:,} pages decoded, {facts['decoded_again']:,} of them again, because "
+        "the kernel had dropped them"
+    )
+    yield f"  at most {_mebibytes(facts['most_resident'])} of the array in memory at a time"
 
 
 def _ending(ending: Ending) -> str:
-    seconds = f"after {ending.seconds:.1f} s"
     return {
-        "killed": f"killed by the kernel, out of memory, {seconds}",
+        "killed": f"killed by the kernel, out of memory, after {ending.seconds:.1f} s",
         "refused": f"refused: MemoryError ({ending.facts.get('memory_error', '')})",
-        "finished": f"read all of it, twice and at random, {seconds}"
-        if "wrong" in ending.facts
-        else f"finished {seconds}",
+        "finished": f"finished after {ending.seconds:.1f} s",
     }[ending.how]
 
 
 def demo_document(demo: Demo) -> dict[str, Any]:
     """The same for programs; sizes in bytes."""
-    return {"document": NAME, "version": VERSION, **asdict(demo), "right": demo.is_right}
+    return {
+        "document": NAME,
+        "version": VERSION,
+        **asdict(demo.setting),
+        "ordinary": asdict(demo.ordinary),
+        "ours": asdict(demo.ours),
+        "right": demo.is_right,
+    }
 
 
 def _mebibytes(size: int) -> str:

@@ -11,13 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
-
-import numpy as np
 
 from mapscratch.engine import Request, require
 from mapscratch.errors import UserError, last_words
@@ -32,6 +30,10 @@ TIMES_THE_LIMIT = 4
 _SOURCE_ITEM = 2
 _OUTPUT_ITEM = 4
 _CHUNK = 1 << 20  # items
+_WAYS = (
+    ("ordinary", "the ordinary way: np.memmap(...).astype(...)"),
+    ("ours", "mapscratch.array(...)"),
+)
 
 Progress = Callable[[str, float], None]
 """Is told what is going on, and how much of it is done (0 to 1)."""
@@ -57,8 +59,8 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
-    """What happened.
+class Setting:
+    """What is to be shown here, and how.
 
     Attributes:
         limit: bytes of memory that each process could have.
@@ -68,8 +70,6 @@ class Demo:
         swap: bytes of swap that the machine has.
         array: bytes of the decoded array.
         file: bytes of the file.
-        ordinary: ``np.memmap(...).astype(...)``.
-        ours: ``mapscratch.array(...)``.
     """
 
     limit: int
@@ -78,6 +78,19 @@ class Demo:
     swap: int
     array: int
     file: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What happened.
+
+    Attributes:
+        setting: how it was tried.
+        ordinary: how ``np.memmap(...).astype(...)`` ended.
+        ours: how ``mapscratch.array(...)`` ended.
+    """
+
+    setting: Setting
     ordinary: Ending
     ours: Ending
 
@@ -87,41 +100,41 @@ class Demo:
         return self.ours.how == "finished" and self.ours.facts.get("wrong") == 0
 
 
-def run_demo(limit: int, progress: Progress) -> Demo:
-    """Gives the demonstration; nothing is left behind.
+def prepare(limit: int) -> Setting:
+    """Finds out what can be shown; it takes no time, and makes nothing.
 
     Args:
         limit: bytes of memory for each process, beyond an interpreter with NumPy.
-        progress: is told how far it is.
 
     Raises:
         EngineUnavailable: no engine decodes here; the message says why, and what to do.
-        DemoError: a process ended in a way that says nothing, or with an error, which is told.
-        OSError: there is no room for the file, or the limit can't be set.
     """
     _check_engine(limit)
     items = TIMES_THE_LIMIT * limit // _OUTPUT_ITEM
     probe = probe_temporary_memory_cgroup()
-    with tempfile.TemporaryFile(dir="/var/tmp") as file:
-        for done in _write_source(file.fileno(), items):
-            progress("writing a file of big-endian integers", done)
-        ordinary, ours = (
-            _run_limited(kind, file.fileno(), items, limit, bool(probe), partial(progress, title))
-            for kind, title in (
-                ("ordinary", "the ordinary way: np.memmap(...).astype(...)"),
-                ("ours", "mapscratch.array(...)"),
-            )
-        )
-    return Demo(
+    return Setting(
         limit=limit,
         limited_by="cgroup" if probe else "itself",
         why_not_cgroup="" if probe else probe.reason,
         swap=sum(area.size for area in active_swaps()),
         array=items * _OUTPUT_ITEM,
         file=items * _SOURCE_ITEM,
-        ordinary=ordinary,
-        ours=ours,
     )
+
+
+def run_demo(setting: Setting, progress: Progress) -> Generator[Ending, None, None]:
+    """Gives the demonstration, the ordinary way first and then ours; nothing is left behind.
+
+    Raises:
+        DemoError: a process ended in a way that says nothing, or with an error, which is told.
+        OSError: there is no room for the file, or the limit can't be set.
+    """
+    items = setting.array // _OUTPUT_ITEM
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        for done in _write_source(file.fileno(), items):
+            progress("writing a file of big-endian integers", done)
+        for kind, title in _WAYS:
+            yield _run_limited(kind, file.fileno(), items, setting, partial(progress, title))
 
 
 def _check_engine(length: int) -> None:
@@ -131,6 +144,8 @@ def _check_engine(length: int) -> None:
 
 
 def _write_source(descriptor: int, items: int) -> Iterator[float]:
+    import numpy as np  # it takes longer to load than all that is said before
+
     random = np.random.default_rng(2004)
     for start in range(0, items, _CHUNK):
         count = min(_CHUNK, items - start)
@@ -143,15 +158,15 @@ def _run_limited(
     kind: str,
     descriptor: int,
     items: int,
-    limit: int,
-    by_cgroup: bool,
+    setting: Setting,
     progress: Callable[[float], None],
 ) -> Ending:
     progress(0)
-    with _worker(kind, descriptor, items, 0 if by_cgroup else limit) as process:
+    by_cgroup = setting.limited_by == "cgroup"
+    with _worker(kind, descriptor, items, 0 if by_cgroup else setting.limit) as process:
         if not by_cgroup:
             return _follow(process, progress)
-        with temporary_memory_cgroup(limit) as group:
+        with temporary_memory_cgroup(setting.limit) as group:
             assert process.stdout
             process.stdout.readline()  # it has imported what it needs, or ended
             group.add(process.pid)

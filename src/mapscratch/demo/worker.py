@@ -66,6 +66,7 @@ def _ours(descriptor: int, items: int, own_limit: int) -> None:
         sum=float(np.asarray(array).sum(dtype="f8")),
         wrong=wrong,
         checked=SCANS * items + RANDOM_READS,
+        at_random=RANDOM_READS,
         decoded=counts.filled,
         decoded_again=counts.rebuilt,
         most_resident=most.pages * os.sysconf("SC_PAGESIZE"),

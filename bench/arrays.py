@@ -28,7 +28,7 @@ from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 from mapscratch.fixups import Compiled, Python
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import (
     SwapKind,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,

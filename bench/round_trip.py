@@ -26,15 +26,15 @@ from turns import describe, parser_of, ratio, save
 
 import mapscratch
 from mapscratch import _native
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import (
     SwapKind,
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
-    read_vmstat,
     temporary_memory_cgroup,
     temporary_swap,
 )
+from mapscratch.proc import read_vmstat
 
 PAGES = 8192
 FIXUPS_A_PAGE = 64

@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from support.patience import communicate
 
-from mapscratch.kernelstats import (
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    temporary_memory_cgroup,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.proc import active_swaps
 
 LIMIT = 48 << 20
 ITEMS = 4 * LIMIT // 4

@@ -11,11 +11,8 @@ from support.interpreter import run_python, start_python
 from support.patience import communicate
 from support.seccomp import is_supported
 
-from mapscratch.kernelstats import (
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    temporary_memory_cgroup,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.proc import active_swaps
 
 TESTS = Path(__file__).parent
 LIMIT = 96 << 20
@@ -157,7 +154,7 @@ def test_what_it_holds_is_in_no_core_dump() -> None:
     run_python(
         START
         + """
-from mapscratch.kernelstats import range_memory
+from mapscratch.proc import range_memory
 cache = mapscratch.Cache()
 value = cache.get("key", lambda: make(1)).value
 run = cache._entries["key"].run

@@ -24,9 +24,10 @@ from support.swap import some_swap
 from mapscratch import __version__, cli
 from mapscratch.cli import main
 from mapscratch.elf import default_libraries
-from mapscratch.kernelstats import active_swaps, probe_temporary_swap
 from mapscratch.lab.compare import command
 from mapscratch.lab.compare.document import comparison_schema
+from mapscratch.lab.rig.machine import probe_temporary_swap
+from mapscratch.proc import active_swaps
 
 LIBRARY = str(default_libraries()[0])
 SMALL = ("compare", LIBRARY, "-n", "1,2", "--rounds", "1", "--pages", "20")

@@ -24,7 +24,6 @@ from support.sessions import processes_of_session
 from mapscratch import cli
 from mapscratch.cli import main
 from mapscratch.elf import default_libraries
-from mapscratch.kernelstats import Availability
 from mapscratch.lab.cost import command
 from mapscratch.lab.cost.baselines import Alternatives
 from mapscratch.lab.cost.model import Layout, distribution_of_counts
@@ -40,6 +39,7 @@ from mapscratch.lab.cost.terminal import (
 from mapscratch.lab.cost.timers import working_folder
 from mapscratch.lab.reading import ReadingError
 from mapscratch.lab.rig import surroundings
+from mapscratch.proc import Availability
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIBRARY = str(default_libraries()[1])

@@ -26,7 +26,8 @@ from mapscratch.demo import trial as demo
 from mapscratch.demo.terminal import demo_document, ordinary_lines, our_lines, setting_lines
 from mapscratch.demo.trial import Demo, Ending, Setting
 from mapscratch.errors import last_words
-from mapscratch.kernelstats import Availability, active_swaps, probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup
+from mapscratch.proc import Availability, active_swaps
 
 LIMIT = 24
 TRACEBACK = 'Traceback (most recent call last):\n  File "x"\n    f()\n'

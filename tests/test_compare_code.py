@@ -15,14 +15,11 @@ from support.patience import communicate
 from support.waiting import eventually
 
 from mapscratch.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
-from mapscratch.kernelstats import (
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    probe_temporary_swap,
-)
 from mapscratch.lab.code import measure as code
 from mapscratch.lab.code.measure import CodeError, compare_code
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
 from mapscratch.lab.rig.results import Settings
+from mapscratch.proc import active_swaps
 
 can_squeeze = bool(probe_temporary_memory_cgroup()) and bool(
     active_swaps() or probe_temporary_swap("file", 256 << 20)

@@ -13,19 +13,18 @@ from elf_oracle import needs_readelf
 from support.patience import patient
 
 from mapscratch.elf import default_libraries
-from mapscratch.kernelstats import (
-    Availability,
-    SwapError,
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    probe_temporary_swap,
-)
 from mapscratch.lab.compare import rounds
 from mapscratch.lab.compare.rounds import ExperimentError, compare
 from mapscratch.lab.rig import surroundings
+from mapscratch.lab.rig.machine import (
+    SwapError,
+    probe_temporary_memory_cgroup,
+    probe_temporary_swap,
+)
 from mapscratch.lab.rig.results import Settings, Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import read_workload
+from mapscratch.proc import Availability, active_swaps
 
 pytestmark = needs_readelf
 

@@ -20,7 +20,6 @@ from support.costs import make_costs, make_line
 from support.patience import patient
 
 from mapscratch.elf import default_libraries
-from mapscratch.kernelstats import probe_temporary_memory_cgroup, probe_temporary_swap
 from mapscratch.lab.cost.costs import Costs, Fit, Line, Point
 from mapscratch.lab.cost.fleet import Fleet, FleetError, Plan, Population, plan_fleet
 from mapscratch.lab.cost.lines import LineTimer, regressors
@@ -28,6 +27,7 @@ from mapscratch.lab.cost.measure import measurements_of
 from mapscratch.lab.cost.model import Layout, device
 from mapscratch.lab.cost.squeeze_costs import SqueezeTimer
 from mapscratch.lab.cost.timers import Figures
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import Workload, read_workload

@@ -25,11 +25,6 @@ from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
-from mapscratch.kernelstats import (
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    probe_temporary_swap,
-)
 from mapscratch.lab.compare.rounds import compare
 from mapscratch.lab.cost import lines, squeeze_costs
 from mapscratch.lab.cost.costs import Costs
@@ -37,9 +32,11 @@ from mapscratch.lab.cost.lines import LineTimer, regressors
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.measure import measure
 from mapscratch.lab.cost.timers import working_folder
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
 from mapscratch.lab.rig.results import Settings, Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import read_workload
+from mapscratch.proc import active_swaps
 
 KINDS = tuple(kind for kind in ("file", "zram", "zswap") if probe_temporary_swap(kind, 96 << 20))
 KSM = Path("/sys/kernel/mm/ksm")

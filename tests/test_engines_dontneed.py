@@ -16,12 +16,8 @@ from support.patience import communicate
 
 from mapscratch import ScratchMap, _native
 from mapscratch.engine import dontneed
-from mapscratch.kernelstats import (
-    MemoryCgroup,
-    memory_cgroup,
-    probe_temporary_memory_cgroup,
-    temporary_memory_cgroup,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.proc import MemoryCgroup, memory_cgroup
 
 CHUNK = 64 * PAGESIZE
 LOW, MEDIUM, CRITICAL = 0, 1, 2
@@ -217,7 +213,7 @@ def test_a_locked_page_is_locked_in_the_child_too(big: PatternFile) -> None:
     run_python(
         """
         from support.prelude import *
-        from mapscratch.kernelstats import process_memory
+        from mapscratch.proc import process_memory
 
         def child():
             assert m.guarantees.no_swap == promised
@@ -455,7 +451,7 @@ def test_where_the_cgroup_says_nothing_the_machines_pressure_is_watched(
     run_python(
         """
         import sys
-        import mapscratch.kernelstats
+        import mapscratch.proc
         from mapscratch.engine import dontneed
         # As where there is no memory cgroup of version 1.
         dontneed.memory_cgroup = lambda: None

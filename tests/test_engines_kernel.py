@@ -20,17 +20,16 @@ from support.swap import some_swap
 from mapscratch import ScratchMap, _native
 from mapscratch.engine import Request
 from mapscratch.engine.kernel import KernelEngine
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.proc import (
     count_pages,
     frame_flags,
     is_present,
     is_private,
     page_entries,
-    probe_temporary_memory_cgroup,
     range_memory,
-    temporary_memory_cgroup,
 )
-from mapscratch.kernelstats.pagemap import FILE_OR_SHARED
+from mapscratch.proc.pagemap import FILE_OR_SHARED
 
 PAGES = 512
 
@@ -104,7 +103,7 @@ def test_a_squeezed_cgroup_swaps_nothing_of_it(kernel: str, big: PatternFile) ->
         process = start_python(
             """
             from support.prelude import *
-            from mapscratch.kernelstats import count_pages
+            from mapscratch.proc import count_pages
             for _ in range(4):
                 for page in range(512):
                     m.store(page * PAGESIZE, 1)
@@ -275,7 +274,7 @@ LOCK_WHAT_COMES = """
         raise SystemExit(0)
     from support.prelude import *
     from support.processors import on_one_processor
-    from mapscratch.kernelstats import count_pages, range_memory
+    from mapscratch.proc import count_pages, range_memory
 
     assert "lo" not in range_memory(m._address, len(m)).vm_flags
     assert m.counts().resident == 0, "nothing was copied in advance"

@@ -22,7 +22,7 @@ PAGES = 64
 COST = """
     import gc, mmap, os, sys, time
     from mapscratch import ScratchMap
-    from mapscratch.kernelstats import process_memory
+    from mapscratch.proc import process_memory
 
     path, engine, mappings, pages = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 

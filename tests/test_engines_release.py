@@ -17,8 +17,8 @@ from support.interpreter import run_python
 import mapscratch
 from mapscratch import ScratchMap, Words
 from mapscratch.engine import release_all
-from mapscratch.kernelstats import range_memory
-from mapscratch.kernelstats.maps import mapped_files
+from mapscratch.proc import range_memory
+from mapscratch.proc.maps import mapped_files
 
 ITEMS = 4 << 20
 SOURCE = np.dtype(">i2")

@@ -46,7 +46,7 @@ def test_nothing_outside_of_the_standard_library_is_loaded() -> None:
     loaded = run_python(LOADED, options=STRICT).stdout.split()
     assert "mapscratch.mapping" in loaded
     assert "mapscratch.engine.lazyfree" in loaded
-    for heavy in ("commands", "elf", "experiment", "reporting", "kernelstats.swap"):
+    for heavy in ("cli", "elf", "lab", "ps", "run", "terminal", "proc.swap"):
         assert not any(name.startswith(f"mapscratch.{heavy}") for name in loaded), heavy
 
 

@@ -16,17 +16,15 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import (
     CgroupError,
-    MemoryCgroup,
-    cgroups,
-    memory_cgroup,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
-    process_memory,
     temporary_memory_cgroup,
     temporary_swap,
 )
+from mapscratch.lab.rig.machine import cgroups as temporary
+from mapscratch.proc import MemoryCgroup, cgroups, memory_cgroup, process_memory
 
 MIB = 1 << 20
 
@@ -149,7 +147,7 @@ def test_a_limit_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
             with monkeypatch.context() as patch, pytest.raises(CgroupError, match="or add swap"):
-                patch.setattr(cgroups, "_write", busy)
+                patch.setattr(temporary, "_write", busy)
                 group.set_limit(32 * MIB)
         with pytest.raises(ValueError, match="at least one page"):
             group.set_limit(1)
@@ -172,7 +170,7 @@ def test_a_limit_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_to_the_owner_removes_it(number: signal.Signals) -> None:
     script = """
         import os, sys, time
-        from mapscratch.kernelstats import temporary_memory_cgroup
+        from mapscratch.lab.rig.machine import temporary_memory_cgroup
         with temporary_memory_cgroup(64 << 20) as group:
             group.add(int(sys.argv[1]))
             group.add(os.getpid())
@@ -235,9 +233,9 @@ def test_version_2_is_read_and_a_new_group_goes_beside(version_2: tuple[Path, st
     root, mounts = version_2
     group = cgroups._memory_cgroup("0::/slice/scope\n", mounts)
     assert group == MemoryCgroup(2, "/slice/scope", root, root / "slice/scope")
-    assert cgroups._possible_parents(group) == [root / "slice"]
+    assert temporary._possible_parents(group) == [root / "slice"]
     (root / "cgroup.subtree_control").write_text("memory\n")
-    assert cgroups._possible_parents(group) == [root, root / "slice"]
+    assert temporary._possible_parents(group) == [root, root / "slice"]
 
 
 def test_version_2_without_the_controller_is_none(version_2: tuple[Path, str]) -> None:
@@ -247,10 +245,10 @@ def test_version_2_without_the_controller_is_none(version_2: tuple[Path, str]) -
 
 
 def test_no_controller_or_no_right_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cgroups, "memory_cgroup", lambda: None)
+    monkeypatch.setattr(temporary, "memory_cgroup", lambda: None)
     assert "CONFIG_MEMCG" in probe_temporary_memory_cgroup().reason
     own = MemoryCgroup(1, "/a", tmp_path / "missing", tmp_path / "missing/a")
-    monkeypatch.setattr(cgroups, "memory_cgroup", lambda: own)
+    monkeypatch.setattr(temporary, "memory_cgroup", lambda: own)
     assert "run as root" in probe_temporary_memory_cgroup().reason
     with pytest.raises(CgroupError, match="run as root"):
         temporary_memory_cgroup(64 * MIB).__enter__()

@@ -16,12 +16,12 @@ from support.errors import raises_errno
 from support.pseudoterminal import open_pseudoterminal
 from support.waiting import eventually
 
-from mapscratch.kernelstats import guardian_process
-from mapscratch.kernelstats.guardian import Guardian
+from mapscratch.lab.rig.machine import guardian_process
+from mapscratch.lab.rig.machine.guardian import Guardian
 
 OWNER = """
     import os, signal, sys, time
-    from mapscratch.kernelstats.guardian import Guardian
+    from mapscratch.lab.rig.machine.guardian import Guardian
     with Guardian() as guardian:
         guardian.act("change_setting", sys.argv[1], "changed")
         {then}

@@ -12,8 +12,8 @@ import pytest
 from support.files import make_file
 from support.interpreter import run_python
 
-from mapscratch.kernelstats import frame_flags, page_entries
-from mapscratch.kernelstats.kpageflags import ANONYMOUS, MLOCKED, SWAP_BACKED
+from mapscratch.proc import frame_flags, page_entries
+from mapscratch.proc.kpageflags import ANONYMOUS, MLOCKED, SWAP_BACKED
 
 PAGES = 4
 
@@ -81,14 +81,14 @@ def test_who_may_not_read_it_is_told_so() -> None:
         """
         from support.ordinary_user import become_ordinary_user
         become_ordinary_user()
-        from mapscratch.kernelstats import frame_flags
-        from mapscratch.kernelstats.pagemap import PRESENT
+        from mapscratch.proc import frame_flags
+        from mapscratch.proc.pagemap import PRESENT
         assert frame_flags([PRESENT]) is None
         """
     )
 
 
 def test_hidden_frame_numbers_are_not_taken_for_frame_zero() -> None:
-    from mapscratch.kernelstats.pagemap import PRESENT
+    from mapscratch.proc.pagemap import PRESENT
 
     assert frame_flags([PRESENT]) is None

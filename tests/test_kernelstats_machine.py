@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch import _native, kernelstats
-from mapscratch.kernelstats import VmStat, read_meminfo, read_vmstat
+from mapscratch import _native, proc
+from mapscratch.proc import VmStat, read_meminfo, read_vmstat
 
 PAGE = mmap.PAGESIZE
 
@@ -60,33 +60,33 @@ def test_memory_of_the_machine() -> None:
 
 
 def test_public_names_are_there_and_listed_once() -> None:
-    assert sorted(kernelstats._HOME) == sorted(kernelstats.__all__)
-    for name in kernelstats.__all__:
-        assert getattr(kernelstats, name) is not None
-    assert set(kernelstats.__all__) <= set(dir(kernelstats))
+    assert sorted(proc._HOME) == sorted(proc.__all__)
+    for name in proc.__all__:
+        assert getattr(proc, name) is not None
+    assert set(proc.__all__) <= set(dir(proc))
     with pytest.raises(AttributeError):
-        kernelstats.nothing  # type: ignore[attr-defined] # noqa: B018
+        proc.nothing  # type: ignore[attr-defined] # noqa: B018
 
 
 def test_counting_pages_loads_nothing_heavy(tmp_path: Path) -> None:
     # The package alone, without site: other modules and editable installs load what they need.
     (tmp_path / "mapscratch").mkdir()
-    for source in (Path(kernelstats.__file__).parent, Path(_native.__file__)):
+    for source in (Path(proc.__file__).parent, Path(_native.__file__)):
         (tmp_path / "mapscratch" / source.name).symlink_to(source)
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import mapscratch.kernelstats as k; k.count_pages(0, 4096)\n"
+        "import mapscratch.proc as k; k.count_pages(0, 4096)\n"
         "print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script], check=True, capture_output=True, text=True
     ).stdout.split()
-    assert "mapscratch.kernelstats.pagemap" in loaded
+    assert "mapscratch.proc.pagemap" in loaded
     assert {
         "ctypes",
         "json",
         "numpy",
         "subprocess",
-        "mapscratch.kernelstats.swap",
-        "mapscratch.kernelstats.cgroups",
+        "mapscratch.proc.swap",
+        "mapscratch.proc.cgroups",
     }.isdisjoint(loaded)

@@ -15,17 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import TemporarySwap, probe_temporary_swap, temporary_swap
+from mapscratch.proc import (
     PageFlags,
-    TemporarySwap,
     count_pages,
     is_present,
     is_private,
     is_swapped,
     page_entries,
     pagemap,
-    probe_temporary_swap,
-    temporary_swap,
 )
 
 PAGE = mmap.PAGESIZE

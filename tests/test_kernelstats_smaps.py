@@ -12,15 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch.kernelstats import (
-    RangeMemory,
-    active_swaps,
-    probe_temporary_swap,
-    process_memory,
-    range_memory,
-    temporary_swap,
-    total,
-)
+from mapscratch.lab.rig.machine import probe_temporary_swap, temporary_swap
+from mapscratch.proc import RangeMemory, active_swaps, process_memory, range_memory, total
 
 PAGE = mmap.PAGESIZE
 PAGES = 64

@@ -21,17 +21,10 @@ from typing import get_args
 import pytest
 from support.waiting import eventually
 
-from mapscratch import _native
-from mapscratch.kernelstats import (
-    SwapArea,
-    SwapError,
-    SwapKind,
-    active_swaps,
-    count_pages,
-    probe_temporary_swap,
-    swap,
-    temporary_swap,
-)
+from mapscratch import _native, proc
+from mapscratch.lab.rig import machine
+from mapscratch.lab.rig.machine import SwapError, SwapKind, probe_temporary_swap, temporary_swap
+from mapscratch.proc import SwapArea, active_swaps, count_pages, swap
 
 SIZE = 64 << 20
 KINDS: tuple[SwapKind, ...] = get_args(SwapKind)
@@ -104,7 +97,7 @@ def test_an_exception_removes_it(kind: SwapKind) -> None:
 
 OWNER = """
     import sys, time
-    from mapscratch.kernelstats import temporary_swap
+    from mapscratch.lab.rig.machine import temporary_swap
     with temporary_swap(sys.argv[1], int(sys.argv[2])) as swap:
         print(swap.path, flush=True)
         time.sleep(60)
@@ -188,7 +181,7 @@ def test_a_directory_with_blanks_in_its_name(on_disk: Path) -> None:
 def test_places_that_cannot_take_a_swapfile(tmp_path: Path, on_disk: Path) -> None:
     need("file")
     memory = Path("/dev/shm")
-    if swap._file_system(str(memory)) == 0x01021994:
+    if machine.swap._file_system(str(memory)) == 0x01021994:
         with pytest.raises(SwapError, match=r"/dev/shm: tmpfs is memory itself.*ext4 or xfs"):
             temporary_swap("file", SIZE, memory).__enter__()
         assert not list(memory.glob(".mapscratch-swap*"))
@@ -204,7 +197,7 @@ def test_a_kernel_that_refuses_is_answered_in_words(
 ) -> None:
     need("file")
     # A header of no swap area: the real swapon(2) answers EINVAL.
-    monkeypatch.setattr(swap, "_swap_header", lambda pages: bytes(mmap.PAGESIZE))
+    monkeypatch.setattr(machine.swap, "_swap_header", lambda pages: bytes(mmap.PAGESIZE))
     with pytest.raises(SwapError, match=r"refuses a swapfile.*swapon: .*ext4") as caught:
         temporary_swap("file", SIZE, on_disk).__enter__()
     assert caught.value.errno == errno.EINVAL
@@ -219,9 +212,9 @@ def test_a_kernel_that_refuses_is_answered_in_words(
 
 def test_modules_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     need("file")
-    monkeypatch.setattr(swap, "_ZRAM_CONTROL", "/sys/class/missing")
+    monkeypatch.setattr(machine.swap, "_ZRAM_CONTROL", "/sys/class/missing")
     assert "modprobe zram" in probe_temporary_swap("zram", SIZE).reason
-    monkeypatch.setattr(swap, "_ZSWAP_ENABLED", "/sys/module/missing")
+    monkeypatch.setattr(machine.swap, "_ZSWAP_ENABLED", "/sys/module/missing")
     assert "CONFIG_ZSWAP" in probe_temporary_swap("zswap", SIZE).reason
     with pytest.raises(SwapError, match="modprobe zram"):
         temporary_swap("zram", SIZE).__enter__()
@@ -246,12 +239,14 @@ def as_nobody() -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory() as directory:
         # The package, and pytest's own temporary directory, may be where only root can read.
         os.chmod(directory, 0o755)
-        shutil.copytree(Path(swap.__file__).parent, Path(directory, "mapscratch/kernelstats"))
+        for package in (machine, proc):
+            source = Path(package.__file__).parent
+            shutil.copytree(source, Path(directory, *package.__name__.split(".")))
         shutil.copy(_native.__file__, Path(directory, "mapscratch"))
         start = f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {directory!r})\n"
         for interpreter in (sys.executable, "/usr/bin/python3"):
             command = [*nobody, interpreter, "-I", "-S", "-c", start]
-            try_out = [*command[:-1], start + "import mapscratch.kernelstats.swap"]
+            try_out = [*command[:-1], start + "import mapscratch.lab.rig.machine"]
             if subprocess.run(try_out, check=False, capture_output=True).returncode == 0:
                 yield command
                 return
@@ -260,7 +255,8 @@ def as_nobody() -> Iterator[list[str]]:
 
 def test_an_ordinary_user_is_told_what_to_do(as_nobody: list[str]) -> None:
     script = """
-        from mapscratch.kernelstats import *
+        from mapscratch.lab.rig.machine import *
+        from mapscratch.proc import *
         import ctypes, mmap
         for kind in ("file", "zram", "zswap"):
             assert not probe_temporary_swap(kind)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mapscratch.kernelstats import active_swaps, cgroups, maps, meminfo, procfs, smaps, vmstat
-from mapscratch.kernelstats import availability as rights
+from mapscratch.proc import active_swaps, cgroups, maps, meminfo, procfs, smaps, vmstat
+from mapscratch.proc import availability as rights
 
 Writes = Callable[[str, bytes], None]
 

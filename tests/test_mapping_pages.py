@@ -18,7 +18,7 @@ from support.swap import some_swap
 from support.waiting import eventually
 
 from mapscratch import PageCounts, ReclaimNotApplicable, ScratchMap
-from mapscratch.kernelstats import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
 
 PAGES = 41  # of the fixture `file`: 40.3
 

@@ -24,7 +24,7 @@ from support.waiting import eventually
 
 import mapscratch
 from mapscratch import ScratchMap
-from mapscratch.kernelstats import range_memory
+from mapscratch.proc import range_memory
 
 SOURCE = MIB
 DECODED = 8 * SOURCE

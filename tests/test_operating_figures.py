@@ -17,12 +17,7 @@ from support.waiting import eventually
 
 import mapscratch
 from mapscratch import ScratchMap
-from mapscratch.kernelstats import (
-    MemoryUsage,
-    process_memory,
-    range_memory,
-    read_meminfo,
-)
+from mapscratch.proc import MemoryUsage, process_memory, range_memory, read_meminfo
 
 SOURCE = 8 * MIB
 DECODED = 8 * SOURCE

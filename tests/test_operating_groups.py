@@ -23,12 +23,12 @@ from support.operated import (
 from support.swap import some_swap
 from support.waiting import eventually
 
-from mapscratch.kernelstats import (
+from mapscratch.lab.rig.machine import (
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
-    process_memory,
     temporary_memory_cgroup,
 )
+from mapscratch.proc import process_memory
 
 SOURCE = 4 * MIB
 DECODED = 8 * SOURCE

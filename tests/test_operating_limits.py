@@ -346,7 +346,7 @@ def _open_to_all() -> bool:
 
 
 def test_huge_pages_and_swap_settings_are_the_mappings_own(source: Path) -> None:
-    from mapscratch.kernelstats import range_memory
+    from mapscratch.proc import range_memory
 
     with operated(ARRAY, source) as process:
         address = process.ask("array.__array_interface__['data'][0]")

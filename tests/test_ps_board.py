@@ -16,11 +16,11 @@ from support.files import PatternFile, make_file
 from support.observed import observed
 
 from mapscratch.elf.source import ElfError, open_source
-from mapscratch.kernelstats import range_memory
-from mapscratch.kernelstats.maps import MappedFile, mapped_files
-from mapscratch.kernelstats.procfs import user_name
 from mapscratch.lab.survey import processes
 from mapscratch.lab.survey.files import is_elf
+from mapscratch.proc import range_memory
+from mapscratch.proc.maps import MappedFile, mapped_files
+from mapscratch.proc.procfs import user_name
 from mapscratch.ps import board
 from mapscratch.ps import census as scratch
 from mapscratch.ps.census import take_census

@@ -23,8 +23,8 @@ from support.interpreter import run_python
 from support.observed import observed
 from support.waiting import eventually
 
-from mapscratch.kernelstats import range_memory
-from mapscratch.kernelstats.maps import mapped_files
+from mapscratch.proc import range_memory
+from mapscratch.proc.maps import mapped_files
 from mapscratch.ps import board
 from mapscratch.ps import census as scratch
 from mapscratch.ps.census import CacheFigures, ScratchMapping, ScratchProcess, take_census

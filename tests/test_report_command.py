@@ -20,10 +20,10 @@ from support.report_documents import make_compare, make_cost, make_survey, saved
 from support.waiting import eventually
 
 from mapscratch.cli import main
-from mapscratch.kernelstats.availability import Availability
 from mapscratch.lab.report import command as report
 from mapscratch.lab.report.parts import Outcome, Part, run_part
 from mapscratch.lab.rig import surroundings
+from mapscratch.proc.availability import Availability
 
 LIBRARY = next(
     (

@@ -13,7 +13,7 @@ from mapscratch.doctor import diagnosis as module
 from mapscratch.doctor.answers import Answer
 from mapscratch.doctor.diagnosis import diagnose
 from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines, ordinary_mapping
-from mapscratch.kernelstats import MemoryCgroup
+from mapscratch.proc import MemoryCgroup
 
 HERE = replace(diagnose(), swap_forbidden="")
 

@@ -17,9 +17,9 @@ from support.interpreter import run_python
 from support.swap import some_swap
 
 from mapscratch.elf import survey
-from mapscratch.kernelstats import count_pages, page_entries, range_memory
 from mapscratch.lab.survey import processes as census_processes
 from mapscratch.lab.survey.processes import survey_processes
+from mapscratch.proc import count_pages, page_entries, range_memory
 
 pytestmark = needs_compiler
 

@@ -65,7 +65,7 @@ START = """
     import ctypes, sys, time
     from pathlib import Path
     import numpy as np, mapscratch.arrays
-    from mapscratch.kernelstats import count_pages, range_memory
+    from mapscratch.proc import count_pages, range_memory
     from support.patience import Limit
     from support.purgeable import drain, reclaim
 

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from mapscratch import ScratchMap
-from mapscratch.kernelstats import count_pages
+from mapscratch.proc import count_pages
 
 WORDS_A_PAGE = mmap.PAGESIZE // 8
 CHUNK_PAGES = 256

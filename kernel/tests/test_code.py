@@ -25,8 +25,8 @@ import pytest
 from kernel.tests.test_pressure import HAS_SCRATCH, Group
 from kernel.tests.test_pressure import pytestmark as needs_cgroups
 from mapscratch.elf import convert
-from mapscratch.kernelstats import active_swaps
 from mapscratch.lab.code import measure as code
+from mapscratch.proc import active_swaps
 from mapscratch.run.cache import ConversionCache
 from mapscratch.run.launch import ResolverCounts, environment, reports
 from mapscratch.run.runtime import runtime_library

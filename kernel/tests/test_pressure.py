@@ -25,7 +25,7 @@ import pytest
 from support.patience import patient
 
 import mapscratch
-from mapscratch.kernelstats import active_swaps, read_meminfo
+from mapscratch.proc import active_swaps, read_meminfo
 
 MIB = 1 << 20
 PAGES = 64 * MIB // mmap.PAGESIZE

@@ -50,8 +50,8 @@ from mapscratch.cache_values import (
     seen,
 )
 from mapscratch.errors import caller_level
-from mapscratch.kernelstats.cgroups import memory_limit
-from mapscratch.kernelstats.meminfo import read_meminfo
+from mapscratch.proc.cgroups import memory_limit
+from mapscratch.proc.meminfo import read_meminfo
 from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
 
 Parameters = ParamSpec("Parameters")

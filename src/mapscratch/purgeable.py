@@ -19,7 +19,7 @@ from mmap import PAGESIZE
 
 from mapscratch._native import BoardEntry, PurgeablePages, PurgeableView
 from mapscratch.errors import UserError
-from mapscratch.kernelstats.smaps import range_memory
+from mapscratch.proc.smaps import range_memory
 
 _FIRST_REGION = 4 << 20  # bytes; each region is twice the one before
 _LARGEST_REGION = 64 << 20

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from mapscratch.kernelstats import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
 
 
 def main() -> int:

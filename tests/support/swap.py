@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mapscratch.kernelstats import SwapKind, active_swaps, probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine import SwapKind, probe_temporary_swap, temporary_swap
+from mapscratch.proc import active_swaps
 
 
 @contextmanager

@@ -20,11 +20,8 @@ from typing import Any, Literal
 from mapscratch.engine import Request, require
 from mapscratch.errors import UserError, last_words
 from mapscratch.fixups import Words
-from mapscratch.kernelstats import (
-    active_swaps,
-    probe_temporary_memory_cgroup,
-    temporary_memory_cgroup,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.proc import active_swaps
 
 TIMES_THE_LIMIT = 4
 _SOURCE_ITEM = 2

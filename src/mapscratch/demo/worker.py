@@ -20,7 +20,7 @@ import numpy as np
 
 import mapscratch
 from mapscratch.errors import UserError
-from mapscratch.kernelstats import count_pages
+from mapscratch.proc import count_pages
 
 SCALE = np.float32(0.5)
 ZERO = np.float32(7)

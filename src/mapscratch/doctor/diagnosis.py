@@ -10,16 +10,10 @@ from pathlib import Path
 
 from mapscratch import EngineStatus, engines
 from mapscratch.doctor.answers import Answer, ask
-from mapscratch.kernelstats import (
-    Availability,
-    MemoryCgroup,
-    memory_cgroup,
-    probe_temporary_memory_cgroup,
-    probe_temporary_swap,
-    read_meminfo,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
 from mapscratch.lab.rig.results import SwapDescription
 from mapscratch.lab.rig.surroundings import describe_swap
+from mapscratch.proc import Availability, MemoryCgroup, memory_cgroup, read_meminfo
 
 _PRESSURE = Path("/proc/pressure/memory")
 

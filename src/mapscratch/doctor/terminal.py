@@ -10,8 +10,8 @@ from typing import Any
 from mapscratch import EngineStatus
 from mapscratch.doctor.answers import Answer
 from mapscratch.doctor.diagnosis import Diagnosis
-from mapscratch.kernelstats import Availability
 from mapscratch.lab.text import swap_name
+from mapscratch.proc import Availability
 
 NAME = "mapscratch.doctor"
 VERSION = 1

@@ -36,7 +36,7 @@ from mapscratch.engine.interface import (
     Request,
     page_flags,
 )
-from mapscratch.kernelstats import MemoryCgroup, memory_cgroup, read_meminfo
+from mapscratch.proc import MemoryCgroup, memory_cgroup, read_meminfo
 
 _PRESSURE_STALL_FILE = "/proc/pressure/memory"
 _SHARE_LEFT_FOR_PINS = 4

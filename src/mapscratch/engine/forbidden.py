@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from mapscratch.kernelstats.availability import has_seccomp_filter
+from mapscratch.proc.availability import has_seccomp_filter
 
 _SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 _DEVICE = "/dev/userfaultfd"

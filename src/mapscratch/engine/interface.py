@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mapscratch.errors import UserError
-from mapscratch.kernelstats.pagemap import PageFlags
+from mapscratch.proc.pagemap import PageFlags
 
 if TYPE_CHECKING:
     from mapscratch._native import WordMap

@@ -26,8 +26,8 @@ from mmap import PAGESIZE
 
 from mapscratch import _native
 from mapscratch.engine.interface import Engine, EngineStatus, Guarantees, PageCounts, Request
-from mapscratch.kernelstats import count_pages, frame_flags, is_present, is_private, page_entries
-from mapscratch.kernelstats.kpageflags import ANONYMOUS, MLOCKED, SWAP_BACKED, UNEVICTABLE
+from mapscratch.proc import count_pages, frame_flags, is_present, is_private, page_entries
+from mapscratch.proc.kpageflags import ANONYMOUS, MLOCKED, SWAP_BACKED, UNEVICTABLE
 
 _GUARANTEES = Guarantees(
     no_swap="firm",

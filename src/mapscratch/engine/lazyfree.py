@@ -38,7 +38,7 @@ from mapscratch.engine.interface import (
 )
 from mapscratch.engine.program import first_in_program, remove_at_exit
 from mapscratch.errors import caller_level
-from mapscratch.kernelstats import range_memory
+from mapscratch.proc import range_memory
 
 REARM_WINDOW_SECONDS = 0.010
 """At the latest so long after a store its page is droppable again."""

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from typing import Literal
 
-from mapscratch.kernelstats.maps import MappedFile
-from mapscratch.kernelstats.procfs import no_such_process
+from mapscratch.proc.maps import MappedFile
+from mapscratch.proc.procfs import no_such_process
 
 Kind = Literal["map", "array", "cache", "region"]
 

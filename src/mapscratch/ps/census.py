@@ -22,10 +22,10 @@ from dataclasses import dataclass, fields, replace
 from mmap import PAGESIZE
 from typing import Literal
 
-from mapscratch.kernelstats.maps import MappedFile, mapped_files
-from mapscratch.kernelstats.pagemap import PageFlags, count_pages
-from mapscratch.kernelstats.procfs import all_pids, command_name, user_name
-from mapscratch.kernelstats.smaps import MemoryArea, range_memory
+from mapscratch.proc.maps import MappedFile, mapped_files
+from mapscratch.proc.pagemap import PageFlags, count_pages
+from mapscratch.proc.procfs import all_pids, command_name, user_name
+from mapscratch.proc.smaps import MemoryArea, range_memory
 from mapscratch.ps.board import Board, BoardError, Slot, is_board, read_board, read_shared_page
 from mapscratch.run.launch import ResolverCounts
 

@@ -25,13 +25,10 @@ from typing import IO, Literal, Self
 
 from mapscratch.engine.dontneed import reclaimer_setting
 from mapscratch.errors import UserError, last_words
-from mapscratch.kernelstats import (
-    probe_temporary_memory_cgroup,
-    range_memory,
-    read_vmstat,
-)
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup
 from mapscratch.lab.rig.results import Settings, SwapDescription
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
+from mapscratch.proc import range_memory, read_vmstat
 from mapscratch.run.cache import ConversionCache
 from mapscratch.run.launch import ResolverCounts, environment, find_program, reports
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
 from mapscratch.errors import UserError
-from mapscratch.kernelstats import VmStat, read_meminfo, read_vmstat
 from mapscratch.lab.compare.session import Effort, PageIn, Session, State
 from mapscratch.lab.rig.results import Comparison, LibrarySummary, Round, Settings
 from mapscratch.lab.rig.strategies import STRATEGIES, PageStates, Strategy, Verification
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
 from mapscratch.lab.rig.workers import Workers
 from mapscratch.lab.rig.workload import Workload
+from mapscratch.proc import VmStat, read_meminfo, read_vmstat
 
 Progress = Callable[[str, float], None]
 """Is told what is done now, and how much of the time that it may take has gone (0 to 1)."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
 from mapscratch import SystemCallWarning
-from mapscratch.kernelstats import MemoryUsage, range_memory, total
 from mapscratch.lab.rig.strategies import STRATEGIES, PageStates, Verification, Window
 from mapscratch.lab.rig.workload import Workload
+from mapscratch.proc import MemoryUsage, range_memory, total
 
 _SECONDS_TO_LEAVE_MEMORY = 2.0
 _PAUSE_SECONDS = 0.01

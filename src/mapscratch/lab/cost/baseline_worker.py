@@ -60,7 +60,7 @@ def _relocated_pages(path: str) -> list[bytes]:
 
 def _dirty_share(path: str, pid: int) -> int:
     """Pss in bytes of the library's pages that were stored to."""
-    from mapscratch.kernelstats import range_memory
+    from mapscratch.proc import range_memory
 
     real = os.path.realpath(path)
     areas = range_memory(0, _ALL_ADDRESSES, pid).areas

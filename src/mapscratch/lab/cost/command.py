@@ -40,7 +40,6 @@ import numpy as np
 
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
-from mapscratch.kernelstats import SwapKind, active_swaps
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
 from mapscratch.lab.cost.baselines import Alternatives, BaselineError, try_alternatives
 from mapscratch.lab.cost.costs import Costs
@@ -80,8 +79,10 @@ from mapscratch.lab.cost.terminal import (
 )
 from mapscratch.lab.cost.termination import interrupted_by_termination
 from mapscratch.lab.reading import checked_document, read_json
+from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
 from mapscratch.lab.survey import terminal as surveys
+from mapscratch.proc import active_swaps
 from mapscratch.terminal import (
     Progress,
     check_output_files,

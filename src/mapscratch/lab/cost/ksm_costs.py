@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mapscratch.kernelstats.guardian import Guardian
 from mapscratch.lab.cost.page_costs import page_ns
 from mapscratch.lab.cost.timers import CannotMeasure, Figures, Heading, Timer, real_words
+from mapscratch.lab.rig.machine.guardian import Guardian
 from mapscratch.lab.rig.workers import Workers
 
 _SETTINGS = "/sys/kernel/mm/ksm"

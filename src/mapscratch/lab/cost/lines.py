@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapscratch.elf import link, relocations
-from mapscratch.kernelstats import SwapError, SwapKind, probe_temporary_swap, temporary_swap
 from mapscratch.lab.compare.rounds import run_round, swap_needed
 from mapscratch.lab.cost.costs import Fit, Line, Point
 from mapscratch.lab.cost.generated import (
@@ -29,6 +28,7 @@ from mapscratch.lab.cost.generated import (
 )
 from mapscratch.lab.cost.timers import Figures, Heading, Timer, real_words
 from mapscratch.lab.oracle import ExpectedWord
+from mapscratch.lab.rig.machine import SwapError, SwapKind, probe_temporary_swap, temporary_swap
 from mapscratch.lab.rig.results import Round, Settings, Spread, SwapDescription
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, describe_swap

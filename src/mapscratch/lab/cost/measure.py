@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mapscratch.kernelstats import SwapKind
 from mapscratch.lab.compare.rounds import Progress
 from mapscratch.lab.cost.costs import Costs, Measurement
 from mapscratch.lab.cost.ksm_costs import KsmTimer
@@ -21,6 +20,7 @@ from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.page_costs import PageTimer
 from mapscratch.lab.cost.squeeze_costs import SqueezeTimer
 from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, working_folder
+from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.rig.surroundings import Announce
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 import mapscratch
 from mapscratch import ScratchMap, SystemCallWarning
-from mapscratch.kernelstats import count_pages
 from mapscratch.lab.cost.timers import Figures, Heading, Timer, real_words
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workers import Workers
+from mapscratch.proc import count_pages
 
 _PAGES = 1024
 _CHUNK = 64

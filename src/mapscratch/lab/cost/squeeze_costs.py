@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mapscratch.kernelstats import (
+from mapscratch.lab.compare.rounds import run_round, swap_needed
+from mapscratch.lab.cost.costs import SQUEEZE
+from mapscratch.lab.cost.generated import WORDS_PER_PAGE
+from mapscratch.lab.cost.lines import Shape, shape_workload
+from mapscratch.lab.cost.timers import CannotMeasure, Figures, Heading, Timer, real_words
+from mapscratch.lab.rig.machine import (
     CgroupError,
     SwapError,
     SwapKind,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
 )
-from mapscratch.lab.compare.rounds import run_round, swap_needed
-from mapscratch.lab.cost.costs import SQUEEZE
-from mapscratch.lab.cost.generated import WORDS_PER_PAGE
-from mapscratch.lab.cost.lines import Shape, shape_workload
-from mapscratch.lab.cost.timers import CannotMeasure, Figures, Heading, Timer, real_words
 from mapscratch.lab.rig.results import Settings
 from mapscratch.lab.rig.strategies import STRATEGIES, Strategy
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare

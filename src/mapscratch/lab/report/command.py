@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import get_args
 
 from mapscratch.cli import EXIT_WRONG
-from mapscratch.kernelstats import SwapKind
 from mapscratch.lab.report.page import page
 from mapscratch.lab.report.page_facts import Documents
 from mapscratch.lab.report.page_reading import Node, ReportError, as_document, read_document
 from mapscratch.lab.report.parts import Outcome, Part, run_part
+from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.lab.rig.surroundings import check_swap
 from mapscratch.replacing import replacing

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapscratch import ScratchMap, _native, engines, fixups
-from mapscratch.kernelstats import page_entries
-from mapscratch.kernelstats.pagemap import FILE_OR_SHARED, GUARD_REGION, PRESENT, SWAPPED
 from mapscratch.lab.rig.workload import Library, Words
+from mapscratch.proc import page_entries
+from mapscratch.proc.pagemap import FILE_OR_SHARED, GUARD_REGION, PRESENT, SWAPPED
 
 _MADV_PAGEOUT = 21  # include/uapi/asm-generic/mman-common.h; mmap has no name for it.
 _MOST_ATTEMPTS = 100

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from typing import Literal, get_args
 
-from mapscratch.kernelstats import (
-    Availability,
+from mapscratch.lab.rig.machine import (
     CgroupError,
     SwapError,
     SwapKind,
     TemporaryMemoryCgroup,
-    active_swaps,
     probe_temporary_memory_cgroup,
     probe_temporary_swap,
     temporary_memory_cgroup,
     temporary_swap,
 )
 from mapscratch.lab.rig.results import Pressure, Settings, SwapChoice, SwapDescription
+from mapscratch.proc import Availability, active_swaps
 
 Announce = Callable[[str], None]
 """Tells the user a sentence, at once."""

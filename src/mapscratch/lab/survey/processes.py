@@ -33,18 +33,18 @@ from mapscratch.elf import LibrarySurvey
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.errors import UserError
-from mapscratch.kernelstats import MemoryArea, MemoryUsage, page_entries, range_memory, total
-from mapscratch.kernelstats.maps import mapped_files
-from mapscratch.kernelstats.pagemap import (
+from mapscratch.lab.survey.files import Skipped, is_elf
+from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, LibraryCensus, Progress, survey_files
+from mapscratch.proc import MemoryArea, MemoryUsage, page_entries, range_memory, total
+from mapscratch.proc.maps import mapped_files
+from mapscratch.proc.pagemap import (
     EXCLUSIVE,
     FILE_OR_SHARED,
     GUARD_REGION,
     PRESENT,
     SWAPPED,
 )
-from mapscratch.kernelstats.procfs import all_pids, command_name, user_name
-from mapscratch.lab.survey.files import Skipped, is_elf
-from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, LibraryCensus, Progress, survey_files
+from mapscratch.proc.procfs import all_pids, command_name, user_name
 
 _WHOLE_ADDRESS_SPACE = 1 << 63
 _DELETED = " (deleted)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that puts things back; `mapscratch.kernelstats.guardian` starts it and says why.
+"""The process that puts things back; `mapscratch.lab.rig.machine.guardian` starts it and says why.
 
 It runs as a script, outside of the package and with nothing but the standard library, so that it
 needs no more than this file. What can be undone is in `UNDO`, what it does itself is in `ACTIONS`.

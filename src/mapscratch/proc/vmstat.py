@@ -3,7 +3,7 @@
 
 The counters are the kernel's ``enum vm_event_item`` (``include/linux/vm_event_item.h``) and node
 statistics, named in ``mm/vmstat.c``. They count for the whole machine: other processes move them
-too, so what is said of one mapping must come from `mapscratch.kernelstats.pagemap`.
+too, so what is said of one mapping must come from `mapscratch.proc.pagemap`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from types import MappingProxyType
 
-from mapscratch.kernelstats.procfs import read_numbers, read_text
+from mapscratch.proc.procfs import read_numbers, read_text
 
 
 @dataclass(frozen=True, slots=True)

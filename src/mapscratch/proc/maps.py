@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from mapscratch.kernelstats.procfs import Pid, no_such_process, open_process_file
+from mapscratch.proc.procfs import Pid, no_such_process, open_process_file
 
 
 @dataclass(frozen=True, slots=True)

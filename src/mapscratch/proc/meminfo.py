@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mapscratch.kernelstats.procfs import read_numbers, read_text
+from mapscratch.proc.procfs import read_numbers, read_text
 
 
 @dataclass(frozen=True, slots=True)

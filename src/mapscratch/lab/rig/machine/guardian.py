@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import subprocess
 
-    from mapscratch.kernelstats.guardian_process import Argument, Step
+    from mapscratch.lab.rig.machine.guardian_process import Argument, Step
 
 
 class Guardian:
@@ -159,7 +159,7 @@ class Guardian:
             return value
 
     def _finish(self) -> list[str]:
-        from mapscratch.kernelstats import guardian_process
+        from mapscratch.lab.rig.machine import guardian_process
 
         # Said in words: the end of the pipe doesn't reach it while a forked child holds a copy.
         self._send([0, "finish"])

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel says of memory: page tables, mappings, counters, swap and control groups.
 
-Read-only, but for `temporary_swap` and `temporary_memory_cgroup`, which change the machine for the
-length of a ``with`` block. Nothing outside of the standard library is needed, and a module of this
-package is loaded when the first of its names is used: mapping code wants one of them only.
+Read-only. Nothing outside of the standard library is needed, and a module of this package is loaded
+when the first of its names is used: mapping code wants one of them only.
 """
 
 from __future__ import annotations
@@ -11,19 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mapscratch.kernelstats.availability import Availability
-    from mapscratch.kernelstats.cgroups import (
-        CgroupError,
+    from mapscratch.proc.availability import Availability
+    from mapscratch.proc.cgroups import (
         MemoryCgroup,
-        MemoryEvents,
-        TemporaryMemoryCgroup,
         memory_cgroup,
-        probe_temporary_memory_cgroup,
-        temporary_memory_cgroup,
     )
-    from mapscratch.kernelstats.kpageflags import frame_flags
-    from mapscratch.kernelstats.meminfo import MemInfo, read_meminfo
-    from mapscratch.kernelstats.pagemap import (
+    from mapscratch.proc.kpageflags import frame_flags
+    from mapscratch.proc.meminfo import MemInfo, read_meminfo
+    from mapscratch.proc.pagemap import (
         PageFlags,
         count_pages,
         is_present,
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
         is_swapped,
         page_entries,
     )
-    from mapscratch.kernelstats.smaps import (
+    from mapscratch.proc.smaps import (
         MemoryArea,
         MemoryUsage,
         RangeMemory,
@@ -39,32 +33,21 @@ if TYPE_CHECKING:
         range_memory,
         total,
     )
-    from mapscratch.kernelstats.swap import (
+    from mapscratch.proc.swap import (
         SwapArea,
-        SwapError,
-        SwapKind,
-        TemporarySwap,
         active_swaps,
-        probe_temporary_swap,
-        temporary_swap,
     )
-    from mapscratch.kernelstats.vmstat import VmStat, read_vmstat
+    from mapscratch.proc.vmstat import VmStat, read_vmstat
 
 __all__ = [
     "Availability",
-    "CgroupError",
     "MemInfo",
     "MemoryArea",
     "MemoryCgroup",
-    "MemoryEvents",
     "MemoryUsage",
     "PageFlags",
     "RangeMemory",
     "SwapArea",
-    "SwapError",
-    "SwapKind",
-    "TemporaryMemoryCgroup",
-    "TemporarySwap",
     "VmStat",
     "active_swaps",
     "count_pages",
@@ -74,27 +57,18 @@ __all__ = [
     "is_swapped",
     "memory_cgroup",
     "page_entries",
-    "probe_temporary_memory_cgroup",
-    "probe_temporary_swap",
     "process_memory",
     "range_memory",
     "read_meminfo",
     "read_vmstat",
-    "temporary_memory_cgroup",
-    "temporary_swap",
     "total",
 ]
 
 _MODULES = {
     "availability": ("Availability",),
     "cgroups": (
-        "CgroupError",
         "MemoryCgroup",
-        "MemoryEvents",
-        "TemporaryMemoryCgroup",
         "memory_cgroup",
-        "probe_temporary_memory_cgroup",
-        "temporary_memory_cgroup",
     ),
     "kpageflags": ("frame_flags",),
     "meminfo": (
@@ -119,12 +93,7 @@ _MODULES = {
     ),
     "swap": (
         "SwapArea",
-        "SwapError",
-        "SwapKind",
-        "TemporarySwap",
         "active_swaps",
-        "probe_temporary_swap",
-        "temporary_swap",
     ),
     "vmstat": (
         "VmStat",

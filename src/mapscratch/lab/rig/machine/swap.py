@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swap areas: those that are there (``/proc/swaps``), and one of one's own for a while.
+"""A swap area of one's own for a while.
 
 The kernel's ``Documentation/admin-guide/blockdev/zram.rst`` and ``mm/zswap.rst`` define the
 settings used here; swapon(2) the priorities; ``union swap_header`` in ``include/linux/swap.h``
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from typing import Literal, get_args
 
-from mapscratch.kernelstats.availability import Availability, has_system_administration
-from mapscratch.kernelstats.guardian import Guardian
-from mapscratch.kernelstats.procfs import read_text, unescaped
+from mapscratch.lab.rig.machine.guardian import Guardian
+from mapscratch.proc.availability import Availability, has_system_administration
 
 SwapKind = Literal["file", "zram", "zswap"]
 
@@ -53,25 +51,6 @@ class SwapError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class SwapArea:
-    """An area that the kernel swaps to now.
-
-    Attributes:
-        path: the file or device.
-        kind: what it is. With zswap enabled, any of them is behind a compressed cache in memory.
-        size: bytes in all.
-        used: bytes in use.
-        priority: the area of the highest priority is filled first.
-    """
-
-    path: str
-    kind: Literal["file", "partition", "zram"]
-    size: int
-    used: int
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
 class TemporarySwap:
     """A swap area made by `temporary_swap`.
 
@@ -84,14 +63,6 @@ class TemporarySwap:
     kind: SwapKind
     path: str
     size: int
-
-
-def active_swaps() -> list[SwapArea]:
-    """The areas that the kernel swaps to now; none if it was built without swap."""
-    try:
-        return _swap_areas(read_text("/proc/swaps"))
-    except FileNotFoundError:
-        return []
 
 
 def probe_temporary_swap(
@@ -117,7 +88,7 @@ def temporary_swap(
     In the end the area is switched off, which reads back what is in it, and removed; zswap gets its
     former setting. This happens after exceptions and Ctrl-C, and also if the process is ended by
     SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it (see
-    `mapscratch.kernelstats.guardian`). Only one process at a time can have zswap; the next one
+    `mapscratch.lab.rig.machine.guardian`). Only one process at a time can have zswap; the next one
     waits for half a minute.
 
     Args:
@@ -149,29 +120,6 @@ def _checked_size(size: int) -> int:
     if size < _SMALLEST:
         raise ValueError(f"a swap area has at least {_SMALLEST} bytes, not {size}")
     return size
-
-
-# Only blanks, tabs and ends of lines are escaped in a name; more may follow the priority some day.
-_SWAP_AREA = re.compile(
-    r"(\S.*?)[ \t]+(\w+)[ \t]+(\d+)[ \t]+(\d+)[ \t]+(-?\d+)(?:[ \t].*)?\n?", re.DOTALL
-)
-
-
-def _swap_areas(text: str) -> list[SwapArea]:
-    """As `active_swaps`, from the text of /proc/swaps, which has a heading."""
-    return [_swap_area(line) for line in text.split("\n")[1:] if line]
-
-
-def _swap_area(line: str) -> SwapArea:
-    fields = _SWAP_AREA.fullmatch(line)
-    if not fields:
-        raise OSError(errno.ENOTSUP, f"a line of /proc/swaps that can't be read: {line!r}")
-    name, area_type, size, used, priority = fields.groups()
-    path = unescaped(name)
-    kind: Literal["file", "partition", "zram"] = "file" if area_type == "file" else "partition"
-    if kind == "partition" and re.fullmatch(r"/dev/zram\d+", path):
-        kind = "zram"
-    return SwapArea(path, kind, int(size) * 1024, int(used) * 1024, int(priority))
 
 
 def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) -> str:
@@ -257,7 +205,7 @@ def _file_system(directory: str) -> int:
 def _make_swap_file(
     guardian: Guardian, pages: int, directory: str | os.PathLike[str] | None
 ) -> str:
-    from mapscratch.kernelstats.guardian_process import remove_swap_file
+    from mapscratch.lab.rig.machine.guardian_process import remove_swap_file
 
     problems: list[str] = []
     is_forbidden = False

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 
 from mapscratch import _native
-from mapscratch.kernelstats.procfs import (
+from mapscratch.proc.procfs import (
     Pid,
     check_range,
     no_such_process,

@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
-from mapscratch.kernelstats.procfs import Pid, check_range, no_such_process, open_process_file
+from mapscratch.proc.procfs import Pid, check_range, no_such_process, open_process_file
 
 
 @dataclass(frozen=True, slots=True)

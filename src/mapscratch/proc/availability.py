@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mapscratch.kernelstats.procfs import read_text
+from mapscratch.proc.procfs import read_text
 
 _CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 _SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory control groups: the one that a process is in, and one of one's own for a while.
+"""A memory control group of one's own for a while.
 
 The kernel's ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst`` ("Memory
 Interface Files") define the files; cgroups(7) the lines of ``/proc/PID/cgroup``.
@@ -10,36 +10,20 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Literal
 
-from mapscratch.kernelstats.availability import Availability
-from mapscratch.kernelstats.guardian import Guardian
-from mapscratch.kernelstats.procfs import Pid, process_file, read_numbers, read_text, unescaped
+from mapscratch.lab.rig.machine.guardian import Guardian
+from mapscratch.proc.availability import Availability
+from mapscratch.proc.cgroups import LIMIT_FILES, MemoryCgroup, memory_cgroup, no_such_process, words
+from mapscratch.proc.procfs import read_numbers
 
 
 class CgroupError(OSError):
     """A control group could not be made, used or removed; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryCgroup:
-    """The memory control group that a process is in.
-
-    Attributes:
-        version: of the control groups that the memory controller is in.
-        path: of the group in its hierarchy, as ``/proc/PID/cgroup`` has it.
-        mount: where the hierarchy is mounted.
-        directory: of the group's files.
-    """
-
-    version: Literal[1, 2]
-    path: str
-    mount: Path
-    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,84 +48,10 @@ class _Files:
     unlimited: str
 
 
-_UNLIMITED = 1 << 62  # version 1 says a number a little below 2**63
 _FILES = {
-    1: _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "-1"),
-    2: _Files("memory.max", "memory.current", "max"),
+    1: _Files(LIMIT_FILES[1], "memory.usage_in_bytes", "-1"),
+    2: _Files(LIMIT_FILES[2], "memory.current", "max"),
 }
-
-
-def memory_cgroup(pid: Pid = "self") -> MemoryCgroup | None:
-    """The memory control group of a process; None if no memory controller can be seen from here.
-
-    Raises:
-        ValueError: not a process id.
-        ProcessLookupError: there is no such process.
-    """
-    try:
-        membership = read_text(process_file(pid, "cgroup"))
-    except (FileNotFoundError, ProcessLookupError):
-        if pid == "self" or os.path.exists(process_file(pid, "")):  # as without /proc
-            return None
-        raise _no_such_process(pid) from None
-    return _memory_cgroup(membership, read_text("/proc/self/mountinfo"))
-
-
-def memory_limit(pid: Pid = "self") -> int | None:
-    """The bytes that a process' group may have, or one that it is in; None: there is no limit.
-
-    A group whose files can't be read has none that is known.
-    """
-    try:
-        group = memory_cgroup(pid)
-    except OSError:
-        return None
-    if group is None:
-        return None
-    limits = []
-    for directory in (group.directory, *group.directory.parents):
-        with suppress(OSError, ValueError):  # "max", or not there: the root has no such file
-            limits.append(int((directory / _FILES[group.version].limit).read_text()))
-        if directory == group.mount:
-            break
-    limit = min(limits, default=_UNLIMITED)
-    return limit if limit < _UNLIMITED else None
-
-
-def _memory_cgroup(membership: str, mountinfo: str) -> MemoryCgroup | None:
-    """As `memory_cgroup`, from the text of /proc/PID/cgroup and /proc/PID/mountinfo."""
-    paths: dict[Literal[1, 2], str] = {}
-    # Names may hold all that counts as blank or as the end of a line between characters.
-    for line in filter(None, membership.split("\n")):
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            paths[1] = path
-        elif not controllers:
-            paths[2] = path
-    # The controller is in one hierarchy at a time; a line for v2 is there with or without it.
-    version: Literal[1, 2] = 1 if 1 in paths else 2
-    if version not in paths:
-        return None
-    for root, mount in _cgroup_mounts(mountinfo, version):
-        relative = os.path.relpath(paths[version], root)
-        if relative.startswith(".."):
-            continue
-        if version == 2 and "memory" not in _words(mount / "cgroup.controllers"):
-            continue
-        return MemoryCgroup(version, paths[version], mount, mount / relative)
-    return None
-
-
-def _cgroup_mounts(mountinfo: str, version: Literal[1, 2]) -> Iterator[tuple[str, Path]]:
-    """The root and the mount point of each mount of the memory controller's hierarchy."""
-    for line in filter(None, mountinfo.split("\n")):
-        before, _, after = line.partition(" - ")
-        root, mount = (unescaped(field) for field in before.split(" ")[3:5])
-        kind, _, options = after.split(" ")[:3]  # the source may be empty
-        if kind == ("cgroup" if version == 1 else "cgroup2") and (
-            version == 2 or "memory" in options.split(",")
-        ):
-            yield root, Path(mount)
 
 
 class TemporaryMemoryCgroup:
@@ -182,7 +92,7 @@ class TemporaryMemoryCgroup:
         try:
             _write(self.directory / "cgroup.procs", str(pid))
         except ProcessLookupError:
-            raise _no_such_process(pid) from None
+            raise no_such_process(pid) from None
         except OSError as error:
             raise _refused(error, f"process {pid} can't be moved into {self.directory}") from error
 
@@ -295,7 +205,7 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
 
     In the end the processes in it are moved back to where they were, and it is removed; also if
     this process is ended by SIGTERM, SIGKILL or the closing of its terminal: a guardian process
-    sees to it (see `mapscratch.kernelstats.guardian`).
+    sees to it (see `mapscratch.lab.rig.machine.guardian`).
 
     Args:
         limit: bytes, rounded down to pages; None for no limit.
@@ -366,19 +276,12 @@ def _possible_parents(own: MemoryCgroup) -> list[Path]:
     return [
         path
         for path in dict.fromkeys([own.mount, *above])
-        if "memory" in _words(path / "cgroup.subtree_control")
+        if "memory" in words(path / "cgroup.subtree_control")
     ]
 
 
 def _is_open(directory: Path) -> bool:
     return os.access(directory, os.W_OK) and os.access(directory / "cgroup.procs", os.W_OK)
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
 
 
 def _value(text: str, name: str) -> int:
@@ -401,10 +304,6 @@ def _write(file: Path, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-def _no_such_process(pid: Pid) -> ProcessLookupError:
-    return ProcessLookupError(errno.ESRCH, f"there is no process {pid} (any more)")
 
 
 def _refused(error: OSError, what: str) -> CgroupError:

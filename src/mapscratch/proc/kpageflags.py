@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from mapscratch.kernelstats.pagemap import PRESENT
+from mapscratch.proc.pagemap import PRESENT
 
 ANONYMOUS = 1 << 12
 """KPF_ANON: the page is of no file; a private copy of a file's page is one such."""
@@ -37,7 +37,7 @@ def frame_flags(entries: Iterable[int]) -> list[int] | None:
     a system call, some 0.6 µs, because the frames of neighbouring pages lie anywhere.
 
     Args:
-        entries: as `mapscratch.kernelstats.page_entries` gives them.
+        entries: as `mapscratch.proc.page_entries` gives them.
 
     Returns:
         one word of flags an entry, or None where frame numbers or their flags may not be read.

@@ -18,7 +18,7 @@ from support.comparisons import (
 
 from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.rig.results import SwapDescription
-from mapscratch.lab.text import microseconds, swap_name
+from mapscratch.text import microseconds
 
 KEPT = {
     "swapped_out_pages": 0,
@@ -206,13 +206,13 @@ def test_any_result_makes_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.044, "0.04 µs"), (1.26, "1.3 µs"), (12.5, "12 µs"), (1234.0, "1234 µs")]
+    ("value", "text"), [(0.044, "0.04 µs"), (1.26, "1.3 µs"), (12.5, "12 µs"), (1234.0, "1,234 µs")]
 )
 def test_times(value, text):
     assert microseconds(value) == text
 
 
 def test_names_of_swap():
-    assert swap_name(SWAPFILE) == "a swapfile"
+    assert SWAPFILE.title == "a swapfile"
     behind = SwapDescription("partition", "/dev/x", 1, 1, temporary=False, zswap=True)
-    assert swap_name(behind) == "a swap partition behind zswap"
+    assert behind.title == "a swap partition behind zswap"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mapscratch.demo.trial import Demo, Ending, Setting
+from mapscratch.text import mebibytes
 
 NAME = "mapscratch.demo"
 VERSION = 1
@@ -16,10 +17,10 @@ VERSION = 1
 def setting_lines(setting: Setting) -> Iterator[str]:
     """What will be shown, before anything is done."""
     yield (
-        f"A file of {_mebibytes(setting.file)} of big-endian integers is read as "
-        f"{_mebibytes(setting.array)} of scaled float32,"
+        f"A file of {mebibytes(setting.file)} of big-endian integers is read as "
+        f"{mebibytes(setting.array)} of scaled float32,"
     )
-    yield f"by processes that may have {_mebibytes(setting.limit)} of memory. {_limit(setting)}"
+    yield f"by processes that may have {mebibytes(setting.limit)} of memory. {_limit(setting)}"
 
 
 def _limit(setting: Setting) -> str:
@@ -39,7 +40,7 @@ def ordinary_lines(setting: Setting, ending: Ending) -> Iterator[str]:
     if ending.how == "finished" and setting.swap:
         yield (
             f"  finished after {ending.seconds:.1f} s: this machine has "
-            f"{_mebibytes(setting.swap)} of swap, which took what didn't fit"
+            f"{mebibytes(setting.swap)} of swap, which took what didn't fit"
         )
     else:
         yield f"  {_ending(ending)}"
@@ -65,7 +66,7 @@ def our_lines(ending: Ending) -> Iterator[str]:
         f"  {facts['decoded']:,} pages decoded, {facts['decoded_again']:,} of them again, because "
         "the kernel had dropped them"
     )
-    yield f"  at most {_mebibytes(facts['most_resident'])} of the array in memory at a time"
+    yield f"  at most {mebibytes(facts['most_resident'])} of the array in memory at a time"
 
 
 def _ending(ending: Ending) -> str:
@@ -86,7 +87,3 @@ def demo_document(demo: Demo) -> dict[str, Any]:
         "ours": asdict(demo.ours),
         "right": demo.is_right,
     }
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

@@ -10,8 +10,8 @@ from typing import Any
 from mapscratch import EngineStatus
 from mapscratch.doctor.answers import Answer
 from mapscratch.doctor.diagnosis import Diagnosis
-from mapscratch.lab.text import swap_name
 from mapscratch.proc import Availability
+from mapscratch.text import mebibytes
 
 NAME = "mapscratch.doctor"
 VERSION = 1
@@ -33,12 +33,12 @@ def ordinary_mapping(diagnosis: Diagnosis) -> str:
     if not swap.free:
         return (
             "Dirty pages of an ordinary private mapping can't be reclaimed now: swap "
-            f"({swap_name(swap)}, {_mebibytes(swap.size)}) is full."
+            f"({swap.title}, {mebibytes(swap.size)}) is full."
         )
     verb = "compressed into memory" if swap.kind == "zram" else "written to swap"
     return (
         f"Dirty pages of an ordinary private mapping are {verb} here, once for every process: "
-        f"{swap_name(swap)} at {swap.path}, {_mebibytes(swap.free)} of {_mebibytes(swap.size)} "
+        f"{swap.title} at {swap.path}, {mebibytes(swap.free)} of {mebibytes(swap.size)} "
         "free in all."
     )
 
@@ -58,8 +58,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield "This machine"
     yield f"  Linux {diagnosis.kernel} ({diagnosis.machine}), {diagnosis.processors} processors"
     yield (
-        f"  memory: {_mebibytes(diagnosis.memory_bytes)}, of which "
-        f"{_mebibytes(diagnosis.available_bytes)} can be had"
+        f"  memory: {mebibytes(diagnosis.memory_bytes)}, of which "
+        f"{mebibytes(diagnosis.available_bytes)} can be had"
     )
     yield f"  locked memory (RLIMIT_MEMLOCK): {_locked_limit(diagnosis)}"
     group = diagnosis.cgroup
@@ -94,15 +94,11 @@ def _locked_limit(diagnosis: Diagnosis) -> str:
     limit = diagnosis.locked_limit
     if limit is None:
         return "no limit"
-    return f"{_mebibytes(limit)} a process (`ulimit -l`): what pin() and dontneed can lock"
+    return f"{mebibytes(limit)} a process (`ulimit -l`): what pin() and dontneed can lock"
 
 
 def _can(option: str, availability: Availability) -> str:
     return f"  {option:<18} {'yes' if availability else 'no'}: {availability.reason}"
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"
 
 
 def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from mapscratch.documents import Document, document_head
 from mapscratch.ps.census import ConvertedRun, ScratchCensus, ScratchMapping, ScratchProcess
+from mapscratch.terminal import printable
+from mapscratch.text import counted, size
 
 NAME = "mapscratch.ps"
 VERSION = 1
@@ -145,8 +147,9 @@ def ps_lines(
         if process.unlisted:
             yield f"{who}: {process.unlisted} more, for which there is no place or no sense"
     for run in census.runs:
+        processes = counted(len(run.pids), "process", "processes")
         yield (
-            f"mapscratch run of {_counted(len(run.pids), 'process')}: {run.counts.overlaid:,} "
+            f"mapscratch run of {processes}: {run.counts.overlaid:,} "
             f"libraries converted, {run.counts.resolved:,} entries bound by ld.so, "
             f"{run.counts.remembered:,} from memory, {run.counts.dropped:,} pages dropped"
         )
@@ -155,7 +158,7 @@ def ps_lines(
 
 
 def _unreadable_line(count: int) -> str:
-    who = _counted(count, "process")
+    who = counted(count, "process", "processes")
     if os.geteuid():
         return f"{who} of other users {'was' if count == 1 else 'were'} not readable: run as root"
     has = "it has" if count == 1 else "they have"
@@ -218,12 +221,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def _printable(text: str) -> str:
     """Nothing of another process's may steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _counted(count: int, what: str) -> str:
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{count:,} {what if count == 1 else plural}"
+    return printable(text).replace("\n", "?")
 
 
 def _number(value: int | None) -> str:
@@ -231,12 +229,7 @@ def _number(value: int | None) -> str:
 
 
 def _size(value: int | None) -> str:
-    if value is None:
-        return _UNKNOWN
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value >> 10} KiB"
+    return _UNKNOWN if value is None else size(value)
 
 
 def _seconds(value: float | None) -> str:

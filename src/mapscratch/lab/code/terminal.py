@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mapscratch.lab.code.measure import STARTS, CodeComparison, CodeRound, Footprint, Start
-from mapscratch.lab.text import swap_name
 from mapscratch.run.launch import ResolverCounts
 
 _Figure = Callable[[CodeRound], float]
@@ -61,7 +60,7 @@ def verdict(comparison: CodeComparison) -> list[str]:
     )
     lines.append(
         f"Under pressure, of {before / 1024:,.0f} KiB of text with fixups {text / 1024:,.0f} stay "
-        f"and {swapped / 1024:,.0f} go to swap ({swap_name(comparison.swap)}); the rest is dropped "
+        f"and {swapped / 1024:,.0f} go to swap ({comparison.swap.title}); the rest is dropped "
         f"and bound again by the next calls. Of all private file pages {whole[1] / 1024:,.0f} KiB "
         f"a worker go to swap, against {whole[0] / 1024:,.0f} as they are."
     )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from mapscratch.errors import UserError
 from mapscratch.lab.rig.results import Comparison, Summary
-from mapscratch.lab.text import swap_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +98,7 @@ def chart_of(comparison: Comparison) -> Chart:
     title = (
         "MiB of fixed-up pages that N processes gave back, without swap"
         if without_swap
-        else f"Fixed-up pages that N processes sent to {swap_name(comparison.swap)}"
+        else f"Fixed-up pages that N processes sent to {comparison.swap.title}"
     )
     note = "".join(
         f"{name}: not applicable (its pages are dropped by us; the kernel is not asked). "

@@ -11,7 +11,7 @@ from mapscratch.lab.compare.charts import chart_of, print_chart, style_of
 from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.rig.results import Comparison, Settings, Spread, Summary, SwapDescription
 from mapscratch.lab.rig.workload import Workload
-from mapscratch.lab.text import swap_name
+from mapscratch.text import decimal, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,30 +23,22 @@ NOT_KNOWN = "n/a"
 Format = Callable[[float], str]
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _decimal(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
 def _mebibytes(value: float) -> str:
     return f"{value / _MEBIBYTE:,.1f}"
 
 
 _LINES: tuple[tuple[str, str, Format], ...] = (
-    ("pages fixed up", "pages", _number),
-    ("fixups a page", "fixups_per_page", _decimal),
-    ("pages to swap", "swapped_out_pages", _number),
+    ("pages fixed up", "pages", whole),
+    ("fixups a page", "fixups_per_page", decimal),
+    ("pages to swap", "swapped_out_pages", whole),
     ("MiB to swap", "swapped_out_bytes", _mebibytes),
-    ("pages from swap", "swapped_in_pages", _number),
+    ("pages from swap", "swapped_in_pages", whole),
     ("MiB from swap", "swapped_in_bytes", _mebibytes),
-    ("of them still in memory", "swap_cache_pages", _number),
-    ("pages dropped by the kernel", "dropped_by_kernel_pages", _number),
-    ("pages dropped by us", "dropped_by_us_pages", _number),
-    ("pages kept in memory", "kept_pages", _number),
-    ("MiB given back per MiB asked", "given_back_per_mib", _decimal),
+    ("of them still in memory", "swap_cache_pages", whole),
+    ("pages dropped by the kernel", "dropped_by_kernel_pages", whole),
+    ("pages dropped by us", "dropped_by_us_pages", whole),
+    ("pages kept in memory", "kept_pages", whole),
+    ("MiB given back per MiB asked", "given_back_per_mib", decimal),
     ("file bytes read, MiB", "file_bytes_read", _mebibytes),
     ("storage bytes read, MiB", "storage_bytes_read", _mebibytes),
     ("Pss of clean pages, MiB", "clean_pss_bytes", _mebibytes),
@@ -56,25 +48,25 @@ _LINES: tuple[tuple[str, str, Format], ...] = (
     ("memory after, MiB", "after_resident_bytes", _mebibytes),
     ("  of it lazily freed", "after_lazily_freed_bytes", _mebibytes),
     ("fixup tables, MiB", "fixup_table_bytes", _mebibytes),
-    ("µs a page: first page-in", "first_page_in_us", _decimal),
-    ("µs a page: first fixups", "first_fixups_us", _decimal),
-    ("µs a page: reclaim or drop", "reclaim_us", _decimal),
-    ("µs a page: page-in", "page_in_us", _decimal),
-    ("µs a page: fixups again", "fixups_us", _decimal),
-    ("µs a page: round trip", "round_trip_us", _decimal),
-    ("ns a fixup, page in memory", "fixup_ns", _decimal),
-    ("µs of CPU a page", "cpu_us", _decimal),
-    ("major faults at page-in", "major_faults", _number),
-    ("fixups made at page-in", "fixups_at_page_in", _number),
-    ("fixups made after page-in", "fixups_after_page_in", _number),
-    ("words checked", "words_checked", _number),
-    ("words wrong", "wrong_words", _number),
-    ("words dropped before check", "lost_words", _number),
-    ("machine: written (pswpout)", "machine_pages_written", _number),
-    ("machine: read (pswpin)", "machine_pages_read", _number),
-    ("machine: to zswap (zswpout)", "machine_pages_compressed", _number),
-    ("machine: from zswap (zswpin)", "machine_pages_decompressed", _number),
-    ("machine: pglazyfreed", "machine_pages_lazily_freed", _number),
+    ("µs a page: first page-in", "first_page_in_us", decimal),
+    ("µs a page: first fixups", "first_fixups_us", decimal),
+    ("µs a page: reclaim or drop", "reclaim_us", decimal),
+    ("µs a page: page-in", "page_in_us", decimal),
+    ("µs a page: fixups again", "fixups_us", decimal),
+    ("µs a page: round trip", "round_trip_us", decimal),
+    ("ns a fixup, page in memory", "fixup_ns", decimal),
+    ("µs of CPU a page", "cpu_us", decimal),
+    ("major faults at page-in", "major_faults", whole),
+    ("fixups made at page-in", "fixups_at_page_in", whole),
+    ("fixups made after page-in", "fixups_after_page_in", whole),
+    ("words checked", "words_checked", whole),
+    ("words wrong", "wrong_words", whole),
+    ("words dropped before check", "lost_words", whole),
+    ("machine: written (pswpout)", "machine_pages_written", whole),
+    ("machine: read (pswpin)", "machine_pages_read", whole),
+    ("machine: to zswap (zswpout)", "machine_pages_compressed", whole),
+    ("machine: from zswap (zswpin)", "machine_pages_decompressed", whole),
+    ("machine: pglazyfreed", "machine_pages_lazily_freed", whole),
 )
 """Label, figure of `Round`, and how it is written: the verbose table, line by line."""
 
@@ -163,7 +155,7 @@ def _swap_line(swap: SwapDescription) -> str:
         return "Swap: none."
     whose = "temporary, for this run" if swap.temporary else "as it was found"
     return (
-        f"Swap: {swap_name(swap)} ({whose}), {swap.size / _MEBIBYTE:,.0f} MiB, "
+        f"Swap: {swap.title} ({whose}), {swap.size / _MEBIBYTE:,.0f} MiB, "
         f"{swap.free / _MEBIBYTE:,.0f} free."
     )
 

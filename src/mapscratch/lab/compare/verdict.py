@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 from typing import Literal, TypeAlias
 
-from mapscratch.lab.rig.results import Comparison, Summary, SwapDescription
-from mapscratch.lab.text import microseconds, swap_name
+from mapscratch.lab.rig.results import ENGINES, Comparison, Summary, SwapDescription
+from mapscratch.text import counted, microseconds
 
 Case: TypeAlias = Literal[
     "wrong words",
@@ -36,7 +36,6 @@ Case: TypeAlias = Literal[
 ]
 
 WORDS_A_PAGE = PAGESIZE // 8
-_PREFERRED = ("kernel", "lazyfree", "dontneed")
 _NEGLIGIBLE = 0.02
 """So small a share of pages that were still in memory doesn't change what a page-in costs."""
 _TOO_MANY = 0.1
@@ -78,7 +77,7 @@ def judge(comparison: Comparison) -> Verdict:
     """The verdict on a comparison."""
     processes = max(comparison.processes, default=0)
     private = comparison.summary(processes, "private")
-    measured = [comparison.summary(processes, name) for name in _PREFERRED]
+    measured = [comparison.summary(processes, name) for name in ENGINES]
     scratch = next((summary for summary in measured if summary), None)
     balance = _Balance(private, scratch)
     case = _case(comparison, balance)
@@ -236,7 +235,7 @@ def _sentence(case: Case, comparison: Comparison, balance: _Balance) -> str:
 
 
 def _processes(summary: Summary) -> str:
-    return "1 process" if summary.processes == 1 else f"{summary.processes} processes"
+    return counted(summary.processes, "process", "processes")
 
 
 def _swapped(private: Summary, swap: SwapDescription) -> str:
@@ -249,9 +248,7 @@ def _swapped(private: Summary, swap: SwapDescription) -> str:
             f"kernel got {_given_back(private)} back of each MiB asked for, for {where}"
         )
     amount = f"all {pages:,}" if swapped == pages else f"{swapped:,} of {pages:,}"
-    return (
-        f"With MAP_PRIVATE {_processes(private)} sent {amount} fixed-up pages to {swap_name(swap)}"
-    )
+    return f"With MAP_PRIVATE {_processes(private)} sent {amount} fixed-up pages to {swap.title}"
 
 
 def _by_scratch(scratch: Summary) -> str:

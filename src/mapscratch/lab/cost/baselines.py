@@ -23,14 +23,13 @@ from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.fleet import TABLE_ENTRY
 from mapscratch.lab.cost.model import (
     ALONE,
-    ENGINES,
     BreakEven,
     Layout,
     break_evens,
     scratch_lines,
     swap_lines,
 )
-from mapscratch.lab.rig.results import Spread
+from mapscratch.lab.rig.results import ENGINES, Spread
 
 CHILDREN = 8
 _SECONDS = 30.0

@@ -72,7 +72,6 @@ from mapscratch.lab.cost.terminal import (
     cost_document,
     cost_report,
     costs_from_document,
-    counted_in_words,
     created_from_document,
     pages_from_document,
     print_costs,
@@ -94,6 +93,7 @@ from mapscratch.terminal import (
     whole_number,
     write_text,
 )
+from mapscratch.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -367,7 +367,6 @@ def _reading_survey() -> Iterator[None]:
 def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
     with _reading_survey():
         libraries = survey["libraries"]
-        counted = survey["totals"]["pages_by_fixups"]
         pages = max(1, survey["totals"]["dirtied_pages"])
         layout = Layout(
             survey["totals"]["window_pages"] / pages - 1,
@@ -377,9 +376,9 @@ def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
         relative = sum(
             one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
         )
-        title = counted_in_words(len(libraries), "surveyed library", "surveyed libraries")
+        title = counted(len(libraries), "surveyed library", "surveyed libraries")
         share = relative / total if total else None
-        return distribution_of_survey(title, counted, share, layout)
+        return distribution_of_survey(title, survey["totals"]["pages_by_fixups"], share, layout)
 
 
 def _fleet(
@@ -412,7 +411,7 @@ def _population(pages: Distribution, survey: dict[str, Any] | None) -> Populatio
                 "this survey has no processes, and a fleet is made of them: survey with --pid all, "
                 "or leave --survey away"
             )
-        title = counted_in_words(len(seen), "surveyed process", "surveyed processes")
+        title = counted(len(seen), "surveyed process", "surveyed processes")
     else:
         seen, title = [pages.total_pages], f"processes with {pages.title}"
     return Population(
@@ -431,7 +430,7 @@ def _own_pages(process: dict[str, Any]) -> int:
 
 
 def _subtitle(costs: Costs) -> str:
-    rounds = counted_in_words(costs.rounds, "round")
+    rounds = counted(costs.rounds, "round")
     return f"medians over {rounds}; pages in turn, one process"
 
 

@@ -22,14 +22,13 @@ from mapscratch.lab.cost.costs import SQUEEZE, Costs
 from mapscratch.lab.cost.model import (
     DEVICE,
     DEVICE_AHEAD,
-    ENGINES,
     Device,
     Layout,
     RoundTrip,
     scratch_lines,
     swap_lines,
 )
-from mapscratch.lab.rig.results import Spread
+from mapscratch.lab.rig.results import ENGINES, Spread
 
 Pages: TypeAlias = NDArray[np.int64]
 

@@ -34,7 +34,8 @@ from mapscratch.elf import FixupPlan, default_libraries, link, relocations
 from mapscratch.elf.kinds import BASE_RELATIVE_KINDS
 from mapscratch.errors import UserError
 from mapscratch.lab.cost.costs import Costs, Line, Measurement
-from mapscratch.lab.rig.results import Spread
+from mapscratch.lab.rig.results import ENGINES, Spread
+from mapscratch.text import swap_name
 
 Floats: TypeAlias = NDArray[np.float64]
 FixupName: TypeAlias = Literal["known value", "relative", "mixed", "symbolic"]
@@ -42,8 +43,6 @@ Scope: TypeAlias = Literal["short", "long"]
 Pays: TypeAlias = Literal["never", "up to", "always"]
 
 WORDS_A_PAGE = PAGESIZE // 8
-ENGINES = ("kernel", "lazyfree", "dontneed")
-"""Those that bring pages back by fixups, the preferred one first."""
 SWAPS = ("swap.file", "swap.partition", "swap.zram", "swap.zswap")
 _CONTENT_DOES_NOT_MATTER = ("swap.file", "swap.partition")
 _STORING, _HEALING = {"lazyfree": "fixup.at_page_in"}, "fixup.word"
@@ -222,7 +221,7 @@ def swap_lines(
     found = []
     for line in map(costs.line, SWAPS):
         if line:
-            trip = _round_trip(line, swap_title(line.what), None, layout)
+            trip = _round_trip(line, swap_name(line.what), None, layout)
             found.append(_level(trip, line) if line.what in _CONTENT_DOES_NOT_MATTER else trip)
     if other:
         found += device_lines(costs, other)
@@ -309,12 +308,6 @@ def read_ahead(costs: Costs) -> Spread | None:
 
 def _device_line(what: str, title: str, page_us: Floats) -> RoundTrip:
     return RoundTrip(what, title, None, page_us[:, None], np.zeros((3, 1)))
-
-
-def swap_title(what: str) -> str:
-    """The name of a swap in words."""
-    names = {"swap.file": "swapfile", "swap.partition": "swap partition"}
-    return names.get(what, what.removeprefix("swap."))
 
 
 def _round_trip(line: Line, title: str, fixup: FixupCost | None, layout: Layout) -> RoundTrip:

@@ -29,7 +29,6 @@ from mapscratch.lab.cost.model import (
     ALONE,
     DEVICE,
     DEVICE_AHEAD,
-    ENGINES,
     WORDS_A_PAGE,
     BreakEven,
     Device,
@@ -45,8 +44,8 @@ from mapscratch.lab.cost.model import (
     swap_lines,
 )
 from mapscratch.lab.reading import checked_document
-from mapscratch.lab.rig.results import Spread
-from mapscratch.lab.text import microseconds
+from mapscratch.lab.rig.results import ENGINES, Spread
+from mapscratch.text import counted, decimal, listed, microseconds, nanoseconds, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -180,7 +179,7 @@ def _whole_page(report: CostReport) -> str:
                 each = pages.relative_share * relative.median + rest * symbolic.median
                 dear.append(f"{microseconds(each * pages.mean / 1e3)} in a {scope} scope")
         if dear:
-            parts.append(f"as ld.so does it {_list(dear)}")
+            parts.append(f"as ld.so does it {listed(dear)}")
     share = (
         f", {pages.relative_share:.0%} of them relative" if pages.relative_share is not None else ""
     )
@@ -195,16 +194,20 @@ def _prices(report: CostReport) -> str:
     relative = costs.measurement("relocation.relative")
     short, long = (costs.measurement(f"relocation.symbolic.{scope}") for scope in ("short", "long"))
     if relative:
-        parts.append(f"a relative one costs ld.so {_ns(relative.median)}")
+        parts.append(f"a relative one costs ld.so {nanoseconds(relative.median)}")
     if short or long:
         low, high = short or long, long or short
         assert low and high
         same = low is high
-        cost = _ns(low.median) if same else f"{_ns(low.median)} to {_ns(high.median)}"
+        cost = (
+            nanoseconds(low.median)
+            if same
+            else f"{nanoseconds(low.median)} to {nanoseconds(high.median)}"
+        )
         parts.append(f"one that looks a symbol up {cost}")
     if known and known.fixup:
-        parts.append(f"storing a value that is known {_ns(known.fixup.ns.median)}")
-    text = _list(parts)
+        parts.append(f"storing a value that is known {nanoseconds(known.fixup.ns.median)}")
+    text = listed(parts)
     return text[:1].upper() + text[1:]
 
 
@@ -225,7 +228,7 @@ def _weighing(report: CostReport, weighed: Iterable[BreakEven]) -> str:
     what = f"dropping a page with {report.engine} and making its fixups again takes"
     sentences = []
     for swaps in alike.values():
-        names = _list(_with_time(one) for one in report.swaps if one.what in swaps)
+        names = listed(_with_time(one) for one in report.swaps if one.what in swaps)
         verdict = _verdict(report, [by_swap[swap] for swap in swaps])
         sentences.append(f"Against {names}, {what} {verdict}.")
         what = "it takes"
@@ -236,7 +239,7 @@ def _with_time(swap: RoundTrip) -> str:
     """A swap's name, and what a page takes by it; of a device, that it is assumed."""
     name = _without_latency(swap.title).replace(", read-ahead", " with read-ahead")
     assumed = "assumed, " if swap.what in (DEVICE, DEVICE_AHEAD) else ""
-    return f"{name} ({assumed}{_microseconds(float(swap.at(0)[0, 0]))})"
+    return f"{name} ({assumed}{microseconds(float(swap.at(0)[0, 0]))})"
 
 
 def _verdict(report: CostReport, by_swap: Sequence[Sequence[BreakEven]]) -> str:
@@ -278,10 +281,10 @@ def _numbers_of_kinds(report: CostReport, kinds: Iterable[Sequence[BreakEven]]) 
         numbers = [_number(one) for one in ones]
         if set(numbers) == {"1"}:
             name = re.sub(r"\bones\b", "one", name)
-        text = f"up to {_list(numbers)} {name}"
+        text = f"up to {listed(numbers)} {name}"
         if fixup.fixup != "symbolic":  # How many pages have only such ones isn't known.
             shares = [f"{report.pages.share_below(one.fixups.median):.0%}" for one in ones]
-            text += f" ({_list(shares)}{have_no_more})"
+            text += f" ({listed(shares)}{have_no_more})"
             have_no_more = ""
         yield text
         former = fixup.fixup
@@ -292,33 +295,13 @@ def _ones(fixups: Sequence[FixupCost]) -> str:
     names = {"known value": "known", "relative": "relative", "mixed": "ones mixed as here"}
     names["symbolic"] = "symbolic ones alone"
     parts = [names[one.fixup] + (f" in a {one.scope} scope" if one.scope else "") for one in fixups]
-    return _list(parts) + ("" if " " in parts[-1] else " ones")
+    return listed(parts) + ("" if " " in parts[-1] else " ones")
 
 
 def _number(one: BreakEven) -> str:
     """With two digits: the rounds don't agree on more."""
     number = max(1.0, one.fixups.median)
     return f"{round(number, 1 - int(math.log10(number))):,.0f}"
-
-
-def _microseconds(value: float) -> str:
-    return f"{value:,.0f} µs" if value >= 1000 else microseconds(value)
-
-
-def _list(parts: Iterable[str]) -> str:
-    items = list(parts)
-    if len(items) < 2:
-        return "".join(items)
-    return f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def counted_in_words(number: int, one: str, several: str = "") -> str:
-    """A number of things: one of them, or several."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
-def _ns(value: float) -> str:
-    return f"{value:,.0f} ns" if value >= 20 else f"{value:.1f} ns"
 
 
 # --- the chart ----------------------------------------------------------------------------------
@@ -341,7 +324,7 @@ def cost_chart(report: CostReport) -> Chart:
     series = [one for one in series if one.points]
     leaving = any(one.points[-1][0] < WORDS_A_PAGE for one in series)
     notes = ["Lines that end early go on upwards, out of the picture."] if leaving else []
-    notes += [f"{one.title} takes {_microseconds(_highest(one))}: far above it." for one in far]
+    notes += [f"{one.title} takes {microseconds(_highest(one))}: far above it." for one in far]
     title = "µs for a page to leave memory and come back, by its number of fixups"
     unit = ("fixup a page", "fixups a page")
     return Chart(title, tuple(series), " ".join(notes), unit, _CHART_POINTS)
@@ -705,13 +688,13 @@ def _reasons(left_out: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _measurements_table(report: CostReport, width: int) -> Table:
     costs = report.costs
-    first = f"ns, medians over {counted_in_words(costs.rounds, 'round')}"
+    first = f"ns, medians over {counted(costs.rounds, 'round')}"
     titles = ["median", "least", "most", "for each"]
     kept = range(4) if width >= _ROOM_FOR_ALL else (0, 3)  # Numbers are never cut.
     table = _plain_table(first, *(titles[at] for at in kept))
     table.columns[0].min_width = _LEAST_LABEL
     for one in costs.measurements:
-        cells = [*(_decimal(value) for value in _three(one.spread)), one.per]
+        cells = [*(decimal(value) for value in _three(one.spread)), one.per]
         table.add_row(one.title, *(cells[at] for at in kept))
     return table
 
@@ -758,17 +741,12 @@ def _tables(width: int, labels: Sequence[_Column], numbers: Sequence[_Column]) -
         yield table
 
 
-def _decimal(value: float) -> str:
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
-
-
 def _check_line(check: Check) -> str:
     tolerance = check.note.rpartition("; ")[2].removesuffix(".")
     agrees = tolerance if tolerance.startswith("agrees") else f"agrees ({tolerance})"
     result = agrees if check.agrees else f"DOES NOT AGREE: {check.note.removesuffix('.')}"
     return (
-        f"Check: {check.what}: ours {_decimal(check.ours)}, theirs {_decimal(check.theirs)} "
+        f"Check: {check.what}: ours {decimal(check.ours)}, theirs {decimal(check.theirs)} "
         f"({check.ratio:.2f} x): {result}."
     )
 
@@ -847,7 +825,7 @@ def _explanations(report: CostReport) -> Iterator[str]:
     trips = {one.title: one.at(0)[0, 0] for one in (*report.swaps, *report.scratches)}
     yield (
         "A page's round trip without fixups: "
-        f"{', '.join(f'{title} {_microseconds(float(us))}' for title, us in trips.items())}."
+        f"{', '.join(f'{title} {microseconds(float(us))}' for title, us in trips.items())}."
     )
     yield (
         f"Pages: {pages.title}: {pages.total_pages:,} with fixups, {pages.median:.0f} on the one "
@@ -879,13 +857,13 @@ def _cold(report: CostReport) -> str:
         for name in ("fault.disk.sequential", "fault.disk", "swap.file.in")
     )
     ways = [
-        f"{_microseconds(one.median / 1e3)} {how}"
+        f"{microseconds(one.median / 1e3)} {how}"
         for one, how in ((order, "in order"), (disk, "at random"))
         if one
     ]
     if not ways:
         return ""
-    beside = f" (swap-in from a file, in order: {_microseconds(swap.median / 1e3)})" if swap else ""
+    beside = f" (swap-in from a file, in order: {microseconds(swap.median / 1e3)})" if swap else ""
     return (
         "The file's page is in the page cache here. Where it was dropped too, it is read again: "
         f"{', '.join(ways)}{beside}; the fixups come on top."
@@ -906,7 +884,7 @@ def _print_baselines(console: Console, report: CostReport) -> None:
 
 
 def _print_fleet(console: Console, fleet: Fleet) -> None:
-    processes = counted_in_words(fleet.processes, "process", "processes")
+    processes = counted(fleet.processes, "process", "processes")
     hosts = f"each of {fleet.hosts:,} hosts" if fleet.hosts > 1 else "one host"
     console.print(f"{processes} on {hosts}")
     console.print()
@@ -916,24 +894,14 @@ def _print_fleet(console: Console, fleet: Fleet) -> None:
     ]
     _print_tables(console, _tables(console.width, [names], columns))
     console.print(
-        f"{counted_in_words(fleet.pages, 'page')} with fixups ({fleet.population}), "
-        f"{_bytes(fleet.pages * PAGESIZE)}; the files' own pages: "
-        f"{_bytes(fleet.page_cache_bytes)} of page cache, shared. As much comes back from swap as "
+        f"{counted(fleet.pages, 'page')} with fixups ({fleet.population}), "
+        f"{size(fleet.pages * PAGESIZE)}; the files' own pages: "
+        f"{size(fleet.page_cache_bytes)} of page cache, shared. As much comes back from swap as "
         "went there. Assumed:"
     )
     for assumption in fleet.assumptions:
         console.print(f"- {assumption}")
     console.print()
-
-
-def _bytes(amount: float) -> str:
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-    at = 0
-    while amount >= 1023.95 and at < len(units) - 1:  # What is rounded to 1024 is of the next.
-        amount /= 1024
-        at += 1
-    text = f"{amount:,.0f}" if not at or amount >= 100 else f"{amount:.1f}"
-    return f"{text} {units[at]}"
 
 
 def _seconds(spread: Spread) -> str:
@@ -959,9 +927,9 @@ _TIME_UNITS = (
     (1e-6, "µs"),
 )
 _FLEET_COLUMNS: dict[str, Callable[[Plan], str]] = {
-    "to swap": lambda plan: _bytes(plan.written_bytes),
-    "memory": lambda plan: _bytes(plan.private_bytes),
-    "left after": lambda plan: _bytes(plan.kept_bytes),
+    "to swap": lambda plan: size(plan.written_bytes),
+    "memory": lambda plan: size(plan.private_bytes),
+    "left after": lambda plan: size(plan.kept_bytes),
     "waiting": lambda plan: _seconds(plan.seconds),
     "processor": lambda plan: _seconds(plan.cpu_seconds),
 }

@@ -12,6 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from mapscratch.text import swap_name
+
+ENGINES = ("kernel", "lazyfree", "dontneed")
+"""Those that bring pages back by fixups, the preferred one first."""
+
 Pressure: TypeAlias = Literal["pageout", "cgroup"]
 SwapChoice: TypeAlias = Literal["none", "auto", "file", "zram", "zswap"]
 
@@ -59,6 +64,14 @@ class SwapDescription:
     free: int
     temporary: bool
     zswap: bool | None
+
+    @property
+    def title(self) -> str:
+        """Where the kernel swaps to, in words; ``swap`` if there is none."""
+        if self.kind == "none":
+            return "swap"
+        article = "" if self.kind == "zram" else "a "
+        return f"{article}{swap_name(self.kind)}{' behind zswap' if self.zswap else ''}"
 
 
 @dataclass(frozen=True, slots=True)

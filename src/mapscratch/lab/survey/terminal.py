@@ -25,6 +25,7 @@ from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey
 from mapscratch.lab.survey.take import Census
+from mapscratch.text import counted, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -358,24 +359,24 @@ def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]
             "dropped."
         )
         yield (
-            f"{_count(whole.libraries, 'library', 'libraries')}: "
-            f"{_count(whole.fixups, 'fixup', 'fixups')}; saved {_pages(whole.saved_pages)} of "
+            f"{counted(whole.libraries, 'library', 'libraries')}: "
+            f"{counted(whole.fixups, 'fixup', 'fixups')}; saved {_pages(whole.saved_pages)} of "
             f"{_pages(whole.dirtied_pages)} dirtied, for each process that loads all of it."
             f"{text if whole.text_pages else ''}"
         )
     if census.wanted.has_files:
         yield (
-            f"For {_count(processes, 'process', 'processes')}: saved "
-            f"{_size(whole.saved_pages * processes * PAGE)} of "
-            f"{_size(whole.dirtied_pages * processes * PAGE)} dirtied."
+            f"For {counted(processes, 'process', 'processes')}: saved "
+            f"{size(whole.saved_pages * processes * PAGE)} of "
+            f"{size(whole.dirtied_pages * processes * PAGE)} dirtied."
         )
     if whole.processes:
         each = statistics.median(process.relocated_pages for process in census.processes)
         yield (
-            f"{_count(whole.processes, 'process holds', 'processes hold')} private copies: saved "
+            f"{counted(whole.processes, 'process holds', 'processes hold')} private copies: saved "
             f"{_pages(whole.saved_pages_in_processes)} of {_pages(whole.relocated_pages)} "
             f"relocated, {each:,.0f} in the median process. By Pss, where what forked processes "
-            f"share counts once: {_size(whole.relocated_pss_bytes)} relocated."
+            f"share counts once: {size(whole.relocated_pss_bytes)} relocated."
         )
     yield f"It took {census.seconds:.1f} s to look at this."
 
@@ -519,25 +520,12 @@ def _print_skipped(console: Console, census: Census) -> None:
         console.print(f"and {more:,} more skipped; --json lists all", style="dim")
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def _pages(number: int) -> str:
-    return f"{_count(number, 'page', 'pages')} ({_size(number * PAGE)})"
+    return f"{counted(number, 'page', 'pages')} ({size(number * PAGE)})"
 
 
 def _kibibytes(size: int) -> str:
     return f"{size / 1024:,.0f}"
-
-
-def _size(size: float) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= 10 * factor:
-            return f"{size / factor:,.0f} {unit}"
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1024:,.0f} KiB"
 
 
 def names_of(paths: Sequence[str | os.PathLike[str]]) -> str:

@@ -69,7 +69,7 @@ def text_of(demo: Demo) -> str:
         *ordinary_lines(demo.setting, demo.ordinary),
         *our_lines(demo.ours),
     )
-    return "\n".join(lines)
+    return " ".join(line.strip() for line in lines)
 
 
 @pytest.mark.parametrize("why", ["run as root", "There is none."])

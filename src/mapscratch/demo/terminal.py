@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,14 +14,18 @@ from mapscratch.text import mebibytes
 NAME = "mapscratch.demo"
 VERSION = 1
 
+_COLUMNS = 80
+
 
 def setting_lines(setting: Setting) -> Iterator[str]:
     """What will be shown, before anything is done."""
-    yield (
+    yield from textwrap.wrap(
         f"A file of {mebibytes(setting.file)} of big-endian integers is read as "
-        f"{mebibytes(setting.array)} of scaled float32,"
+        f"{mebibytes(setting.array)} of scaled float32, by processes that may have "
+        f"{mebibytes(setting.limit)} of memory. {_limit(setting)}",
+        _COLUMNS,
+        break_on_hyphens=False,
     )
-    yield f"by processes that may have {mebibytes(setting.limit)} of memory. {_limit(setting)}"
 
 
 def _limit(setting: Setting) -> str:

@@ -54,7 +54,11 @@ def ask() -> tuple[Answer, ...]:
         warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
         warnings.simplefilter("ignore", mapscratch.CacheFallbackWarning)
         array = _of_arrays()
-        calls = _of_system_calls() if array.works else Answer(SYSTEM_CALLS, False, "there are none")
+        calls = (
+            _of_system_calls()
+            if array.works
+            else Answer(SYSTEM_CALLS, False, "no array works here")
+        )
         return array, calls, _of_the_cache()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,9 @@ from mapscratch.text import mebibytes
 
 NAME = "mapscratch.doctor"
 VERSION = 1
+
+_COLUMNS = 100
+_INDENT = 24
 
 
 def ordinary_mapping(diagnosis: Diagnosis) -> str:
@@ -79,9 +83,16 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _answer_lines(answer: Answer) -> Iterator[str]:
     verdict = "yes" if answer.works else "no"
-    yield f"  {answer.subject:<21} {verdict}: {answer.why.rstrip('.')}."
+    yield from _wrapped(f"  {answer.subject:<21} {verdict}: {answer.why.rstrip('.')}.")
     if answer.remedy:
-        yield f"{'':<24}{answer.remedy.rstrip('.')}."
+        yield from _wrapped(f"{'':<{_INDENT}}{answer.remedy.rstrip('.')}.")
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = " " * _INDENT
+    return textwrap.wrap(
+        text, _COLUMNS, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _engine_lines(engine: EngineStatus) -> Iterator[str]:

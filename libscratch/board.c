@@ -6,8 +6,10 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include "range.h"
+#include "base.h"
+#include "lock.h"
 #include "raw.h"
+#include "signals.h"
 #include "uapi.h"
 
 enum {
@@ -15,8 +17,6 @@ enum {
     BOARD_BYTES = SCRATCH_BOARD_SLOTS * (int)sizeof(struct scratch_slot),
 };
 static const char board_name[] = "mapscratch-board";
-
-struct scratch_board scratch_board;
 
 static struct scratch_lock board_lock; /* a leaf: nothing else is taken under it */
 static uint32_t used_slots = 1;        /* the header; what stands on the board itself isn't trusted */

@@ -1,22 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Scratch memory over fork.
- *
- * The parent's pager is stopped around the fork, because a caller may refuse to fork with a thread
- * that it doesn't know (Python from 3.12 on warns). The child has no pager and, of `lazyfree`
- * ranges, not even the memory (MADV_DONTFORK): here they are mapped and registered anew, empty, so
- * that every page shows the file. A child that these handlers never see (a raw clone) has a hole there
- * and crashes, instead of reading zeros. Ranges of `dontneed` and `kernel` are inherited like any private
- * mapping; those of `kernel` need no pager on either side.
- */
+#include "fork.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "board.h"
+#include "lazyfree.h"
 #include "pager.h"
-#include "range.h"
 #include "raw.h"
+#include "signals.h"
 #include "tell.h"
 #include "uapi.h"
 
@@ -25,20 +19,17 @@ static bool restart_is_deferred;
 
 /* Before the pager ends, because a process whose owner has gone ends with its last connection. */
 static void connect_helpers(void) {
-    size_t count;
-    scratch_lock_acquire(&scratch_registry_lock);
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
-    for (size_t index = 0; index < count; index++)
-        if (ranges[index]->helper.address)
-            scratch_helper_before_fork(&ranges[index]->helper);
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_for_each_range(range) {
+        if (range->helper.address)
+            scratch_helper_before_fork(&range->helper);
+    }
+    scratch_lock_release(&scratch_registry.lock);
 }
 
 static void close_next_connections(void) {
-    size_t count;
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
-    for (size_t index = 0; index < count; index++)
-        scratch_helper_close_next(&ranges[index]->helper);
+    scratch_for_each_range(range)
+        scratch_helper_close_next(&range->helper);
 }
 
 static void before_fork(void) {
@@ -46,13 +37,13 @@ static void before_fork(void) {
     scratch_lock_acquire(&scratch_control_lock);
     connect_helpers();
     bool is_parked = scratch_pager_park();
-    scratch_lock_acquire(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
     if (!is_parked)
         close_next_connections();
     scratch_board_before_fork();
 }
 
-static bool needs_pager(void) { return scratch_pager_is_parked() || scratch_registry_needs_pager(); }
+static bool needs_pager(void) { return scratch_pager_is_parked() || scratch_pager_is_needed(); }
 
 /*
  * Whoever touches a missing page waits for the pager; without one, for ever. A thread can be refused
@@ -75,12 +66,10 @@ static void restart_pager(void) {
 
 static void after_fork_in_parent(void) {
     bool restart = needs_pager() && !restart_is_deferred;
-    size_t count;
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
-    for (size_t index = 0; index < count; index++)
-        scratch_helper_after_fork_in_parent(&ranges[index]->helper);
+    scratch_for_each_range(range)
+        scratch_helper_after_fork_in_parent(&range->helper);
     scratch_board_after_fork_in_parent();
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_release(&scratch_registry.lock);
     if (restart)
         restart_pager();
     scratch_pager_stop_if_idle();
@@ -139,25 +128,23 @@ static void renew(struct scratch_range *range, int pager_error) {
 }
 
 static void after_fork_in_child(void) {
-    scratch_lock_reset(&scratch_registry_lock);
+    scratch_lock_reset(&scratch_registry.lock);
     scratch_pager_abandon();
-    scratch_registry_forget_closing();
-    size_t count;
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
+    scratch_registry.closing = 0; /* the threads that were closing ranges don't exist here */
     bool has_lazyfree = false;
-    for (size_t index = 0; index < count; index++) {
-        forget_parent(ranges[index]);
-        scratch_board_keep(ranges[index]->slot);
-        if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE) {
+    scratch_for_each_range(range) {
+        forget_parent(range);
+        scratch_board_keep(range->slot);
+        if (range->engine == SCRATCH_ENGINE_LAZYFREE) {
             has_lazyfree = true;
-            reserve(ranges[index]);
+            reserve(range);
         }
     }
     scratch_board_after_fork_in_child();
-    int error = scratch_registry_needs_pager() ? scratch_pager_ensure(has_lazyfree) : 0;
-    for (size_t index = 0; index < count; index++) {
-        if (ranges[index]->engine == SCRATCH_ENGINE_LAZYFREE)
-            renew(ranges[index], error);
+    int error = scratch_pager_is_needed() ? scratch_pager_ensure(has_lazyfree) : 0;
+    scratch_for_each_range(range) {
+        if (range->engine == SCRATCH_ENGINE_LAZYFREE)
+            renew(range, error);
     }
     scratch_pager_stop_if_idle();
     scratch_lock_reset(&scratch_control_lock);
@@ -194,9 +181,9 @@ void scratch_fork_finish(void) {
     restart_is_deferred = false;
     scratch_signals_block(&signals);
     scratch_lock_acquire(&scratch_control_lock);
-    scratch_lock_acquire(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
     bool restart = needs_pager();
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_release(&scratch_registry.lock);
     if (restart)
         restart_pager();
     scratch_pager_stop_if_idle();

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The one place that tells the kernel it may take pages: engine `lazyfree` and purgeable memory.
+ *
+ * MADV_FREE makes a page droppable in two steps: the processor notes it in a batch, and moves the
+ * batch to the lists of reclaim when it is full, or when its next MADV_FREE begins. Until then
+ * reclaim on another processor takes the page for an ordinary one and swaps it. So before the pager
+ * wakes who waits for a page, sleeps, or answers that pages are armed, it begins one more: on a page
+ * of its own that is never touched.
  */
 #ifndef SCRATCH_FREE_LAZILY_H
 #define SCRATCH_FREE_LAZILY_H
@@ -13,5 +19,9 @@
 static inline int scratch_free_lazily(void *address, size_t length) {
     return madvise(address, length, MADV_FREE) ? errno : 0;
 }
+
+/* On the pager's thread: the same from the next `scratch_drain_frees` on, by reclaim on any processor. */
+void scratch_free_by_batch(void *address, size_t length);
+void scratch_drain_frees(void);
 
 #endif

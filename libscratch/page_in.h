@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Page-in: what a missing page is made of, how much is made with it, and what is made ahead of a
- * reader. On the pager's thread.
+ * Page-in: how much is made with a missing page, and what is made ahead of a reader. On the pager's
+ * thread.
  */
 #ifndef SCRATCH_PAGE_IN_H
 #define SCRATCH_PAGE_IN_H
 
+#include "range.h"
 #include "userfault.h"
 
 /*
@@ -14,9 +15,6 @@
  */
 void scratch_page_in(const struct scratch_userfault *userfault, struct scratch_range *range,
                      size_t page, bool for_store, bool is_late, size_t *ret_first, size_t *ret_end);
-/* Somebody wants to store into memory that nobody may store to. */
-void scratch_page_in_refuse_store(const struct scratch_userfault *userfault,
-                                  struct scratch_range *range, size_t page, pid_t thread);
 /* Makes some pages that are about to be read, without the price of a fault for each. */
 void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scratch_range *range,
                            const uint64_t *pages, size_t count);
@@ -24,9 +22,7 @@ void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scr
 bool scratch_page_in_expects_fault(void);
 /* Makes one more batch of what lies ahead of some reader; false if there is nothing to make. */
 bool scratch_page_in_ahead(const struct scratch_userfault *userfault);
-/* Takes what helpers have answered. */
-void scratch_page_in_answers(const struct scratch_userfault *userfault);
-/* Before anything else on a new pager. It has no connections to helpers: who waits for one asks again. */
+/* Before anything else on a new pager. */
 void scratch_page_in_restart(const struct scratch_userfault *userfault);
 /* In the child of a fork. */
 void scratch_page_in_forget(void);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "base.h"
 #include "raw.h"
 #include "uapi.h"
 
@@ -19,8 +20,6 @@ void scratch_pagemap_close(int pagemap) {
         raw_close(pagemap);
 }
 
-static size_t page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
-
 /* A file's page on its way to another place, and a guard region, look as if they were in swap. */
 static void add(struct scratch_page_counts *counts, uint64_t pages, bool present, bool swapped,
                 bool of_file, bool guard) {
@@ -35,7 +34,7 @@ static int scan(int pagemap, uintptr_t address, size_t pages, uint64_t categorie
                 struct scratch_page_counts *counts) {
     enum { REGIONS = 64 };
     struct page_region regions[REGIONS];
-    size_t page_size = page_bytes();
+    size_t page_size = scratch_page_size();
     struct pm_scan_arg request = {
         .size = sizeof request,
         .start = address,
@@ -63,7 +62,7 @@ static int read_entries(int pagemap, uintptr_t address, size_t pages,
                         struct scratch_page_counts *counts) {
     enum { ENTRIES = 512 };
     uint64_t entries[ENTRIES];
-    uint64_t number = address / page_bytes();
+    uint64_t number = address / scratch_page_size();
     while (pages) {
         size_t wanted = pages < ENTRIES ? pages : ENTRIES;
         long got = raw_pread(pagemap, entries, wanted * sizeof entries[0],

@@ -6,21 +6,27 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
+#include "board.h"
 #include "clock.h"
+#include "fault.h"
+#include "free_lazily.h"
+#include "handover.h"
+#include "helper_pages.h"
 #include "page_in.h"
 #include "placement.h"
 #include "pressure.h"
 #include "raw.h"
+#include "rearm.h"
 #include "uapi.h"
 #include "userfault.h"
+
+struct scratch_lock scratch_control_lock;
 
 enum order {
     ORDER_REGISTER,
@@ -52,9 +58,7 @@ static struct {
     size_t end;
     const uint64_t *pages; /* of ORDER_FETCH: so many */
     size_t page_count;
-    struct sockaddr_un receiver; /* where ORDER_SEND sends the userfaultfd */
-    socklen_t receiver_length;
-    uint64_t cookie[2];
+    struct scratch_handover handover; /* of ORDER_SEND: of the userfaultfd */
     int error;
     struct scratch_completion answered;
 } mailbox;
@@ -83,15 +87,14 @@ static int ascending(const void *one, const void *other) {
 }
 
 static int choose_kept(void) {
-    size_t range_count;
-    scratch_lock_acquire(&scratch_registry_lock);
-    struct scratch_range **ranges = scratch_registry_ranges(&range_count);
-    kept = calloc(range_count + 1, sizeof *kept);
+    scratch_lock_acquire(&scratch_registry.lock);
+    kept = calloc(scratch_registry.count + 1, sizeof *kept);
     kept_count = 0;
-    for (size_t index = 0; kept && index < range_count; index++)
-        if (ranges[index]->helper.next >= 0)
-            kept[kept_count++] = ranges[index]->helper.next;
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_for_each_range(range) {
+        if (kept && range->helper.next >= 0)
+            kept[kept_count++] = range->helper.next;
+    }
+    scratch_lock_release(&scratch_registry.lock);
     if (!kept)
         return ENOMEM;
     if (parked_descriptor >= 0)
@@ -102,12 +105,10 @@ static int choose_kept(void) {
 
 /* The pager has them in its table. */
 static void close_kept(void) {
-    size_t range_count;
-    scratch_lock_acquire(&scratch_registry_lock);
-    struct scratch_range **ranges = scratch_registry_ranges(&range_count);
-    for (size_t index = 0; index < range_count; index++)
-        scratch_helper_close_next(&ranges[index]->helper);
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_for_each_range(range)
+        scratch_helper_close_next(&range->helper);
+    scratch_lock_release(&scratch_registry.lock);
     if (parked_descriptor >= 0)
         close(parked_descriptor);
     parked_descriptor = -1;
@@ -169,35 +170,9 @@ static int pager_prepare(void) {
     return 0;
 }
 
-/*
- * Hands the userfaultfd to the thread that stops us: through a socket that it has just made and
- * only for a moment, so that no descriptor of ours lies in the application's table.
- */
-static int send_userfault(void) {
-    int sender = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (sender < 0)
-        return errno;
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec payload = {mailbox.cookie, sizeof mailbox.cookie};
-    struct msghdr message = {
-        .msg_name = &mailbox.receiver,
-        .msg_namelen = mailbox.receiver_length,
-        .msg_iov = &payload,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof control.bytes,
-    };
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &userfault.descriptor, sizeof(int));
-    int error = syscall(SYS_sendmsg, sender, &message, MSG_DONTWAIT) < 0 ? errno : 0;
-    raw_close(sender);
-    return error;
+static int register_range(const struct scratch_range *range) {
+    return scratch_userfault_register(&userfault, (uintptr_t)range->address, range->length,
+                                      scratch_range_needs_protection(range));
 }
 
 /* True if the pager is to end. */
@@ -217,19 +192,19 @@ static bool obey(void) {
             mailbox.error = scratch_helper_connect(&mailbox.range->helper,
                                                    (uintptr_t)mailbox.range->address);
         if (!mailbox.error)
-            mailbox.error = scratch_userfault_register(&userfault, mailbox.range);
+            mailbox.error = register_range(mailbox.range);
         break;
     case ORDER_RELEASE:
         scratch_helper_disconnect(&mailbox.range->helper);
         break;
     case ORDER_REARM:
-        scratch_userfault_rearm(&userfault, mailbox.range, mailbox.first, mailbox.end);
+        scratch_rearm(&userfault, mailbox.range, mailbox.first, mailbox.end);
         break;
     case ORDER_WATCH:
         mailbox.error = scratch_pressure_open();
         break;
     case ORDER_SEND:
-        mailbox.error = send_userfault();
+        mailbox.error = scratch_handover_send(&mailbox.handover, userfault.descriptor);
         break;
     case ORDER_STOP:
         ends = true;
@@ -252,7 +227,7 @@ static bool serve_faults(uint64_t now) {
     size_t count = (size_t)got / sizeof messages[0];
     scratch_placement_follow((pid_t)messages[0].arg.pagefault.feat.ptid);
     for (size_t index = 0; index < count; index++)
-        scratch_userfault_serve(&userfault, &messages[index], now, index > 0);
+        scratch_fault_serve(&userfault, &messages[index], now, index > 0);
     return true;
 }
 
@@ -272,7 +247,7 @@ static void serve_burst(void) {
             last_fault = now;
         else if (!scratch_page_in_ahead(&userfault))
             sched_yield(); /* whoever has work may have the processor */
-        scratch_userfault_rearm_due(&userfault, now);
+        scratch_rearm_due(&userfault, now);
     }
 }
 
@@ -289,12 +264,12 @@ static void *pager_run(void *unused) {
         };
         size_t pressure_count = scratch_pressure_poll_entries(&entries[3]);
         uint64_t now = scratch_now_ns();
-        scratch_userfault_look_for_merging_at_times(&userfault, now);
-        uint64_t due = scratch_userfault_rearm_due(&userfault, now);
+        scratch_rearm_merged_at_times(&userfault, now);
+        uint64_t due = scratch_rearm_due(&userfault, now);
         bool goes_ahead = scratch_page_in_ahead(&userfault);
         uint64_t wait_ns = due > now && !goes_ahead ? due - now : 0;
         struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
-        scratch_userfault_drain();
+        scratch_drain_frees();
         scratch_placement_loosen();
         int ready = raw_poll(entries, 3 + pressure_count, due || goes_ahead ? &timeout : NULL);
         scratch_placement_settle();
@@ -303,7 +278,7 @@ static void *pager_run(void *unused) {
         if (entries[1].revents)
             serve_burst();
         if (entries[2].revents)
-            scratch_page_in_answers(&userfault);
+            scratch_helper_pages_answers(&userfault);
         scratch_pressure_serve(&entries[3], pressure_count);
         if (entries[0].revents) {
             struct signalfd_siginfo rung;
@@ -370,7 +345,7 @@ static int start_with_kept(void) {
     }
     has_userfault = parked_descriptor >= 0;
     close_kept();
-    if (scratch_pressure_is_watched())
+    if (scratch_pressure_is_watched)
         give_order(ORDER_WATCH, NULL, 0, 0);
     return 0;
 }
@@ -418,10 +393,26 @@ int scratch_pager_watch(void) {
     return error ? error : give_order(ORDER_WATCH, NULL, 0, 0);
 }
 
+/* A range of `kernel` needs nobody: the kernel drops its pages and brings them back. */
+static bool range_needs_pager(const struct scratch_range *range) {
+    return range->engine == SCRATCH_ENGINE_LAZYFREE ||
+           (range->engine == SCRATCH_ENGINE_DONTNEED && scratch_pressure_is_watched);
+}
+
+bool scratch_pager_is_needed(void) {
+    if (scratch_registry.closing)
+        return true;
+    scratch_for_each_range(range) {
+        if (range_needs_pager(range))
+            return true;
+    }
+    return false;
+}
+
 static bool is_needed(void) {
-    scratch_lock_acquire(&scratch_registry_lock);
-    bool needed = scratch_registry_needs_pager();
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
+    bool needed = scratch_pager_is_needed();
+    scratch_lock_release(&scratch_registry.lock);
     return needed;
 }
 
@@ -430,59 +421,16 @@ void scratch_pager_stop_if_idle(void) {
         return;
     give_order(ORDER_STOP, NULL, 0, 0);
     join();
-    scratch_userfault_forget_marks();
-}
-
-static int bind_receiver(void) {
-    int receiver = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (receiver < 0)
-        return -1;
-    /* Only the family: the kernel picks an unused abstract name (unix(7), "Autobind feature"). */
-    struct sockaddr_un anywhere = {.sun_family = AF_UNIX};
-    mailbox.receiver_length = sizeof mailbox.receiver;
-    if (bind(receiver, (struct sockaddr *)&anywhere, sizeof(sa_family_t)) ||
-        getsockname(receiver, (struct sockaddr *)&mailbox.receiver, &mailbox.receiver_length) ||
-        getrandom(mailbox.cookie, sizeof mailbox.cookie, 0) != sizeof mailbox.cookie) {
-        close(receiver);
-        return -1;
-    }
-    return receiver;
-}
-
-/* The descriptor in the message that bears our cookie; what others may have sent is thrown away. */
-static int receive_descriptor(int receiver) {
-    for (;;) {
-        uint64_t cookie[2] = {0, 0};
-        union {
-            struct cmsghdr header;
-            char bytes[CMSG_SPACE(sizeof(int))];
-        } control;
-        struct iovec payload = {cookie, sizeof cookie};
-        struct msghdr message = {
-            .msg_iov = &payload,
-            .msg_iovlen = 1,
-            .msg_control = control.bytes,
-            .msg_controllen = sizeof control.bytes,
-        };
-        if (recvmsg(receiver, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
-            return -1;
-        int descriptor = -1;
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        if (header && header->cmsg_type == SCM_RIGHTS)
-            memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
-        if (!memcmp(cookie, mailbox.cookie, sizeof cookie))
-            return descriptor;
-        if (descriptor >= 0)
-            close(descriptor);
-    }
+    scratch_rearm_forget_marks();
 }
 
 /* A copy of the pager's userfaultfd in the caller's descriptor table, or -1. */
 static int take_userfault(void) {
-    int receiver = bind_receiver();
+    int receiver = scratch_handover_bind(&mailbox.handover);
     if (receiver < 0)
         return -1;
-    int descriptor = give_order(ORDER_SEND, NULL, 0, 0) ? -1 : receive_descriptor(receiver);
+    int error = give_order(ORDER_SEND, NULL, 0, 0);
+    int descriptor = error ? -1 : scratch_handover_receive(&mailbox.handover, receiver);
     close(receiver);
     return descriptor;
 }
@@ -549,7 +497,7 @@ void scratch_pager_abandon(void) {
     has_userfault = false;
     atomic_store(&pager_thread, 0);
     atomic_store(&mail_waits, false);
-    scratch_userfault_forget_marks();
+    scratch_rearm_forget_marks();
     scratch_pressure_forget();
     scratch_page_in_forget();
 }

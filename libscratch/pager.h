@@ -12,6 +12,8 @@
 
 #include "range.h"
 
+extern struct scratch_lock scratch_control_lock;
+
 /* Starts the thread if there is none; with userfaultfd if the caller needs it. */
 int scratch_pager_ensure(bool with_userfault);
 int scratch_pager_register(const struct scratch_range *range);
@@ -21,6 +23,9 @@ int scratch_pager_rearm(struct scratch_range *range, size_t first, size_t end);
 int scratch_pager_fetch(struct scratch_range *range, const uint64_t *pages, size_t count);
 int scratch_pager_watch(void);
 void scratch_pager_stop_if_idle(void);
+
+/* Under the registry's lock: a range needs the thread; or one is being closed and may come back. */
+bool scratch_pager_is_needed(void);
 
 /*
  * Stops the thread and takes its userfaultfd into the caller's descriptor table, because a
@@ -32,7 +37,7 @@ bool scratch_pager_park(void);
 void scratch_pager_abandon(void);
 bool scratch_pager_is_parked(void);
 
-/* Installs the fork handlers once. */
-int scratch_fork_prepare_once(void);
+/* Any thread, without a lock: the pager's thread id, 0 if none runs. */
+pid_t scratch_pager_thread(void);
 
 #endif

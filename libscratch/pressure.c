@@ -10,15 +10,17 @@
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 
-#include "pager.h"
+#include "drop.h"
+#include "range.h"
 #include "raw.h"
 
 static struct {
-    bool is_set;
     enum scratch_pressure_kind kind;
     char path[PATH_MAX];
     char trigger[128];
 } watched;
+
+bool scratch_pressure_is_watched;
 
 /* How a descriptor says that memory is short. */
 enum source_kind {
@@ -36,8 +38,6 @@ static size_t source_count;
 
 static _Atomic uint64_t event_count;
 static _Atomic uint64_t dropped_pages;
-
-bool scratch_pressure_is_watched(void) { return watched.is_set; }
 
 static void add_source(enum source_kind kind, int descriptor, int level) {
     sources[source_count++] = (struct source){kind, descriptor, level};
@@ -183,7 +183,7 @@ static int open_watched(void) {
 
 int scratch_pressure_open(void) {
     scratch_pressure_close();
-    if (!watched.is_set)
+    if (!scratch_pressure_is_watched)
         return 0;
     int error = open_watched();
     if (error)
@@ -266,10 +266,7 @@ static void drop_step(struct scratch_range *range, struct relief *relief) {
 /* Under the registry's lock; each range is visited under its own. */
 static void visit_dontneed_ranges(void (*visit)(struct scratch_range *, struct relief *),
                                   struct relief *relief) {
-    size_t count;
-    struct scratch_range **ranges = scratch_registry_ranges(&count);
-    for (size_t index = 0; index < count; index++) {
-        struct scratch_range *range = ranges[index];
+    scratch_for_each_range(range) {
         if (range->engine != SCRATCH_ENGINE_DONTNEED)
             continue;
         scratch_lock_acquire(&range->lock);
@@ -278,9 +275,9 @@ static void visit_dontneed_ranges(void (*visit)(struct scratch_range *, struct r
     }
 }
 
-static void relieve(int level) {
+void scratch_pressure_relieve(int level) {
     struct relief relief = {.pagemap = scratch_pagemap_open()};
-    scratch_lock_acquire(&scratch_registry_lock);
+    scratch_lock_acquire(&scratch_registry.lock);
     visit_dontneed_ranges(take_temperature, &relief);
     uint64_t total = 0;
     for (unsigned step = 0; step < HEAT_STEPS; step++)
@@ -288,7 +285,7 @@ static void relieve(int level) {
     relief.wanted = (total * percent_for(level) + 99) / 100;
     for (relief.step = 0; relief.step < HEAT_STEPS && relief.wanted; relief.step++)
         visit_dontneed_ranges(drop_step, &relief);
-    scratch_lock_release(&scratch_registry_lock);
+    scratch_lock_release(&scratch_registry.lock);
     scratch_pagemap_close(relief.pagemap);
     atomic_fetch_add_explicit(&event_count, 1, memory_order_relaxed);
 }
@@ -323,14 +320,7 @@ void scratch_pressure_serve(const struct pollfd *entries, size_t count) {
             level = sources[index].level;
     }
     if (level >= 0)
-        relieve(level);
-}
-
-void scratch_pressure_announce(int level) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    relieve(level < 0 ? 0 : level > 2 ? 2 : level);
-    scratch_signals_restore(&signals);
+        scratch_pressure_relieve(level);
 }
 
 void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages) {
@@ -345,23 +335,6 @@ int scratch_pressure_choose(enum scratch_pressure_kind kind, const char *path,
     watched.kind = kind;
     strcpy(watched.path, path);
     strcpy(watched.trigger, trigger);
-    watched.is_set = true;
+    scratch_pressure_is_watched = true;
     return 0;
-}
-
-int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
-    int error = scratch_fork_prepare_once();
-    if (!error)
-        error = scratch_pressure_choose(kind, path, trigger);
-    if (!error) {
-        error = scratch_pager_watch();
-        watched.is_set = !error;
-        scratch_pager_stop_if_idle();
-    }
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
-    return error;
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "purgeable.h"
 
+#include <sys/mman.h>
+
+#include "base.h"
 #include "free_lazily.h"
-#include "range.h"
 #include "word.h"
 
 enum { PAGES_AT_ONCE = 1024 };

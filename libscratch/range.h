@@ -15,20 +15,23 @@
 #ifndef SCRATCH_RANGE_H
 #define SCRATCH_RANGE_H
 
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
-#include "board.h"
+#include "base.h"
+#include "description.h"
+#include "figures.h"
 #include "helper.h"
 #include "lock.h"
 #include "pagemap.h"
-#include "scratch.h"
+#include "states.h"
 #include "stream.h"
 
 /* As many entries of a pagemap are read in few calls, and a bit each of a large range is little. */
 enum { SCRATCH_TOUCHED_PAGES = 4096 };
 enum { SCRATCH_PIN_CHUNK_PAGES = 512 };
+/* The drop policy tells hot from cold by so many pages. */
+enum { SCRATCH_HEAT_CHUNK_PAGES = 64 };
 
 struct scratch_range {
     struct scratch_lock lock;
@@ -69,25 +72,6 @@ struct scratch_range {
     uint8_t *states; /* only in builds that check them */
 };
 
-extern struct scratch_settings scratch_settings;
-extern struct scratch_lock scratch_control_lock;
-extern struct scratch_lock scratch_registry_lock;
-
-size_t scratch_page_size(void);
-
-/* An application's thread around any of the locks above. */
-void scratch_signals_block(sigset_t *ret_previous);
-void scratch_signals_restore(const sigset_t *previous);
-
-/* The range that holds `address`, locked, or NULL. */
-struct scratch_range *scratch_registry_find_locked(uintptr_t address);
-/* Under the registry's lock: the ranges, ascending by address. */
-struct scratch_range **scratch_registry_ranges(size_t *ret_count);
-/* Under the registry's lock: a range needs the native thread; or one is being closed and may come back. */
-bool scratch_registry_needs_pager(void);
-/* In the child of a fork, where the threads that were closing ranges don't exist. */
-void scratch_registry_forget_closing(void);
-
 static inline size_t scratch_range_pages(const struct scratch_range *range) {
     return range->length / scratch_page_size();
 }
@@ -106,9 +90,6 @@ static inline void scratch_range_count(struct scratch_range *range, enum scratch
     atomic_fetch_add_explicit(&scratch_range_figures(range)[figure], more, memory_order_relaxed);
 }
 
-/* Under the range's lock: nothing is pinned any more. */
-void scratch_forget_pins(struct scratch_range *range);
-
 static inline bool scratch_has_pins_near(const struct scratch_range *range, size_t page) {
     return range->pins && range->pinned_in_chunk[page / SCRATCH_PIN_CHUNK_PAGES];
 }
@@ -117,14 +98,28 @@ static inline bool scratch_page_is_pinned(const struct scratch_range *range, siz
     return scratch_has_pins_near(range, page) && range->pins[page];
 }
 
-/*
- * For somebody who has no pager and sees to it that no memory is unmapped while the drop policy runs:
- * a range of `dontneed`, and its end.
- */
-int scratch_range_adopt(const struct scratch_description *description, struct scratch_range **ret);
-void scratch_range_disown(struct scratch_range *range);
-/* In the child of a fork that nothing was prepared for: there are no ranges. */
-void scratch_registry_reset(void);
+/* With what every engine needs, and `dontneed` besides; NULL: there is no memory. */
+struct scratch_range *scratch_range_allocate(enum scratch_engine engine,
+                                             const struct scratch_description *description);
+/* NULL members are allowed: it may be half made. */
+void scratch_range_free(struct scratch_range *range);
+
+/* Under the range's lock: nothing is pinned any more. */
+void scratch_forget_pins(struct scratch_range *range);
+static inline size_t scratch_pins_bytes(const struct scratch_range *range) {
+    return scratch_range_pages(range) * sizeof *range->pins;
+}
+static inline size_t scratch_pin_chunks_bytes(const struct scratch_range *range) {
+    return (scratch_range_pages(range) / SCRATCH_PIN_CHUNK_PAGES + 1) *
+           sizeof *range->pinned_in_chunk;
+}
+/* Of `ever_filled` and `touched`. */
+static inline size_t scratch_filled_bytes(const struct scratch_range *range) {
+    return (scratch_range_pages(range) + 7) / 8;
+}
+static inline size_t scratch_touched_bytes(const struct scratch_range *range) {
+    return scratch_range_pages(range) / SCRATCH_TOUCHED_PAGES / 8 + 1;
+}
 
 /*
  * The first run of unpinned pages in [*first, end): *first moves to its start, its length comes
@@ -143,23 +138,31 @@ uint64_t scratch_count_own_pages(const struct scratch_range *range, int pagemap,
 void scratch_source_of(const struct scratch_range *range, size_t first, size_t end, size_t *ret_from,
                        size_t *ret_to);
 
-/* What a drop has given back. */
-struct scratch_dropped {
-    uint64_t pages; /* of our own, in memory or in swap */
-    uint64_t bytes; /* of memory, the source's included */
+static inline bool scratch_was_touched(const struct scratch_range *range, size_t page) {
+    size_t chunk = page / SCRATCH_TOUCHED_PAGES;
+    return !range->touched || range->touched[chunk / 8] & (1u << (chunk % 8));
+}
+
+/* The ranges of this process, ascending by address; all of it under the lock. */
+struct scratch_registry {
+    struct scratch_lock lock;
+    struct scratch_range **ranges;
+    size_t count;
+    size_t capacity;
+    size_t closing; /* ranges that were taken out and are neither forgotten nor back */
 };
-/* MADV_DONTNEED in the form that the range needs, on unpinned runs, and on what they were made of. */
-int scratch_drop_locked(struct scratch_range *range, int pagemap, size_t first, size_t end,
-                        struct scratch_dropped *ret);
+extern struct scratch_registry scratch_registry;
 
-/* Whatever is there, before something is put there; not if any of it is pinned. */
-int scratch_discard_pages(struct scratch_range *range, size_t first, size_t pages);
+#define scratch_for_each_range(range)                                                            \
+    for (struct scratch_range **range##_at = scratch_registry.ranges, *range;                    \
+         range##_at < scratch_registry.ranges + scratch_registry.count && (range = *range##_at); \
+         range##_at++)
 
-/* Maps anonymous memory over the range, in place of what is there, as `lazyfree` needs it. */
-int scratch_lazyfree_map(struct scratch_range *range);
-
-/* Asserts the table of page states; nothing in ordinary builds. */
-void scratch_check_event(struct scratch_range *range, size_t first, size_t pages,
-                         enum scratch_page_event event);
+/* Room for one more, besides the ranges that are being closed and may have to come back. */
+int scratch_registry_make_room(void);
+void scratch_registry_insert(struct scratch_range *range);
+void scratch_registry_remove(const struct scratch_range *range);
+/* How many ranges begin at `address` or below. */
+size_t scratch_registry_position(uintptr_t address);
 
 #endif

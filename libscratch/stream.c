@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
 
-static size_t least(size_t one, size_t other) { return one < other ? one : other; }
-static size_t most(size_t one, size_t other) { return one > other ? one : other; }
+#include "base.h"
 
 static size_t round_down(size_t page, size_t unit) { return page - page % unit; }
 
 /* Whole units, at least one. */
 static size_t shrunk_block(const struct scratch_streams *streams,
                            const struct scratch_stream_limits *limits) {
-    return most(round_down(limits->block >> streams->shrink, limits->unit), limits->unit);
+    return scratch_most(round_down(limits->block >> streams->shrink, limits->unit), limits->unit);
 }
 
 static struct scratch_stream *least_recently_used(struct scratch_streams *streams) {
@@ -26,7 +25,7 @@ static struct scratch_stream *find_expected(struct scratch_streams *streams, siz
                                             size_t block) {
     for (size_t index = 0; index < SCRATCH_STREAM_COUNT; index++) {
         struct scratch_stream *stream = &streams->streams[index];
-        if (stream->window && page >= stream->next && page < most(stream->next + block, stream->goal))
+        if (stream->window && page >= stream->next && page < scratch_most(stream->next + block, stream->goal))
             return stream;
     }
     return NULL;
@@ -46,7 +45,7 @@ static struct scratch_stream *find_ahead(struct scratch_streams *streams,
 
 static void widen(struct scratch_stream *stream, const struct scratch_stream_limits *limits) {
     if (limits->adapts)
-        stream->window = most(least(2 * stream->window, limits->window), stream->window);
+        stream->window = scratch_most(scratch_least(2 * stream->window, limits->window), stream->window);
 }
 
 /* Puts one more window on its way, if the last one is made. */
@@ -56,19 +55,19 @@ static void set_goal(struct scratch_stream *stream, const struct scratch_stream_
     size_t goal = stream->next + limits->windows_ahead * stream->window;
     if (limits->huge && stream->window >= limits->huge) /* it ends where a huge page does */
         goal -= (goal + limits->huge_skew) % limits->huge;
-    stream->goal = least(goal, limits->end);
+    stream->goal = scratch_least(goal, limits->end);
 }
 
 /* What is made at once from `next` on: a huge page, or a batch that ends where one begins. */
 static size_t batch_from_next(const struct scratch_stream *stream,
                               const struct scratch_stream_limits *limits) {
-    size_t batch = least(stream->window, limits->batch);
+    size_t batch = scratch_least(stream->window, limits->batch);
     if (!limits->huge)
         return batch;
     size_t inside = (stream->next + limits->huge_skew) % limits->huge;
     bool is_whole = !inside && stream->window >= limits->huge &&
                     stream->next + limits->huge <= limits->end;
-    return is_whole ? limits->huge : least(batch, limits->huge - inside);
+    return is_whole ? limits->huge : scratch_least(batch, limits->huge - inside);
 }
 
 static struct scratch_plan plan_random(struct scratch_streams *streams,
@@ -80,7 +79,7 @@ static struct scratch_plan plan_random(struct scratch_streams *streams,
         streams->shrink = 0;
     size_t block = shrunk_block(streams, limits);
     size_t first = round_down(page, block);
-    size_t end = least(first + block, limits->end);
+    size_t end = scratch_least(first + block, limits->end);
     struct scratch_stream *stream = least_recently_used(streams);
     *stream = (struct scratch_stream){.next = end, .window = block};
     return (struct scratch_plan){first, end, stream, false};
@@ -92,7 +91,7 @@ static struct scratch_plan plan_sequence(struct scratch_stream *stream,
     widen(stream, limits);
     size_t batch = batch_from_next(stream, limits);
     size_t first = page < stream->next + batch ? stream->next : page;
-    size_t end = least(first + batch, limits->end);
+    size_t end = scratch_least(first + batch, limits->end);
     stream->next = end;
     set_goal(stream, limits);
     return (struct scratch_plan){first, end, stream, true};
@@ -139,7 +138,13 @@ bool scratch_stream_go_ahead(struct scratch_stream *stream,
     if (stream->next >= stream->goal)
         return false;
     *ret_first = stream->next;
-    *ret_end = least(stream->next + batch_from_next(stream, limits), stream->goal);
+    *ret_end = scratch_least(stream->next + batch_from_next(stream, limits), stream->goal);
     stream->next = *ret_end;
     return true;
+}
+
+void scratch_stream_unit_around(const struct scratch_stream_limits *limits, size_t page,
+                                size_t *ret_first, size_t *ret_end) {
+    *ret_first = round_down(page, limits->unit);
+    *ret_end = scratch_least(*ret_first + limits->unit, limits->end);
 }

@@ -71,5 +71,8 @@ bool scratch_stream_arrive(struct scratch_streams *streams,
 bool scratch_stream_go_ahead(struct scratch_stream *stream,
                              const struct scratch_stream_limits *limits, size_t *ret_first,
                              size_t *ret_end);
+/* The unit that holds `page`, as far as it is in the range. */
+void scratch_stream_unit_around(const struct scratch_stream_limits *limits, size_t page,
+                                size_t *ret_first, size_t *ret_end);
 
 #endif

@@ -61,8 +61,33 @@ static struct scratch_range *adopt(void *address, size_t length) {
         .source_fd = -1,
         .name = "PLT entries",
     };
-    struct scratch_range *range;
-    return scratch_range_adopt(&description, &range) ? NULL : range;
+    struct scratch_range *range = scratch_range_allocate(SCRATCH_ENGINE_DONTNEED, &description);
+    if (!range)
+        return NULL;
+    scratch_lock_acquire(&scratch_registry.lock);
+    int error = scratch_registry_make_room();
+    if (!error)
+        scratch_registry_insert(range);
+    scratch_lock_release(&scratch_registry.lock);
+    if (!error)
+        return range;
+    scratch_range_free(range);
+    return NULL;
+}
+
+static void disown(struct scratch_range *range) {
+    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_registry_remove(range);
+    scratch_lock_release(&scratch_registry.lock);
+    scratch_range_free(range);
+}
+
+/* A forked child has neither its parent's ranges nor its descriptors. */
+static void forget_parent(void) {
+    scratch_lock_reset(&scratch_registry.lock);
+    scratch_registry.count = 0;
+    scratch_pressure_forget();
+    adopted_texts = NULL;
 }
 
 static void adopt_texts(uint32_t process) {
@@ -93,7 +118,7 @@ static void disown_closed(void) {
             at = &(*at)->next;
             continue;
         }
-        scratch_range_disown((*at)->range);
+        disown((*at)->range);
         *at = (*at)->next;
     }
 }
@@ -169,8 +194,7 @@ static int choose(void) {
 static void run(void) {
     uint32_t process = (uint32_t)system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
     system_call(SYS_prctl, PR_SET_NAME, (long)"mapscratch", 0, 0, 0, 0);
-    scratch_registry_reset();
-    adopted_texts = NULL;
+    forget_parent();
     if (!take_own_descriptors() || choose() || scratch_pressure_open())
         return; /* nothing to watch: has_reclaimer stays set, so that it isn't tried again */
     give_up_capabilities();

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "purgeable.h"
-#include "range.h"
+#include "base.h"
 
 /* PurgeablePages */
 

@@ -55,11 +55,13 @@ compare: $(VENV)/installed ## the main job: MAP_PRIVATE against scratch mappings
 test: $(VENV)/installed ## the tests, in some six minutes
 	$(BIN)/python tests/side_by_side.py
 
-lint: $(VENV)/installed ## linters, type checker, the direction of imports
+lint: $(VENV)/installed ## linters, type checker, the direction of imports and of calls in C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --explicit-package-bases --package kernel.vm --package distributions
+	$(BIN)/mypy libscratch/layers.py
+	$(BIN)/python libscratch/layers.py
 	$(PYTEST) -q tests/test_layering.py
 
 format: $(VENV)/installed ## lays out the Python code

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,63 @@ def test_imports_flow_one_way(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Contracts: 2 kept, 0 broken" in result.stdout
+
+
+def layers_of_libscratch(tree: Path) -> tuple[int, str]:
+    command = [sys.executable, ROOT / "libscratch/layers.py", tree]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A tree with nothing but libscratch, to change."""
+    shutil.copytree(ROOT / "libscratch", tmp_path / "libscratch")
+    return tmp_path
+
+
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("cc") or not shutil.which("nm"), reason="apt install build-essential"
+)
+
+
+@needs_compiler
+def test_calls_that_go_up_or_across_are_found(copied: Path) -> None:
+    # Declared by hand, so that no header tells of them.
+    for file, called in (("range", "scratch_pager_watch"), ("drop", "scratch_rearm_forget_marks")):
+        with (copied / f"libscratch/{file}.c").open("a") as source:
+            source.write(f"void {called}(void); void in_{file}(void) {{ {called}(); }}\n")
+    status, said = layers_of_libscratch(copied)
+    assert status == 1
+    across, up = said.splitlines()
+    assert re.fullmatch(
+        r"libscratch/drop\.c .* calls scratch_rearm_forget_marks of rearm\.c .*", across
+    )
+    assert re.fullmatch(r"libscratch/range\.c .* calls scratch_pager_watch of pager\.c .*", up)
+    assert "ranges" in up
+    assert "the pager's thread" in up
+
+
+@needs_compiler
+def test_an_include_that_goes_up_is_found(copied: Path) -> None:
+    with (copied / "libscratch/range.h").open("a") as header:
+        header.write('#include "fork.h"\n')
+    status, said = layers_of_libscratch(copied)
+    assert status == 1
+    assert re.match(r"libscratch/range\.h .* includes fork\.h .*\n", said)
+
+
+@needs_compiler
+def test_a_file_without_a_layer_and_a_long_function_are_found(copied: Path) -> None:
+    body = "    (void)0;\n" * 57
+    for name, more in (("short", ""), ("long", "    (void)0;\n")):
+        (copied / f"libscratch/{name}.h").write_text(
+            f"static void f(int a,\n  int b) {{\n{body}{more}}}\n"
+        )
+    status, said = layers_of_libscratch(copied)
+    assert status == 1
+    assert sorted(said.splitlines()) == [
+        "libscratch/long.h:1: f has 61 lines; a function has 60 at most",
+        "libscratch/long: in no layer; give it a place in LAYERS of libscratch/layers.py",
+        "libscratch/short: in no layer; give it a place in LAYERS of libscratch/layers.py",
+    ]

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .convertible import PAGE_SIZE, ConvertibleLibrary, TextPages, page_up
-from .headers import DF_1_NOW, DF_BIND_NOW, PROGRAM
+from .headers import DF_1_NOW, DF_BIND_NOW
 from .record import PT_MAPSCRATCH, RECORD
+from .structures import PROGRAM
 from .symbols import SYMBOL
 from .tables import RELA
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """File header, segments, notes and dynamic section: what a loader looks at before the tables.
 
-pyelftools knows the structures; it is handed only bytes that `ByteSource` has checked, because its
-own walkers trust the counts and offsets that a file states. Section headers are not used: a loader
-doesn't need them, and stripped libraries may have none.
+Section headers are not used: a loader doesn't need them, and stripped libraries may have none.
 """
 
 from __future__ import annotations
@@ -11,26 +9,35 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO
-from typing import Any
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.common.utils import struct_parse
-from elftools.construct import ConstructError, Struct
-from elftools.elf.structs import ELFStructs
 from numpy.typing import NDArray
 
 from .source import ByteSource, ElfError
+from .structures import (
+    DYNAMIC_ENTRY,
+    ET_DYN,
+    ET_EXEC,
+    FILE_HEADER,
+    FILE_TYPES,
+    MACHINES,
+    OTHER_MACHINES,
+    PF_W,
+    PF_X,
+    PROGRAM,
+    PT_DYNAMIC,
+    PT_GNU_RELRO,
+    PT_INTERP,
+    PT_LOAD,
+    PT_NOTE,
+    TAGS,
+    Record,
+    parse,
+    records,
+)
 
-_HEADER_SIZE = 64
-_PT_INTERP = 3
-_SEGMENT_SIZE = 56
-_DYNAMIC_SIZE = 16
 _NOTE_HEADER = struct.Struct("<III")  # Elf64_Nhdr
 _NT_GNU_BUILD_ID = 3
-_MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
 
 # Offset and address of a segment agree modulo the page size, or no kernel can map it. 4 KiB is the
 # smallest page of both machines.
@@ -44,24 +51,6 @@ DF_BIND_NOW, DF_1_NOW = 0x8, 0x1
 _MAX_SEGMENTS = 1024
 _MAX_DYNAMIC_ENTRIES = 4096
 _MAX_NOTE_BYTES = 1 << 16
-
-
-PROGRAM = np.dtype(
-    [
-        ("type", "<u4"),
-        ("flags", "<u4"),
-        ("offset", "<u8"),
-        ("address", "<u8"),
-        ("physical", "<u8"),
-        ("file_size", "<u8"),
-        ("memory_size", "<u8"),
-        ("align", "<u8"),
-    ]
-)
-"""Elf64_Phdr."""
-
-DYNAMIC_ENTRY = np.dtype([("tag", "<i8"), ("value", "<u8")])
-"""Elf64_Dyn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +81,6 @@ class Headers:
     Attributes:
         machine: "x86-64" or "aarch64".
         is_fixed: whether it is an executable that runs at one address only (ET_EXEC).
-        structs: pyelftools' structures for this class, byte order and machine.
         programs: all program headers, as they stand in the file: an array of `PROGRAM`.
         segments: the PT_LOAD headers, by ascending address, not overlapping.
         relro: address and size of PT_GNU_RELRO, or None.
@@ -102,7 +90,6 @@ class Headers:
 
     machine: str
     is_fixed: bool
-    structs: ELFStructs
     programs: NDArray[np.void]
     segments: tuple[LoadSegment, ...]
     relro: tuple[int, int] | None
@@ -181,14 +168,6 @@ class DynamicTable:
         )
 
 
-def parse(source: ByteSource, struct: Struct, data: bytes, offset: int, what: str) -> Any:
-    """Parse one pyelftools structure out of `data`; ElfError where pyelftools raises its own."""
-    try:
-        return struct_parse(struct, BytesIO(data), offset)
-    except (ELFError, ConstructError) as problem:
-        raise source.error(f"damaged {what}: {problem}") from None
-
-
 def read_headers(source: ByteSource, *, allow_fixed: bool = False) -> Headers:
     """Read and check the file header and all program headers.
 
@@ -200,26 +179,22 @@ def read_headers(source: ByteSource, *, allow_fixed: bool = False) -> Headers:
         ElfError: not a little-endian ELF64 shared library (or position-independent executable) for
             x86-64 or aarch64, or its segments can't be mapped.
     """
-    structs, header, machine = _read_file_header(source, allow_fixed=allow_fixed)
+    header = _read_file_header(source, allow_fixed=allow_fixed)
     table = _program_table(source, header)
-    programs = [
-        parse(source, structs.Elf_Phdr, table, offset, "program header")
-        for offset in range(0, len(table), _SEGMENT_SIZE)
-    ]
-    loads = tuple(_load_segment(p) for p in programs if p["p_type"] == "PT_LOAD")
+    programs = list(records(table))
+    loads = tuple(_load_segment(program) for program in programs if program["type"] == PT_LOAD)
     _check_segments(source, loads)
-    ranges = {p["p_type"]: (p["p_vaddr"], p["p_memsz"]) for p in programs}
-    if "PT_DYNAMIC" not in ranges:
+    ranges = {program["type"]: (program["address"], program["memory_size"]) for program in programs}
+    if PT_DYNAMIC not in ranges:
         raise source.error("not a shared library: it has no dynamic section")
-    notes = [p for p in programs if p["p_type"] == "PT_NOTE"]
+    notes = [program for program in programs if program["type"] == PT_NOTE]
     return Headers(
-        machine=machine,
-        is_fixed=header["e_type"] == "ET_EXEC",
-        structs=structs,
-        programs=np.frombuffer(table, dtype=PROGRAM),
+        machine=MACHINES[header["machine"]],
+        is_fixed=header["type"] == ET_EXEC,
+        programs=table,
         segments=loads,
-        relro=ranges.get("PT_GNU_RELRO"),
-        dynamic=ranges["PT_DYNAMIC"],
+        relro=ranges.get(PT_GNU_RELRO),
+        dynamic=ranges[PT_DYNAMIC],
         build_id=_build_id(source, notes),
     )
 
@@ -231,18 +206,18 @@ def read_dynamic(source: ByteSource, headers: Headers) -> DynamicTable:
         ElfError: it is outside the file, or has an absurd number of entries.
     """
     address, size = headers.dynamic
-    count = min(size // _DYNAMIC_SIZE, _MAX_DYNAMIC_ENTRIES)
-    data = headers.read(source, address, count * _DYNAMIC_SIZE, "dynamic section")
+    count = min(size // DYNAMIC_ENTRY.itemsize, _MAX_DYNAMIC_ENTRIES)
+    data = headers.read(source, address, count * DYNAMIC_ENTRY.itemsize, "dynamic section")
     entries = np.frombuffer(data, dtype=DYNAMIC_ENTRY)
     values: dict[str, int] = {}
     needed: list[int] = []
-    for offset in range(0, len(data), _DYNAMIC_SIZE):
-        entry = parse(source, headers.structs.Elf_Dyn, data, offset, "dynamic section")
-        if entry["d_tag"] == "DT_NULL":
+    for tag, value in entries.tolist():
+        name = TAGS.get(tag, f"tag {tag:#x}")
+        if name == "DT_NULL":
             break
-        if entry["d_tag"] == "DT_NEEDED":
-            needed.append(entry["d_val"])
-        values[str(entry["d_tag"])] = entry["d_val"]
+        if name == "DT_NEEDED":
+            needed.append(value)
+        values[name] = value
     else:
         if count == _MAX_DYNAMIC_ENTRIES:
             raise source.error(f"the dynamic section has more than {count} entries")
@@ -262,70 +237,58 @@ def read_interpreter(source: ByteSource) -> str | None:
     Raises:
         ElfError: as `read_headers`, but executables need no dynamic section.
     """
-    _, header, _ = _read_file_header(source, allow_fixed=True)
-    table = np.frombuffer(_program_table(source, header), dtype=PROGRAM)
-    for program in table[table["type"] == _PT_INTERP]:
-        data = source.read(int(program["offset"]), int(program["file_size"]), "interpreter's name")
+    header = _read_file_header(source, allow_fixed=True)
+    for program in records(_program_table(source, header)):
+        if program["type"] != PT_INTERP:
+            continue
+        data = source.read(program["offset"], program["file_size"], "interpreter's name")
         return os.fsdecode(data.rstrip(b"\0"))
     return None
 
 
-def _read_file_header(source: ByteSource, *, allow_fixed: bool) -> tuple[ELFStructs, Any, str]:
-    if source.size < _HEADER_SIZE:
+def _read_file_header(source: ByteSource, *, allow_fixed: bool) -> Record:
+    if source.size < FILE_HEADER.itemsize:
         raise source.error(f"not an ELF file: only {source.size} bytes long")
-    data = source.read(0, _HEADER_SIZE, "file header")
+    data = source.read(0, FILE_HEADER.itemsize, "file header")
     if data[:4] != b"\x7fELF":
         raise source.error("not an ELF file: it does not start with the magic bytes 7f 45 4c 46")
     if data[4] != 2:
         raise source.error("not a 64-bit ELF file")
     if data[5] != 1:
         raise source.error("not a little-endian ELF file")
-    header = parse(source, _structs().Elf_Ehdr, data, 0, "file header")
-    machine = _MACHINES.get(header["e_machine"])
-    if machine is None:
-        known = " and ".join(_MACHINES.values())
-        raise source.error(f"made for the machine {header['e_machine']}; read are {known}")
-    if header["e_type"] != "ET_DYN" and not (allow_fixed and header["e_type"] == "ET_EXEC"):
+    header = parse(source, FILE_HEADER, data, 0, "file header")
+    kind, machine = header["type"], header["machine"]
+    if machine not in MACHINES:
+        name = OTHER_MACHINES.get(machine, machine)
+        known = " and ".join(MACHINES.values())
+        raise source.error(f"made for the machine {name}; read are {known}")
+    if kind != ET_DYN and not (allow_fixed and kind == ET_EXEC):
         raise source.error(
             "neither a shared library nor a position-independent executable, "
-            f"but {header['e_type']}"
+            f"but {FILE_TYPES.get(kind, kind)}"
         )
-    structs = _structs(header["e_type"], header["e_machine"], header["e_ident"]["EI_OSABI"])
-    return structs, header, machine
+    return header
 
 
-@lru_cache(maxsize=64)
-def _structs(*kind: str) -> ELFStructs:
-    """Pyelftools' structures; for a kind of file, or those that all have. Making them takes 1 ms.
-
-    Args:
-        kind: e_type, e_machine and EI_OSABI, or nothing.
-    """
-    structs = ELFStructs(little_endian=True, elfclass=64)
-    structs.create_basic_structs()
-    if kind:
-        structs.create_advanced_structs(*kind)
-    return structs
-
-
-def _program_table(source: ByteSource, header: Any) -> bytes:
-    count = header["e_phnum"]
-    if header["e_phentsize"] != _SEGMENT_SIZE or not 0 < count <= _MAX_SEGMENTS:
+def _program_table(source: ByteSource, header: Record) -> NDArray[np.void]:
+    count, size = header["programs"], header["program_size"]
+    if size != PROGRAM.itemsize or not 0 < count <= _MAX_SEGMENTS:
         raise source.error(
-            f"states {count} program headers of {header['e_phentsize']} bytes; "
-            f"1 to {_MAX_SEGMENTS} of {_SEGMENT_SIZE} bytes are possible"
+            f"states {count} program headers of {size} bytes; "
+            f"1 to {_MAX_SEGMENTS} of {PROGRAM.itemsize} bytes are possible"
         )
-    return source.read(header["e_phoff"], count * _SEGMENT_SIZE, "program headers")
+    data = source.read(header["program_offset"], count * size, "program headers")
+    return np.frombuffer(data, dtype=PROGRAM)
 
 
-def _load_segment(program: Any) -> LoadSegment:
+def _load_segment(program: Record) -> LoadSegment:
     return LoadSegment(
-        virtual_address=program["p_vaddr"],
-        memory_size=program["p_memsz"],
-        file_offset=program["p_offset"],
-        file_size=program["p_filesz"],
-        writable=bool(program["p_flags"] & 2),
-        executable=bool(program["p_flags"] & 1),
+        virtual_address=program["address"],
+        memory_size=program["memory_size"],
+        file_offset=program["offset"],
+        file_size=program["file_size"],
+        writable=bool(program["flags"] & PF_W),
+        executable=bool(program["flags"] & PF_X),
     )
 
 
@@ -352,16 +315,16 @@ def _segment_problem(segment: LoadSegment, previous_end: int, file_size: int) ->
     return None
 
 
-def _build_id(source: ByteSource, notes: list[Any]) -> str | None:
+def _build_id(source: ByteSource, notes: list[Record]) -> str | None:
     """The build-id, or None: no loader asks for it, so damaged notes are as good as none."""
     for program in notes:
-        size = min(program["p_filesz"], _MAX_NOTE_BYTES)
+        size = min(program["file_size"], _MAX_NOTE_BYTES)
         try:
-            data = source.read(program["p_offset"], size, "note segment")
+            data = source.read(program["offset"], size, "note segment")
         except ElfError:
             continue
         # Some linkers put notes one after the other in 4-byte steps whatever the segment says.
-        steps = (8, 4) if program["p_align"] == 8 else (4, 8)
+        steps = (8, 4) if program["align"] == 8 else (4, 8)
         found = _build_id_note(data, steps[0]) or _build_id_note(data, steps[1])
         if found:
             return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from elftools.elf.enums import ENUM_RELOC_TYPE_AARCH64, ENUM_RELOC_TYPE_x64
 from numpy.typing import NDArray
 
 
@@ -91,13 +90,26 @@ _AARCH64 = {
     1032: RelocationKind.IRELATIVE,
 }
 _KIND_OF_TYPE = {"x86-64": _X86_64, "aarch64": _AARCH64}
-_TYPE_NAMES = {
-    "x86-64": {number: name for name, number in ENUM_RELOC_TYPE_x64.items()},
-    "aarch64": {number: name for name, number in ENUM_RELOC_TYPE_AARCH64.items()},
+# Of what linkers are known to leave for the loader although it hardly can apply it.
+_OTHER_NAMES = {
+    "x86-64": {
+        2: "R_X86_64_PC32",
+        4: "R_X86_64_PLT32",
+        10: "R_X86_64_32",
+        11: "R_X86_64_32S",
+        12: "R_X86_64_16",
+        14: "R_X86_64_8",
+        23: "R_X86_64_TPOFF32",
+        24: "R_X86_64_PC64",
+    },
+    "aarch64": {
+        258: "R_AARCH64_ABS32",
+        259: "R_AARCH64_ABS16",
+        260: "R_AARCH64_PREL64",
+        261: "R_AARCH64_PREL32",
+        262: "R_AARCH64_PREL16",
+    },
 }
-
-MACHINES = tuple(_KIND_OF_TYPE)
-"""The machines whose relocations are known."""
 
 
 def kinds_of_types(machine: str, types: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -111,5 +123,5 @@ def kinds_of_types(machine: str, types: NDArray[np.uint32]) -> NDArray[np.uint8]
 
 
 def type_name(machine: str, number: int) -> str:
-    """Name a relocation type as its ABI does, e.g. R_X86_64_PC32."""
-    return str(_TYPE_NAMES[machine].get(number, f"relocation type {number}"))
+    """Name a type that is none of the kinds as its ABI does, e.g. R_X86_64_PC32."""
+    return _OTHER_NAMES[machine].get(number, f"relocation type {number}")

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from elftools.construct import Struct
 from numpy.typing import NDArray
 
-from .headers import DynamicTable, Headers, parse
+from .headers import DynamicTable, Headers
 from .source import ByteSource
+from .structures import (
+    VERSION_DEFINITION,
+    VERSION_NAME,
+    VERSION_NEEDED,
+    VERSIONS_NEEDED,
+    Record,
+    parse,
+)
 from .tables import read_only
 
 SYMBOL = np.dtype(
@@ -237,10 +243,10 @@ def _defined_versions(
     """Yield number and name of each version that the library defines, its base version excepted."""
     what = "version definitions"
     data = _version_bytes(source, headers, dynamic, "DT_VERDEF", what)
-    for entry, offset in _chain(source, headers.structs.Elf_Verdef, data, 0, "vd_next", what):
-        first = parse(source, headers.structs.Elf_Verdaux, data, offset + entry["vd_aux"], what)
-        if not entry["vd_flags"] & _VER_FLG_BASE:
-            yield entry["vd_ndx"] & _VERSYM_INDEX, strings.name(first["vda_name"])
+    for entry, offset in _chain(source, VERSION_DEFINITION, data, 0, what):
+        first = parse(source, VERSION_NAME, data, offset + entry["first"], what)
+        if not entry["flags"] & _VER_FLG_BASE:
+            yield entry["index"] & _VERSYM_INDEX, strings.name(first["name"])
 
 
 def _needed_versions(
@@ -250,29 +256,29 @@ def _needed_versions(
     what = "version references"
     data = _version_bytes(source, headers, dynamic, "DT_VERNEED", what)
     left = _MAX_VERSIONS
-    for entry, offset in _chain(source, headers.structs.Elf_Verneed, data, 0, "vn_next", what):
-        left -= entry["vn_cnt"]
-        at = offset + entry["vn_aux"]
-        for reference, _ in _chain(source, headers.structs.Elf_Vernaux, data, at, "vna_next", what):
+    for entry, offset in _chain(source, VERSIONS_NEEDED, data, 0, what):
+        left -= entry["count"]
+        at = offset + entry["first"]
+        for reference, _ in _chain(source, VERSION_NEEDED, data, at, what):
             left -= 1
             if left < 0:
                 raise source.error(f"more than {_MAX_VERSIONS} version references")
-            yield reference["vna_other"] & _VERSYM_INDEX, strings.name(reference["vna_name"])
+            yield reference["index"] & _VERSYM_INDEX, strings.name(reference["name"])
 
 
 def _chain(
-    source: ByteSource, struct: Struct, data: bytes, offset: int, link: str, what: str
-) -> Iterator[tuple[Any, int]]:
+    source: ByteSource, kind: np.dtype[np.void], data: bytes, offset: int, what: str
+) -> Iterator[tuple[Record, int]]:
     """Yield each record of a linked list and its offset.
 
     The links alone say where a list ends, as for ld.so: it ignores the counts that a file states.
     """
     for _ in range(_MAX_VERSIONS if data else 0):
-        entry = parse(source, struct, data, offset, what)
+        entry = parse(source, kind, data, offset, what)
         yield entry, offset
-        if not entry[link]:
+        if not entry["next"]:
             return
-        offset += entry[link]
+        offset += entry["next"]
     if data:
         raise source.error(f"more than {_MAX_VERSIONS} {what}")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What pyelftools' own walkers find: no program, and no text made for people.
 
-`mapscratch.elf` takes nothing from pyelftools but how structures are laid out.
+`mapscratch.elf` takes nothing from pyelftools.
 """
 
 from __future__ import annotations

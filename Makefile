@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Each target does its whole set-up, in a .venv in this tree that is made once and reused.
+# Each target does its whole set-up, in a .venv in this tree that is made once and reused. It holds what
+# was asked for so far: what compare needs (the base), what the tests need, what the linters need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +14,10 @@ UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import 
 WHEEL_FULLY ?= $(WHEEL_PYTHONS)
 WHEEL_SMOKE_TESTS := $(foreach kind,import mapping_api arrays_api cache_api,tests/test_$(kind).py)
 
+BASE := $(VENV)/installed-base
+TESTS := $(VENV)/installed-tests
+LINT := $(VENV)/installed-lint
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_QUIETLY := --quiet --disable-pip-version-check
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
 
@@ -31,31 +36,49 @@ endef
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+define check_prerequisites
+@missing=; \
+  command -v cc >/dev/null || command -v gcc >/dev/null || missing="$$missing build-essential"; \
+  command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
+  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+  $(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null || missing="$$missing python3-dev"; \
+  command -v readelf >/dev/null || missing="$$missing binutils"; \
+  if [ -n "$$missing" ]; then echo "mapscratch needs:$$missing. On Debian: apt install build-essential python3-dev python3-venv" >&2; exit 1; fi; \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mapscratch needs Python 3.11 or newer; $(PYTHON) is older. Give another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+endef
+
 prerequisites:
-	@missing=; \
-	command -v cc >/dev/null || command -v gcc >/dev/null || missing="$$missing build-essential"; \
-	command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
-	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
-	$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null || missing="$$missing python3-dev"; \
-	command -v readelf >/dev/null || missing="$$missing binutils"; \
-	if [ -n "$$missing" ]; then echo "mapscratch needs:$$missing. On Debian: apt install build-essential python3-dev python3-venv" >&2; exit 1; fi; \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mapscratch needs Python 3.11 or newer; $(PYTHON) is older. Give another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(check_prerequisites)
 
 # An editable install: the extension is built again, when its source changed, at the next import.
-$(VENV)/installed: pyproject.toml meson.build meson.options libscratch/meson.build | prerequisites
+$(BASE): pyproject.toml meson.build meson.options libscratch/meson.build
+	@echo "Making $(VENV), once, of some 130 MB: what builds the extension, then NumPy and what the commands need."
+	$(check_prerequisites)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
-	$(BIN)/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group test --group libraries --group lint
-	$(BIN)/python -m pip install $(PIP_QUIETLY) --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[report]'
+	$(PIP) install 'meson-python>=0.16' 'meson>=1.3' ninja
+	@echo "Building the extension (C, some ten seconds)."
+	$(PIP) install --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[lab]'
 	@touch $@
 
-compare: $(VENV)/installed ## the main job: MAP_PRIVATE against scratch mappings, on this machine
+$(TESTS): $(BASE)
+	@echo "Adding to $(VENV), once, what is tested: NumPy's neighbours, Dask, zarr (some 600 MB)."
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --group test --group libraries --group lint
+	@touch $@ $(LINT)
+
+$(LINT): $(BASE)
+	@echo "Adding to $(VENV), once, the linters."
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --group lint
+	@touch $@
+
+compare: $(BASE) ## the main job: MAP_PRIVATE against scratch mappings, on this machine
 	$(BIN)/mapscratch compare --swap auto
 
-test: $(VENV)/installed ## the tests, in some six minutes
+test: $(TESTS) ## the tests, in some six minutes
 	$(BIN)/python tests/side_by_side.py
 
-lint: $(VENV)/installed ## linters, type checker, the direction of imports and of calls in C
+lint: $(LINT) ## linters, type checker, the direction of imports and of calls in C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -64,7 +87,7 @@ lint: $(VENV)/installed ## linters, type checker, the direction of imports and o
 	$(BIN)/python libscratch/layers.py
 	$(PYTEST) -q tests/test_layering.py
 
-format: $(VENV)/installed ## lays out the Python code
+format: $(LINT) ## lays out the Python code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -72,17 +95,17 @@ format: $(VENV)/installed ## lays out the Python code
 MESON_TEST = $(BIN)/meson test --print-errorlogs --timeout-multiplier $$($(BIN)/python tests/support/patience.py)
 
 NATIVE := build/native
-$(NATIVE)/build.ninja: meson.build meson.options libscratch/meson.build tests/native/meson.build $(VENV)/installed
+$(NATIVE)/build.ninja: meson.build meson.options libscratch/meson.build tests/native/meson.build $(BASE)
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) $(NATIVE) -Dnative_tests=true -Dwerror=true
 
 native: $(NATIVE)/build.ninja ## the C drivers of libscratch: ten million word operations and more
 	$(MESON_TEST) -C $(NATIVE)
 
-stress: $(NATIVE)/build.ninja ## the long tests and the long word stress (some minutes)
+stress: $(NATIVE)/build.ninja $(TESTS) ## the long tests and the long word stress (some minutes)
 	$(MESON_TEST) -C $(NATIVE) --benchmark --verbose
 	$(PYTEST) -m stress --timeout 600 -s
 
-build/asan/build.ninja: tests/native/meson.build $(VENV)/installed
+build/asan/build.ninja: tests/native/meson.build $(BASE)
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/asan -Dnative_tests=true -Dwerror=true $(ASAN_OPTIONS:%=-D%)
 
 # The extension is built into an environment of its own, and the sanitizers' libraries are loaded before Python.
@@ -98,7 +121,7 @@ asan: build/asan/build.ninja ## everything native under AddressSanitizer and Und
 	  $(foreach kind,page_states state_machine,tests/test_contract_$(kind).py) \
 	  $(foreach kind,conversions streams gathering,tests/test_arrays_$(kind).py)
 
-build/tsan/build.ninja: tests/native/meson.build $(VENV)/installed
+build/tsan/build.ninja: tests/native/meson.build $(BASE)
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
 
 tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
@@ -107,7 +130,7 @@ tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 # The wheel is one for all of them, so each is tested on its own; `make -j` does it side by side. What of the
 # tests takes seconds and doesn't depend on Python is left to `make test`.
 .PHONY: wheel
-wheel: $(VENV)/installed
+wheel: $(BASE)
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 wheel-test: $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.14 that is there
@@ -125,15 +148,15 @@ $(WHEEL_TESTS): wheel-test-%: wheel
 	case ' $(WHEEL_FULLY) ' in *' $* '*) ;; *) tests='$(WHEEL_SMOKE_TESTS)' ;; esac; \
 	.venv-$*/bin/python tests/side_by_side.py $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $$tests
 
-mutants: $(VENV)/installed ## takes each remedy out of libscratch and sees that its test fails
+mutants: $(TESTS) ## takes each remedy out of libscratch and sees that its test fails
 	$(call make_venv,.venv-mutants,$(PYTHON))
 	.venv-mutants/bin/python tests/mutants.py
 
-bench: $(NATIVE)/build.ninja ## the figures of docs/figures.md, measured on this machine and kept in bench/results/
+bench: $(NATIVE)/build.ninja $(TESTS) ## the figures of docs/figures.md, measured on this machine and kept in bench/results/
 	$(BIN)/meson compile -C $(NATIVE)
 	$(BIN)/python bench/record.py
 
-docs: $(VENV)/installed ## writes what is generated into the README and docs/
+docs: $(TESTS) ## writes what is generated into the README and docs/
 	$(BIN)/python docs/generate.py
 
 # What is installed: the tree, as `pip install .` does it, or `make units INSTALL=dist/*.whl`.
@@ -147,21 +170,21 @@ units: prerequisites ## the package alone, into an environment that is made anew
 	.venv-units/bin/python -m pytest -q -p no:cacheprovider -m 'not slow and not stress and not vm' $(SHORT_TESTS)
 
 # The roots go into a cache outside of the tree: `make distro-test TRIED='trixie --quick'`, or see --help.
-distro-test: $(VENV)/installed ## from nothing on Debian 12, 13 and sid, in minimal roots (as root; an hour)
+distro-test: $(BASE) ## from nothing on Debian 12, 13 and sid, in minimal roots (as root; an hour)
 	$(BIN)/python -m distributions $(TRIED)
 
 # The kernels go into a cache outside of the tree; see kernel/README.md.
-kernel: $(VENV)/installed ## Linux with MAP_SCRATCH, and without (some 6 minutes, once)
+kernel: $(BASE) ## Linux with MAP_SCRATCH, and without (some 6 minutes, once)
 	$(BIN)/python -m kernel.vm build
 
-kernel-test: $(VENV)/installed $(NATIVE)/build.ninja ## boots it in QEMU and tests MAP_SCRATCH and its engine
+kernel-test: $(TESTS) $(NATIVE)/build.ninja ## boots it in QEMU and tests MAP_SCRATCH and its engine
 	$(BIN)/meson compile -C $(NATIVE)
 	$(BIN)/python -m kernel.vm test $(KERNEL_TEST)
 
-kernel-order: $(VENV)/installed kernel ## the ordering stress: 20 runs with the series, 20 without
+kernel-order: $(TESTS) kernel ## the ordering stress: 20 runs with the series, 20 without
 	$(BIN)/python -m kernel.vm order
 
-kernel-hunks: $(VENV)/installed kernel ## takes each hunk out of the series and sees that a test misses it
+kernel-hunks: $(TESTS) kernel ## takes each hunk out of the series and sees that a test misses it
 	$(BIN)/python -m kernel.vm hunks
 
 droppable-check: prerequisites ## shows the defects of MAP_DROPPABLE in this machine's own kernel

@@ -112,13 +112,13 @@ def all_steps(readme: str) -> tuple[Step, ...]:
         Step(
             "cpython",
             "mapscratch run: CPython",
-            f"make .venv/installed\n{_CPYTHON}\n{_RUN}",
+            f"make .venv/installed-base\n{_CPYTHON}\n{_RUN}",
             _RAN,
         ),
         Step(
             "sqlite",
             "mapscratch run: sqlite",
-            f"make .venv/installed\n{_SQLITE}\n{_RUN}",
+            f"make .venv/installed-base\n{_SQLITE}\n{_RUN}",
             _RAN,
         ),
         Step(

@@ -217,7 +217,6 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
         """
         import sys
         import mapscratch.demo.command, mapscratch.arrays, numpy.random
-        import rich.console, rich.progress
         from mapscratch.demo import trial as demo
         from support.ordinary_user import become_ordinary_user
         from support.seccomp import forbid

@@ -29,6 +29,7 @@ from importlib import import_module
 
 from mapscratch import __version__
 from mapscratch.errors import UserError
+from mapscratch.extras import missing_extra, require
 from mapscratch.terminal import printable
 
 EXIT_WRONG = 1
@@ -38,7 +39,7 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; everything is cleaned up."""
 
-_COMMANDS = {
+COMMANDS = {
     "demo": "demo.command",
     "doctor": "doctor.command",
     "compare": "lab.compare.command",
@@ -49,7 +50,10 @@ _COMMANDS = {
     "convert": "run.convert",
     "run": "run.command",
 }
-"""Modules of this package, by command; imported when they are asked for, because some take long."""
+"""Modules of this package, by command; imported when they are asked for, because some take long.
+
+Those of `lab` need the extra of that name.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     try:
-        arguments = _parser(words).parse_args(words)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        status = _run(words)
     except BrokenPipeError:
         return _silent_end()
     except KeyboardInterrupt:
@@ -75,6 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         _say(_message(error))
         return error.exit_status if isinstance(error, UserError) else EXIT_ERROR
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        arguments = _parser(words).parse_args(words)
+        if COMMANDS[arguments.command_name].startswith("lab."):
+            require("lab")
+        status: int = arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from None
+    sys.stdout.flush()
     return status
 
 
@@ -106,11 +120,22 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mapscratch {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    wanted = [name for name in _COMMANDS if words[:1] == [name]] or _COMMANDS
-    for name in wanted:
-        import_module(f"mapscratch.{_COMMANDS[name]}").add_parser(commands)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command_name", required=True
+    )
+    if words[:1] and words[0] in COMMANDS:
+        _add(commands, words[0])
+        return parser
+    for name in COMMANDS:
+        try:
+            _add(commands, name)
+        except ModuleNotFoundError as error:
+            commands.add_parser(name, help=missing_extra(error).remedy, add_help=False)
     return parser
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    import_module(f"mapscratch.{COMMANDS[name]}").add_parser(commands)
 
 
 def _message(error: BaseException) -> str:

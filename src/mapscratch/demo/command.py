@@ -23,12 +23,11 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.demo.terminal import demo_document, ordinary_lines, our_lines, setting_lines
 from mapscratch.demo.trial import Demo, prepare, run_demo
+
+_CLEAR_LINE = "\r\x1b[K"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     say = _say_nothing if arguments.json else _say
     setting = prepare(arguments.limit << 20)
     say(setting_lines(setting))
-    with closing(_Bar()) as bar, closing(run_demo(setting, bar.show)) as endings:
+    with closing(_Line()) as line, closing(run_demo(setting, line.show)) as endings:
         ordinary = next(endings)
-        bar.close()
+        line.close()
         say(ordinary_lines(setting, ordinary))
         ours = next(endings)
     say(our_lines(ours))
@@ -76,28 +75,16 @@ def _say_nothing(lines: Iterable[str]) -> None:
     pass
 
 
-class _Bar:
-    """A progress bar at a time on standard error, if that is a terminal."""
-
-    def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
-        self._bars: dict[str, Progress] = {}
+class _Line:
+    """Says on standard error how far it is, if that is a terminal."""
 
     def show(self, title: str, done: float) -> None:
-        if title not in self._bars:
-            self.close()
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            bar = Progress(*columns, console=self._console, transient=True)
-            bar.disable = not self._console.is_terminal
-            bar.add_task(title, total=1.0)
-            bar.start()
-            self._bars[title] = bar
-        (task,) = self._bars[title].task_ids
-        self._bars[title].update(task, completed=done)
+        if sys.stderr.isatty():
+            print(f"{_CLEAR_LINE}{title}: {done:.0%}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        for bar in self._bars.values():
-            bar.stop()
+        if sys.stderr.isatty():
+            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
 
 
 def _mebibytes(text: str) -> int:

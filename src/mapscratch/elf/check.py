@@ -277,7 +277,7 @@ def _disassembler() -> Any:
         import capstone
     except ImportError:
         raise CapstoneMissing(
-            "to check a conversion takes the disassembler capstone: pip install capstone"
+            "to check a conversion takes the disassembler capstone: pip install 'mapscratch[check]'"
         ) from None
     result = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     result.detail = True

@@ -307,7 +307,7 @@ def check_chart_file(path: Path) -> None:
         import matplotlib.figure  # noqa: F401 - whether it is there
     except ImportError:
         raise ChartError(
-            "drawing a chart into a file takes matplotlib: pip install matplotlib; the "
+            "drawing a chart into a file takes matplotlib: pip install 'mapscratch[chart]'; the "
             "chart in the terminal needs nothing"
         ) from None
 

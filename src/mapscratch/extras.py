@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages that some commands need and arrays don't, and what to install where one is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from mapscratch.errors import UserError
+
+EXTRA_OF_MODULE = {
+    "elftools": "lab",
+    "jinja2": "lab",
+    "msgspec": "lab",
+    "rich": "lab",
+    "matplotlib": "chart",
+    "capstone": "check",
+}
+"""Top-level modules, and the extra of mapscratch that brings each."""
+
+
+class ExtraMissing(UserError, ImportError):
+    """A command needs a package that is not installed; the message has the command of pip."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.remedy = f"pip install 'mapscratch[{extra}]'"
+        super().__init__(f"this needs {module}, which is not installed: {self.remedy}")
+
+
+def missing_extra(error: ModuleNotFoundError) -> ExtraMissing:
+    """What to say of an import that failed.
+
+    Raises:
+        ModuleNotFoundError: the error itself: no extra has that module, so it's a mistake of ours.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRA_OF_MODULE:
+        raise error
+    return ExtraMissing(module, EXTRA_OF_MODULE[module])
+
+
+def require(extra: str) -> None:
+    """Finds out before anything is measured whether an extra is there.
+
+    Raises:
+        ExtraMissing: one of its packages isn't installed.
+    """
+    for module, its_extra in EXTRA_OF_MODULE.items():
+        if its_extra == extra and not find_spec(module):
+            raise ExtraMissing(module, extra)

@@ -144,7 +144,7 @@ MUTANTS = (
     ),
     Mutant(
         "arrays: the process of a fixup serves nobody without the key",
-        "src/mapscratch/fixup_process.py",
+        "src/mapscratch/arrays/fixup_process.py",
         "hmac.compare_digest(shown, key)",
         "True",
         "tests/test_arrays_python.py",

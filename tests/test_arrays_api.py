@@ -19,8 +19,9 @@ import pytest
 from support.interpreter import run_python
 
 import mapscratch
-from mapscratch import ScratchArray, arrays
-from mapscratch.decoded import Geometry
+from mapscratch import ScratchArray
+from mapscratch.arrays import home
+from mapscratch.arrays.decoded import Geometry
 from mapscratch.fixups import Cast, Scale, Words
 
 Values = np.ndarray[Any, np.dtype[Any]]
@@ -446,7 +447,7 @@ def test_closed_descriptors_hurt_nobody(array: ScratchArray) -> None:
 def test_thrashing_warns_once(
     lazyfree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "_LOOK_FOR_THRASHING_SECONDS", 0)
+    monkeypatch.setattr(home, "_LOOK_FOR_THRASHING_SECONDS", 0)
     values = np.arange(1 << 20, dtype="i2")
     values.tofile(tmp_path / "values")
     array = mapscratch.array(tmp_path / "values", "f4", source="i2")
@@ -478,9 +479,9 @@ def test_who_may_not_see_its_own_pages_reads_all_the_same(lazyfree: str, tmp_pat
         """
         import ctypes, os, sys, warnings
         import numpy as np, mapscratch
-        from mapscratch import arrays
+        from mapscratch.arrays import home
 
-        arrays._LOOK_FOR_THRASHING_SECONDS = 0
+        home._LOOK_FOR_THRASHING_SECONDS = 0
         array = mapscratch.array(sys.argv[1], "f4", source="i2")
         if not os.geteuid():
             os.setresuid(65534, 65534, 65534)

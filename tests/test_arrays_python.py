@@ -390,7 +390,7 @@ def test_interrupted_while_it_starts(lazyfree: str, path: Path) -> None:
     process = start_python(
         START
         + """
-    import mapscratch.fixup_process as fixup_process
+    import mapscratch.arrays.fixup_process as fixup_process
     import subprocess
     popen = subprocess.Popen
     def start(*arguments, **keywords):

@@ -26,7 +26,8 @@ from support.interpreter import run_python
 from support.patience import patient
 
 import mapscratch
-from mapscratch import ScratchArray, dask_workers
+from mapscratch import ScratchArray
+from mapscratch.arrays import dask_workers
 from mapscratch.fixups import Compiled, Python
 
 ROWS, COLUMNS = 2000, 300
@@ -210,10 +211,11 @@ def client(tmp_path: Path) -> Iterator[Client]:
 
 def look(block: Any) -> np.ndarray[Any, Any]:
     """In a worker: its process, and whether it has the file mapped."""
-    from mapscratch import arrays
+    from mapscratch.arrays.home import homes as known
+
 
     total = int(np.abs(np.asarray(block)).sum())
-    homes = list(arrays._homes.values())
+    homes = list(known.values())
     mapped = sum(home.map.counts().filled or 0 for home in homes)
     return np.array([[os.getpid(), total, len(homes), mapped, len(pickle.dumps(block))]])
 

@@ -34,9 +34,9 @@ from mapscratch.mapping import ScratchMap
 
 if TYPE_CHECKING:
     from mapscratch.arrays import ScratchArray, SourceChanged, ThrashingWarning, array, save
+    from mapscratch.arrays.fixup_process import FixupError
     from mapscratch.cache import Cache, CacheFallbackWarning, CacheStats
     from mapscratch.cache_memoized import CacheInfo
-    from mapscratch.fixup_process import FixupError
 
 __version__ = "0.1.0"
 
@@ -69,7 +69,7 @@ _NEEDS_NUMPY = {
     "CacheFallbackWarning": "cache",
     "CacheInfo": "cache_memoized",
     "CacheStats": "cache",
-    "FixupError": "fixup_process",
+    "FixupError": "arrays.fixup_process",
     "ScratchArray": "arrays",
     "SourceChanged": "arrays",
     "ThrashingWarning": "arrays",

@@ -34,8 +34,8 @@ from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast,
 
 import numpy as np
 
-from mapscratch import dask_workers
 from mapscratch._native import BoardEntry, purgeable_refused
+from mapscratch.arrays import dask_workers
 from mapscratch.cache_memoized import CacheInfo, CacheParameters, Memoized, refuse_others
 from mapscratch.cache_pinned import Pinned
 from mapscratch.cache_threads import Maker, Makers, Making, Shared, Waiter, exclusive, fail

@@ -116,7 +116,7 @@ class PageCounts:
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A process that decodes (`mapscratch.fixup_process`).
+    """A process that decodes (`mapscratch.arrays.fixup_process`).
 
     Attributes:
         address: its abstract socket.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mapscratch.decoded import DecodedMap, NoMemory
+from mapscratch.arrays.decoded import DecodedMap, NoMemory
 from mapscratch.fixups.numbers import DType
 
 AnyArray = np.ndarray[Any, DType]

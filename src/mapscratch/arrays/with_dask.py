@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
-from mapscratch.dask_workers import guard
+from mapscratch.arrays.dask_workers import guard
 
 _BYTES_OF_A_REFERENCE = 1000
 
@@ -44,7 +44,7 @@ _registries: list[tuple[str, str, Callable[[Any], Any]]] = [
 def introduce(array_type: type) -> None:
     """Registers a type of array with those parts of Dask that have been imported; once each.
 
-    Workers of this process are guarded (`mapscratch.dask_workers`). It is called before each
+    Workers of this process are guarded (`mapscratch.arrays.dask_workers`). It is called before each
     operation on an array, and costs next to nothing without Dask.
 
     Args:

@@ -109,7 +109,7 @@ class FixupProcess:
         self._owner = os.getpid()
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            "from mapscratch.fixup_process import main; main()"
+            "from mapscratch.arrays.fixup_process import main; main()"
         )
         # Of a process that has closed its standard input the file may be number 0, which is the
         # other's pipe.

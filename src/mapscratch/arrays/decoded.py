@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mapscratch._native import STAGING_BYTES
+from mapscratch.arrays.fixup_process import FixupProcess, Job
 from mapscratch.engine import (
     AttachFailed,
     Decoding,
@@ -26,7 +27,6 @@ from mapscratch.engine import (
     explained,
     require,
 )
-from mapscratch.fixup_process import FixupProcess, Job
 from mapscratch.fixups.arrays import Recipe
 from mapscratch.fixups.numbers import DType, SourceType
 from mapscratch.memory import ScratchMemory

@@ -15,7 +15,8 @@ from support.engines import AVAILABLE, STATUS, why_not
 from support.files import PatternFile, make_file
 from support.patience import pytest_timeout_set_timer  # noqa: F401
 
-from mapscratch import ScratchMap, purgeable
+from mapscratch import ScratchMap
+from mapscratch.cache import purgeable
 from mapscratch.engine import dontneed
 
 MapFile = Callable[..., ScratchMap]

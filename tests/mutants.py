@@ -299,14 +299,14 @@ MUTANTS = (
     ),
     Mutant(
         "cache: what was dropped while it was made isn't kept",
-        "src/mapscratch/cache.py",
+        "src/mapscratch/cache/__init__.py",
         "        if making and making.is_superseded:\n            return\n",
         "",
         "tests/test_cache_threads.py",
     ),
     Mutant(
         "cache: the child of a fork waits for no thread of its parent",
-        "src/mapscratch/cache_threads.py",
+        "src/mapscratch/cache/making.py",
         "self._maker() is not None and self._forks == forks()",
         "self._maker() is not None",
         "tests/test_cache_threads.py",

@@ -22,8 +22,8 @@ RIGHT = """
     from numpy.typing import NDArray
     import mapscratch
     from mapscratch import Cache, CacheInfo
-    from mapscratch.cache_memoized import CacheParameters, Memoized
-    from mapscratch.cache_pinned import Pinned
+    from mapscratch.cache.memoized import CacheParameters, Memoized
+    from mapscratch.cache.pinned import Pinned
 
     cache = Cache(1 << 20)
     limited = Cache(max_bytes=5)

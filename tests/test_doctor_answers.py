@@ -74,7 +74,7 @@ def test_a_sandbox_that_forbids_the_thread_is_found_by_trying(lazyfree: str) -> 
 
 
 def test_a_cache_that_the_kernel_takes_nothing_from(lazyfree: str) -> None:
-    *_, cache = ask("from mapscratch import purgeable; purgeable.why_not = lambda: 'locked'")
+    *_, cache = ask("from mapscratch.cache import purgeable; purgeable.why_not = lambda: 'locked'")
     assert not cache["works"]
     assert "locked" in cache["why"]
     assert "max_bytes" in cache["remedy"]

@@ -213,7 +213,6 @@ def look(block: Any) -> np.ndarray[Any, Any]:
     """In a worker: its process, and whether it has the file mapped."""
     from mapscratch.arrays.home import homes as known
 
-
     total = int(np.abs(np.asarray(block)).sum())
     homes = list(known.values())
     mapped = sum(home.map.counts().filled or 0 for home in homes)

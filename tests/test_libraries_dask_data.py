@@ -13,7 +13,7 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from support.array_fixups import numbered_chunk
 
-from mapscratch import purgeable
+from mapscratch.cache import purgeable
 from mapscratch.dask import WorkerData
 
 CHUNKS, ITEMS = 24, 40_000

@@ -18,7 +18,7 @@ from support.patience import patient
 from support.purgeable import drop_page, let_go, reclaim, take_back
 
 from mapscratch import _native
-from mapscratch.purgeable import Lease, PurgeableMemory, Region, Run
+from mapscratch.cache.purgeable import Lease, PurgeableMemory, Region, Run
 
 PAGES = 4
 

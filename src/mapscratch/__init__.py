@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mapscratch.arrays import ScratchArray, SourceChanged, ThrashingWarning, array, save
     from mapscratch.arrays.fixup_process import FixupError
     from mapscratch.cache import Cache, CacheFallbackWarning, CacheStats
-    from mapscratch.cache_memoized import CacheInfo
+    from mapscratch.cache.memoized import CacheInfo
 
 __version__ = "0.1.0"
 
@@ -67,7 +67,7 @@ __all__ = [
 _NEEDS_NUMPY = {
     "Cache": "cache",
     "CacheFallbackWarning": "cache",
-    "CacheInfo": "cache_memoized",
+    "CacheInfo": "cache.memoized",
     "CacheStats": "cache",
     "FixupError": "arrays.fixup_process",
     "ScratchArray": "arrays",

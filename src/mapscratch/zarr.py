@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from mapscratch.cache import Cache
-from mapscratch.cache_values import Array
+from mapscratch.cache.values import Array
 
 
 class Chunked(Protocol):

@@ -8,7 +8,7 @@ import os
 from mmap import PAGESIZE
 
 from mapscratch import Cache
-from mapscratch.purgeable import Region, Run
+from mapscratch.cache.purgeable import Region, Run
 
 MADV_PAGEOUT = 21  # Linux 5.4
 

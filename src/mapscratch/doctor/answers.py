@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import mapscratch
-from mapscratch import purgeable
+from mapscratch.cache import purgeable
 
 ARRAY = "mapscratch.array"
 SYSTEM_CALLS = "system calls with it"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Cache`: derived objects in memory that the kernel may take; its size is nobody's guess.
 
-An entry is arrays or bytes in purgeable memory (`mapscratch.purgeable`): in use while anything made
-of it lives, the kernel's to take while not. Nothing here needs userfaultfd, a signal handler or a
-thread.
+An entry is arrays or bytes in purgeable memory (`mapscratch.cache.purgeable`): in use while
+anything made of it lives, the kernel's to take while not. Nothing here needs userfaultfd, a signal
+handler or a thread.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ import numpy as np
 
 from mapscratch._native import BoardEntry, purgeable_refused
 from mapscratch.arrays import dask_workers
-from mapscratch.cache_memoized import CacheInfo, CacheParameters, Memoized, refuse_others
-from mapscratch.cache_pinned import Pinned
-from mapscratch.cache_threads import Maker, Makers, Making, Shared, Waiter, exclusive, fail
-from mapscratch.cache_values import (
+from mapscratch.cache.making import Maker, Makers, Making, Shared, Waiter, exclusive, fail
+from mapscratch.cache.memoized import CacheInfo, CacheParameters, Memoized, refuse_others
+from mapscratch.cache.pinned import Pinned
+from mapscratch.cache.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
+from mapscratch.cache.values import (
     Array,
     Form,
     Makeable,
@@ -52,7 +53,6 @@ from mapscratch.cache_values import (
 from mapscratch.errors import caller_level
 from mapscratch.proc.cgroups import memory_limit
 from mapscratch.proc.meminfo import read_meminfo
-from mapscratch.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
 
 Parameters = ParamSpec("Parameters")
 AnyArray = TypeVar("AnyArray", bound=Array)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 from mapscratch._native import Exclusive, forks
-from mapscratch.cache_values import Value
+from mapscratch.cache.values import Value
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -83,7 +83,8 @@ def test_what_measures_says_what_to_install(
     assert (done.returncode, done.stdout) == (2, "")
     assert not list(tmp_path.glob("report*"))
     assert re.fullmatch(
-        r"mapscratch: this needs \w+, which is not installed: pip install 'mapscratch\[lab\]'\n",
+        r"mapscratch: this needs \w+, which is not installed: "
+        r"pip install jinja2 msgspec pyelftools rich\n",
         done.stderr,
     )
 

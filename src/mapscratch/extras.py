@@ -17,12 +17,22 @@ EXTRA_OF_MODULE = {
 }
 """Top-level modules, and the extra of mapscratch that brings each."""
 
+_PACKAGES = {"elftools": "pyelftools"}
+"""As pip calls what has another name as a module."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command of pip; by packages, because pip finds those wherever mapscratch came from."""
+    modules = [module for module, its_extra in EXTRA_OF_MODULE.items() if its_extra == extra]
+    packages = " ".join(sorted(_PACKAGES.get(module, module) for module in modules))
+    return f"pip install {packages}"
+
 
 class ExtraMissing(UserError, ImportError):
     """A command needs a package that is not installed; the message has the command of pip."""
 
     def __init__(self, module: str, extra: str) -> None:
-        self.remedy = f"pip install 'mapscratch[{extra}]'"
+        self.remedy = how_to_install(extra)
         super().__init__(f"this needs {module}, which is not installed: {self.remedy}")
 
 

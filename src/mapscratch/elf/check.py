@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mapscratch.errors import UserError
+from mapscratch.extras import how_to_install
 
 from .convert import read_record
 from .headers import DynamicTable, Headers, read_dynamic, read_headers
@@ -277,7 +278,7 @@ def _disassembler() -> Any:
         import capstone
     except ImportError:
         raise CapstoneMissing(
-            "to check a conversion takes the disassembler capstone: pip install 'mapscratch[check]'"
+            f"to check a conversion takes the disassembler capstone: {how_to_install('check')}"
         ) from None
     result = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     result.detail = True

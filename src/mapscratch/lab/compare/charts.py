@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapscratch.errors import UserError
+from mapscratch.extras import how_to_install
 from mapscratch.lab.rig.results import Comparison, Summary
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def check_chart_file(path: Path) -> None:
         import matplotlib.figure  # noqa: F401 - whether it is there
     except ImportError:
         raise ChartError(
-            "drawing a chart into a file takes matplotlib: pip install 'mapscratch[chart]'; the "
+            f"drawing a chart into a file takes matplotlib: {how_to_install('chart')}; the "
             "chart in the terminal needs nothing"
         ) from None
 

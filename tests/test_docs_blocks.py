@@ -59,7 +59,7 @@ def to_run(document: Path, *languages: str) -> list[Block]:
 def prepared(document: Path, suffix: str) -> Path:
     """What a document takes for granted; it need not exist."""
     name = document.stem.lower().replace("-", "_")
-    return Path(__file__).with_name("documents") / f"{name}{suffix}"
+    return ROOT / "tests" / "documents" / f"{name}{suffix}"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
 from mapscratch.lab.compare.rounds import compare
-from mapscratch.lab.cost import lines, squeeze_costs
+from mapscratch.lab.cost import lines
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.lines import LineTimer, regressors
 from mapscratch.lab.cost.loader_costs import LoaderTimer
@@ -51,7 +51,6 @@ NAMES = {
     *(f"swap.{kind}.{way}" for kind in ("file", "zram", "zswap") for way in ("out", "in")),
     *("fill.4096", "fill.65536", "fill.2097152", "drop.lazyfree", "drop.dontneed"),
     *("ksm.merge", "ksm.unmerge", "fork.page"),
-    *("squeeze.private", "squeeze.lazyfree", "squeeze.kernel"),
 }
 NEVER_WITHOUT = {"drop.dontneed", "fixup.word"}
 """Times by themselves, of what runs everywhere."""
@@ -101,7 +100,6 @@ def costs(said: list[str]) -> Costs:
     steps: list[tuple[str, float]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_PAGES", PAGES)
-        patch.setattr(squeeze_costs, "_PAGES", PAGES)
         found = measure(
             KINDS,
             seconds=1.0,
@@ -266,12 +264,11 @@ def agree(one: Spread, other: Spread | None) -> bool:
 
 SCRIPT = """
 import json, sys
-from mapscratch.lab.cost import lines, squeeze_costs
+from mapscratch.lab.cost import lines
 from mapscratch.lab.cost.measure import measure
 def progress(what, share):
     print(what, file=sys.stderr, flush=True)
 kinds, lines._PAGES = json.loads(sys.argv[1])
-squeeze_costs._PAGES = lines._PAGES
 costs = measure(kinds, seconds=1.0, announce=lambda said: None, progress=progress)
 json.dump({"left_out": costs.left_out, "measured": [one.name for one in costs.measurements],
            "lines": [line.what for line in costs.lines]}, sys.stdout)
@@ -332,7 +329,7 @@ def wait_for(process: subprocess.Popen[str], phase: str, seconds: float = 60.0) 
     pytest.fail(f"it ended before {phase}, or was not there in {seconds:g} s: {said}")
 
 
-@pytest.mark.parametrize("phase", ["round trips", "a squeezed group", "page faults"])
+@pytest.mark.parametrize("phase", ["round trips", "page faults"])
 def test_ctrl_c_leaves_nothing_behind(phase):
     before = ksm_settings()
     with started(SCRIPT) as process:

@@ -26,7 +26,8 @@ from support.report_documents import (
 )
 
 from mapscratch.lab.cost import model as cost_model
-from mapscratch.lab.cost.terminal import cost_document, cost_report
+from mapscratch.lab.cost.answer import cost_report
+from mapscratch.lab.cost.document import cost_document
 from mapscratch.lab.report import page_facts
 from mapscratch.lab.report.page import page
 from mapscratch.lab.report.page_facts import Documents, histogram_of, ways_of

@@ -128,7 +128,7 @@ def test_a_diagnosis_as_text_and_document_says_the_same():
     diagnosis = diagnose()
     document = json.loads(json.dumps(diagnosis_document(diagnosis)))
     lines = list(diagnosis_lines(diagnosis))
-    assert document["ordinary_mapping"] == lines[0]
+    assert document["ordinary_mapping"] in lines
     assert [engine["name"] for engine in document["engines"]] == ["kernel", "lazyfree", "dontneed"]
     for engine in document["engines"]:
         assert any(engine["reason"] in line for line in lines)

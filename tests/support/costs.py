@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.rig.results import Spread
@@ -30,7 +31,14 @@ def make_spread(median: float, half: float = 0.1) -> Spread:
 
 
 def make_measurement(name: str, median: float) -> Measurement:
-    return Measurement(name, f"title of {name}", "fixup", make_spread(median), 3, "a note")
+    return Measurement(
+        **asdict(make_spread(median)),
+        name=name,
+        title=f"title of {name}",
+        per="fixup",
+        rounds=3,
+        note="a note",
+    )
 
 
 def make_line(what: str, *fits: tuple[float, ...], cpu_us: Spread | None = None) -> Line:

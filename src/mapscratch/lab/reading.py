@@ -8,7 +8,9 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from mapscratch.errors import UserError
 
@@ -16,6 +18,9 @@ LARGEST_FILE = 256 << 20
 _LONGEST = 60
 LARGEST_NUMBER = 1e18
 """Of what is measured and counted; sums of many such numbers are finite still."""
+
+
+T = TypeVar("T")
 
 
 class ReadingError(UserError, ValueError):
@@ -78,6 +83,43 @@ def checked_document(value: object, name: str, version: int, where: str) -> dict
             f"{where}: version {text} of {name}, and this mapscratch reads {version}: {what}"
         )
     return value
+
+
+def converted(value: object, kind: type[T], where: str) -> T:
+    """What was read, as an object of a class whose members have types.
+
+    Args:
+        value: what was read.
+        kind: the class.
+        where: it was read from, for the error.
+
+    Raises:
+        ReadingError: a member is missing, or has another type; the message says which.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ReadingError(
+            f"{where!a}: {error}: was this file changed by hand? If not, make it again"
+        ) from None
+
+
+def read_document(path: Path, kind: type[T], name: str, version: int) -> T:
+    """A document of one kind and version from a file.
+
+    Args:
+        path: of the file.
+        kind: the class of what is wanted of the document.
+        name: of the kind of document.
+        version: of it.
+
+    Raises:
+        ReadingError: the file holds no such document, or a damaged one.
+        OSError: it can't be read.
+    """
+    wanted = f"what `mapscratch {name.rpartition('.')[2]} --json` saved"
+    document = checked_document(read_json(path, wanted), name, version, str(path))
+    return converted(document, kind, str(path))
 
 
 class _NoUseError(ValueError):

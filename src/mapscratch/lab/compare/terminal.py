@@ -11,11 +11,11 @@ from mapscratch.lab.compare.charts import chart_of, print_chart, style_of
 from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.rig.results import Comparison, Settings, Spread, Summary, SwapDescription
 from mapscratch.lab.rig.workload import Workload
-from mapscratch.text import decimal, whole
+from mapscratch.lab.tables import Column, print_table
+from mapscratch.text import counted, decimal, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _MEBIBYTE = 1 << 20
 NOT_KNOWN = "n/a"
@@ -126,7 +126,7 @@ def print_comparison(console: Console, comparison: Comparison, *, verbose: bool)
         _print_libraries(console, comparison)
     counts = comparison.processes if verbose else comparison.processes[-1:]
     for processes in counts:
-        console.print(_table(comparison, processes, verbose=verbose))
+        _print_results(console, comparison, processes, verbose=verbose)
         if verbose:
             console.print()
     console.print("Medians over rounds" + ("; ± is half the range." if verbose else "."))
@@ -191,39 +191,35 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common())
 
 
-def _table(comparison: Comparison, processes: int, *, verbose: bool) -> Table:
+def _print_results(
+    console: Console, comparison: Comparison, processes: int, *, verbose: bool
+) -> None:
     found = [comparison.summary(processes, name) for name in comparison.strategies]
     summaries = [summary for summary in found if summary]
     rounds = max((summary.rounds for summary in summaries), default=0)
-    unit = "process" if processes == 1 else "processes"
-    title = f"{processes} {unit}, {rounds} round{'s' if rounds > 1 else ''}"
-    table = _plain_table(title, *(summary.strategy for summary in summaries))
+    title = f"{counted(processes, 'process', 'processes')}, {counted(rounds, 'round')}"
+    labels: list[str] = []
+    cells: list[list[str]] = []
     for label, figure, write in _LINES:
         spreads = [summary.figures[figure] for summary in summaries]
         # A line that no strategy knows, or that is nothing but "none in zswap", tells nothing.
         if not any(spreads) or (figure.endswith("compressed") and not any(map(_is_not_0, spreads))):
             continue
         if verbose or figure in _SHORT:
-            cells = [_cell(spread, write, verbose) for spread in spreads]
-            table.add_row(label, *cells)
+            labels.append(label)
+            cells.append([_cell(spread, write, verbose) for spread in spreads])
         if figure == "round_trip_us":
-            table.add_row("  ratio to private", *(_ratio(one, verbose) for one in summaries))
-    return table
+            labels.append("  ratio to private")
+            cells.append([_ratio(one, verbose) for one in summaries])
+    columns = [
+        Column(one.strategy, [row[number] for row in cells], style_of(one.strategy))
+        for number, one in enumerate(summaries)
+    ]
+    print_table(console, [Column(title, labels)], columns)
 
 
 def _is_not_0(spread: Spread | None) -> bool:
     return spread is not None and spread.maximum > 0
-
-
-def _plain_table(first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in others:
-        table.add_column(title, justify="right", style=style_of(title))
-    return table
 
 
 def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:

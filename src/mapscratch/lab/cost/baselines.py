@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What else keeps relocated pages out of swap, or makes them cheap: when each of it beats us.
 
-Each is measured where this machine can do so in a second or two, by `try_alternatives` or among
-the costs, and reasoned from its documentation where it can't. Nothing on the machine is changed.
+`docs/cost.md` compares them; here are a sentence and the figures of this machine for each.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -21,22 +20,12 @@ from mapscratch.errors import UserError, last_words
 from mapscratch.lab.compare.rounds import Progress
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.fleet import TABLE_ENTRY
-from mapscratch.lab.cost.model import (
-    ALONE,
-    BreakEven,
-    Layout,
-    break_evens,
-    scratch_lines,
-    swap_lines,
-)
-from mapscratch.lab.rig.results import ENGINES, Spread
+from mapscratch.lab.cost.model import BreakEven
+from mapscratch.lab.rig.results import Spread
+from mapscratch.text import microseconds, nanoseconds
 
 CHILDREN = 8
 _SECONDS = 30.0
-_EQUAL = 0.9
-"""So large a share of pages that are equal is nearly all."""
-
-
 _DISAGREE = 0.1
 """Where the least of the rounds is less than so much of the median, the median says little."""
 
@@ -72,6 +61,11 @@ class Alternatives:
     equal_fixed: float | None
     compressed: float
 
+    @property
+    def name(self) -> str:
+        """The library's, without its folder."""
+        return Path(self.library).name
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -80,9 +74,9 @@ class Baseline:
     Attributes:
         name: for programs.
         title: for people.
-        sentence: when it beats us, and when not.
-        measured: the figures in the sentence are of this machine.
-        source: where it is described; None if all that is said was measured.
+        sentence: when it beats us, with what was measured of it.
+        measured: there are figures of this machine in the sentence.
+        source: where it is described.
         figures: what the sentence rests on.
     """
 
@@ -90,8 +84,22 @@ class Baseline:
     title: str
     sentence: str
     measured: bool
-    source: str | None
+    source: str
     figures: dict[str, float]
+
+
+# --- the experiments ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What one process of `mapscratch.lab.cost.baseline_worker` says."""
+
+    digests: list[int]
+    compressed: int
+    alone: int
+    shares: list[int]
+    seconds: float
 
 
 def try_alternatives(library: str | os.PathLike[str], progress: Progress) -> Alternatives:
@@ -111,53 +119,21 @@ def try_alternatives(library: str | os.PathLike[str], progress: Progress) -> Alt
     again = _load(path, 0, "random")
     progress("two processes at fixed addresses", 0.6)
     try:
-        fixed: list[_Loaded] = [_load(path, 0, "fixed") for _ in range(2)]
+        fixed = [_load(path, 0, "fixed") for _ in range(2)]
     except BaselineError:
         fixed = []
-    shares = sorted(forked.shares)
+    pages = len(forked.digests)
     return Alternatives(
         library=path,
-        pages=len(forked.digests),
+        pages=pages,
         children=CHILDREN,
         alone_bytes=forked.alone,
-        child_bytes=shares[len(shares) // 2],
+        child_bytes=sorted(forked.shares)[len(forked.shares) // 2],
         fork_us=forked.seconds * 1e6,
         equal_random=_equal(forked, again),
         equal_fixed=_equal(*fixed) if fixed else None,
-        compressed=forked.compressed / (PAGESIZE * max(1, len(forked.digests))),
+        compressed=forked.compressed / (PAGESIZE * max(1, pages)),
     )
-
-
-def baselines(
-    costs: Costs, tried: Alternatives | None = None, layout: Layout = ALONE
-) -> tuple[Baseline, ...]:
-    """All of them, in the order in which a mailing list would name them.
-
-    Args:
-        costs: what was measured.
-        tried: what small experiments showed; None if they were not made.
-        layout: what is mapped beside a page.
-    """
-    return (
-        _prefork(costs, tried),
-        _same_page_merging(costs, tried),
-        _relr(costs),
-        _fixed_base(tried),
-        _binding(costs),
-        _zswap(costs, tried, layout),
-    )
-
-
-# --- the experiments ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    digests: list[int]
-    compressed: int
-    alone: int
-    shares: list[int]
-    seconds: float
 
 
 def _load(path: str, children: int, addresses: str) -> _Loaded:
@@ -188,12 +164,50 @@ def _equal(one: _Loaded, other: _Loaded) -> float:
 # --- what is said of each -----------------------------------------------------------------------
 
 
+def baselines(
+    costs: Costs, tried: Alternatives | None = None, weighed: Sequence[BreakEven] = ()
+) -> tuple[Baseline, ...]:
+    """All of them, in the order in which a mailing list would name them.
+
+    Args:
+        costs: what was measured.
+        tried: what small experiments showed; None if they were not made.
+        weighed: break-even of each swap and the engine that would be taken here.
+    """
+    return (
+        _prefork(costs, tried),
+        _same_page_merging(costs, tried),
+        _relr(costs),
+        _fixed_base(tried),
+        _binding(costs),
+        _zswap(tried, weighed),
+    )
+
+
+def _baseline(
+    name: str,
+    title: str,
+    claim: str,
+    found: Iterable[str],
+    figures: dict[str, float],
+    source: str,
+) -> Baseline:
+    """The claim holds anyway; what was found here follows it."""
+    here = "; ".join(found)
+    sentence = f"{claim}. Here: {here}." if here else f"{claim}."
+    return Baseline(name, title, sentence, bool(here), source, figures)
+
+
+def _medians(costs: Costs, **names: str) -> dict[str, float]:
+    """Of the measurements that there are."""
+    found = {figure: costs.measurement(name) for figure, name in names.items()}
+    return {figure: one.median for figure, one in found.items() if one}
+
+
 def _prefork(costs: Costs, tried: Alternatives | None) -> Baseline:
-    figures: dict[str, float] = {}
-    what = "one copy of relocated pages between them"
+    figures = _medians(costs, fork_page_ns="fork.page")
     page = costs.measurement("fork.page")
-    if page:
-        figures["fork_page_ns"] = page.median
+    found = []
     if tried:
         figures |= {
             "children": tried.children,
@@ -201,189 +215,145 @@ def _prefork(costs: Costs, tried: Alternatives | None) -> Baseline:
             "child_pages": tried.child_bytes / PAGESIZE,
             "fork_us": tried.fork_us,
         }
-        what = (
-            f"{tried.child_bytes / PAGESIZE:.0f} of the {tried.alone_bytes / PAGESIZE:.0f} dirty "
-            f"pages of {Path(tried.library).name} each (Pss, {tried.children} children)"
+        found.append(
+            f"{figures['child_pages']:.0f} of the {figures['alone_pages']:.0f} dirty pages of "
+            f"{tried.name} each (Pss, {tried.children} children)"
         )
-    copied = f", copied at fork for {_nanoseconds(page.spread)} a page," if page else ""
-    sentence = (
-        f"Beats us wherever workers can be forked from one process that has loaded everything: "
-        f"they hold {what}{copied} and share one place in swap; nothing is fixed up again. It has "
-        "no answer for processes that exec, for libraries loaded after the fork, and all workers "
-        "have the same addresses."
-    )
-    return Baseline(
+    if page:
+        found.append(f"{_at_most(page.spread)} a page at fork")
+    return _baseline(
         "prefork",
         "pre-fork, zygote",
-        sentence,
-        bool(tried or page),
-        "B. Lee et al., From Zygote to Morula: Fortifying Weakened ASLR on Android, IEEE "
-        "Symposium on Security and Privacy 2014 (what equal addresses cost)",
+        "Beats us wherever workers are forked from one process that has loaded everything: they "
+        "share one copy, and nothing is fixed up again",
+        found,
         figures,
+        "B. Lee et al., From Zygote to Morula, IEEE Symposium on Security and Privacy 2014",
     )
 
 
-def _nanoseconds(spread: Spread) -> str:
+def _at_most(spread: Spread) -> str:
     """The median; where the rounds hardly agree on its size, only what it is less than."""
     if spread.minimum < _DISAGREE * spread.median:
-        return f"< {spread.maximum:,.0f} ns"
-    return f"{spread.median:,.0f} ns"
+        return f"< {nanoseconds(spread.maximum)}"
+    return nanoseconds(spread.median)
 
 
 def _same_page_merging(costs: Costs, tried: Alternatives | None) -> Baseline:
-    figures: dict[str, float] = {}
-    merge, unmerge = costs.measurement("ksm.merge"), costs.measurement("ksm.unmerge")
-    price = "after ksmd has read and compared them"
-    if merge:
-        figures["merge_ns"] = merge.median
-        price = f"for {merge.median / 1e3:.1f} µs a page of scanning and merging"
-        if unmerge:
-            figures["unmerge_ns"] = unmerge.median
-            price += f", {unmerge.median / 1e3:.1f} µs to part again at a store"
-    equal = "Relocated pages are equal only at equal bases"
+    figures = _medians(costs, merge_ns="ksm.merge", unmerge_ns="ksm.unmerge")
+    found = []
     if tried:
         figures["equal_random"] = tried.equal_random
-        equal = (
-            f"{tried.equal_random:.0%} of relocated pages are equal in two processes as they are"
-        )
+        equal = f"{tried.equal_random:.0%} of relocated pages are equal in two processes"
         if tried.equal_fixed is not None:
             figures["equal_fixed"] = tried.equal_fixed
             equal += f", {tried.equal_fixed:.0%} at equal bases"
-    return Baseline(
+        found.append(equal)
+    for figure, what in (("merge_ns", "to merge"), ("unmerge_ns", "to part again at a store")):
+        if figure in figures:
+            found.append(f"{microseconds(figures[figure] / 1e3)} a page {what}")
+    return _baseline(
         "ksm",
         "KSM at equal bases",
-        f"{equal}; there it beats us in memory where pages are wanted all the time: one copy, "
-        f"{price}. It merges only what a process marks (MADV_MERGEABLE, or prctl for all of it), "
-        "breaks the merging when pages come back from swap, and needs ASLR off.",
-        bool(merge or tried),
-        "Linux, Documentation/admin-guide/mm/ksm.rst, https://docs.kernel.org/admin-guide/mm/ksm.html",
+        "Beats us in memory where pages are wanted all the time and bases are equal: one copy, "
+        "after ksmd has read and compared them",
+        found,
         figures,
+        "https://docs.kernel.org/admin-guide/mm/ksm.html",
     )
 
 
 def _relr(costs: Costs) -> Baseline:
-    relative, relr = costs.measurement("relocation.relative"), costs.measurement("relocation.relr")
-    figures: dict[str, float] = {}
-    price = "stores the same words"
-    if relative and relr:
-        figures = {"relative_ns": relative.median, "relr_ns": relr.median}
-        price = f"stores the same words in {relr.median:.1f} ns each against {relative.median:.1f}"
-    return Baseline(
+    figures = _medians(costs, relative_ns="relocation.relative", relr_ns="relocation.relr")
+    found = []
+    if len(figures) == 2:
+        found = [f"{nanoseconds(figures['relr_ns'])} a word, {figures['relative_ns']:.1f} without"]
+    return _baseline(
         "relr",
         "RELR (-z pack-relative-relocs)",
-        f"No rival: it packs the table of relative relocations and {price}; the same pages are "
-        "dirtied. Where the fixups are made again from that table it moves break-even in favour of "
-        "dropping, and it makes the file smaller, which we don't.",
-        bool(figures),
-        "F. Song, Relative relocations and RELR, "
-        "https://maskray.me/blog/2021-10-31-relative-relocations-and-relr",
-        figures,
+        "No rival: it packs the table of relative relocations, and the same pages are dirtied",
+        found,
+        figures if found else {},
+        "F. Song, https://maskray.me/blog/2021-10-31-relative-relocations-and-relr",
     )
 
 
 def _fixed_base(tried: Alternatives | None) -> Baseline:
     figures: dict[str, float] = {}
-    equal = "relocated pages would then be equal in all processes"
+    found = []
     if tried and tried.equal_fixed is not None:
         figures = {"equal_fixed": tried.equal_fixed, "pages": float(tried.pages)}
-        how = "all" if tried.equal_fixed == 1 else f"{tried.equal_fixed:.0%}"
-        equal = (
-            f"without random addresses {how} of the {tried.pages} relocated pages of "
-            f"{Path(tried.library).name} are equal in two processes"
+        found.append(
+            f"at fixed addresses {tried.equal_fixed:.0%} of the {tried.pages} relocated pages of "
+            f"{tried.name} are equal in two processes"
         )
-    return Baseline(
+    return _baseline(
         "fixed_base",
         "prelink, a fixed base, no ASLR",
-        f"Beats us in everything but security: {equal}, so their content can be in the file, and "
-        "they are clean, shared, and fixed up never. prelink did so; glibc 2.36 no longer "
-        "has the part of it that was in ld.so. It has to be done again when a library is "
-        "updated, gives up random addresses, and changes files that are signed or checked.",
-        bool(figures),
-        "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf; prelink(8)",
+        "Beats us in everything but security: pages are clean, shared, and never fixed up",
+        found,
         figures,
+        "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf",
     )
 
 
 def _binding(costs: Costs) -> Baseline:
-    names = ("binding.now.short", "binding.now.long", "binding.lazy.short", "binding.lazy.long")
-    found = {name: one for name in names if (one := costs.measurement(name))}
-    figures = {name.replace(".", "_") + "_ns": one.median for name, one in found.items()}
-    parts = []
+    figures: dict[str, float] = {}
+    found = []
     for scope in ("short", "long"):
-        now, lazy = found.get(f"binding.now.{scope}"), found.get(f"binding.lazy.{scope}")
+        now, lazy = (costs.measurement(f"binding.{when}.{scope}") for when in ("now", "lazy"))
+        figures |= {f"binding_now_{scope}_ns": now.median} if now else {}
+        figures |= {f"binding_lazy_{scope}_ns": lazy.median} if lazy else {}
         if now and lazy:
-            parts.append(
-                f"{now.median:.0f} ns a function at load against {lazy.median:.0f} at its first "
-                f"call ({scope} scope)"
+            found.append(
+                f"{nanoseconds(now.median)} a function at load, {nanoseconds(lazy.median)} at its "
+                f"first call ({scope} scope)"
             )
-    price = f": {' and '.join(parts)}" if parts else ""
-    return Baseline(
+    return _baseline(
         "binding",
         "-z now, -fno-plt",
-        f"No rival: they decide when a function is looked up{price}, not how many pages that "
-        "dirties. With -z now slots become read-only after relocation, and all of them are bound, "
-        "called or not. They beat `mapscratch convert`, and leave it nothing to do with -fno-plt, "
-        "where a library's slots lie on pages that other relocations dirty anyway.",
-        bool(parts),
-        "ld, Options, -z now; GCC, Options for Code Generation Conventions, -fno-plt, "
-        "https://gcc.gnu.org/onlinedocs/gcc/Code-Gen-Options.html",
+        "No rival: they decide when a function is looked up, not how many pages that dirties",
+        found,
         figures,
+        "https://gcc.gnu.org/onlinedocs/gcc/Code-Gen-Options.html, -fno-plt; ld(1), -z now",
     )
 
 
-def _zswap(costs: Costs, tried: Alternatives | None, layout: Layout) -> Baseline:
-    found = _preferred(costs, layout)
-    measured = [one for one in found if one.swap in ("swap.zswap", "swap.zram")]
-    parts = []
+def _zswap(tried: Alternatives | None, weighed: Sequence[BreakEven]) -> Baseline:
     figures: dict[str, float] = {}
-    for one in measured:
-        name = one.swap.removeprefix("swap.")
-        figures[f"{name}_page_us"] = one.page_swap_us.median
-        figures[f"{one.engine}_page_us"] = one.page_scratch_us.median
-        limit = one.fixups.median
-        if abs(limit) != float("inf"):
-            kind = re.sub(r"\W+", "_", one.fixup.title)
-            figures[f"{name}_break_even_{kind}"] = limit
-    for name in dict.fromkeys(one.swap for one in measured):
-        limits = [one for one in measured if one.swap == name]
-        parts.append(
-            f"{name.removeprefix('swap.')} ({limits[0].page_swap_us.median:.1f} µs a page, "
-            f"{limits[0].engine} {limits[0].page_scratch_us.median:.1f}) is ahead {_ahead(limits)}"
+    found = []
+    for swap in ("zswap", "zram"):
+        limits = [one for one in weighed if one.swap == f"swap.{swap}"]
+        if not limits:
+            continue
+        first = limits[0]
+        figures[f"{swap}_page_us"] = first.page_swap_us.median
+        figures[f"{first.engine}_page_us"] = first.page_scratch_us.median
+        for one in limits:
+            if abs(one.fixups.median) != float("inf"):
+                kind = re.sub(r"\W+", "_", one.fixup.title)
+                figures[f"{swap}_break_even_{kind}"] = one.fixups.median
+        found.append(
+            f"{swap} ({microseconds(first.page_swap_us.median)} a page, {first.engine} "
+            f"{microseconds(first.page_scratch_us.median)}) is ahead {_ahead(limits)}"
         )
-    result = (
-        f"On this machine: {'; '.join(parts)}."
-        if parts
-        else "Neither was measured in this run (--swap zswap or zram, as root)."
-    )
-    size = more = ""
+    measured = bool(found)
     if tried:
         figures["compressed"] = tried.compressed
-        size = f" (relocated pages compress to {tried.compressed:.0%} by zlib -1, one library)"
         figures["compressed_as_known_values"] = tried.compressed * PAGESIZE / TABLE_ENTRY
-        more = (
-            f", which is more than that from {figures['compressed_as_known_values']:.0f} a page on"
+        found.append(
+            f"relocated pages compress to {tried.compressed:.0%} (zlib -1, one library), as much "
+            f"as {figures['compressed_as_known_values']:.0f} known values a page take"
         )
-    return Baseline(
+    return _baseline(
         "zswap",
         "zswap and zram",
-        "The closest rival: pages stay in memory compressed, come back without a device, and need "
-        "not be fixed up. It beats us where fixups are many or symbolic, or where the file itself "
-        f"would have to be read again. {result} It takes memory for each process's copy{size}. "
-        f"Dropping keeps {TABLE_ENTRY} bytes a fixup whose value is known{more}, and none for one "
-        "that works its value out.",
-        bool(parts),
-        "Linux, Documentation/admin-guide/mm/zswap.rst, "
-        "https://docs.kernel.org/admin-guide/mm/zswap.html",
+        "The closest rival: pages stay in memory compressed and need no fixing up. It beats us "
+        "where fixups are many or symbolic, or where the file would have to be read again"
+        + ("" if measured else ". Not measured in this run (--swap zswap or zram, as root)"),
+        found,
         figures,
-    )
-
-
-def _preferred(costs: Costs, layout: Layout) -> Sequence[BreakEven]:
-    """The break-evens of the engine that would be taken here."""
-    lines = scratch_lines(costs, layout)
-    engine = next((name for name in ENGINES if costs.line(name)), "")
-    return break_evens(
-        swap_lines(costs, None, layout), [line for line in lines if line.what == engine]
+        "https://docs.kernel.org/admin-guide/mm/zswap.html",
     )
 
 

@@ -26,61 +26,37 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from mmap import PAGESIZE
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
+from mapscratch.lab.cost.answer import cost_report
 from mapscratch.lab.cost.baselines import Alternatives, BaselineError, try_alternatives
+from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.costs import Costs
-from mapscratch.lab.cost.fleet import (
-    MOST_HOSTS,
-    MOST_PROCESSES,
-    Fleet,
-    Population,
-    check_fleet,
-    plan_fleet,
-)
+from mapscratch.lab.cost.document import Figures, Survey, cost_document, read_figures, read_survey
+from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.measure import DEFAULT_SECONDS, measure
 from mapscratch.lab.cost.model import (
-    ALONE,
     DEVICES,
     Device,
     Distribution,
-    Layout,
     ModelError,
     device,
     distribution_of_libraries,
-    distribution_of_survey,
     swap_lines,
 )
-from mapscratch.lab.cost.terminal import (
-    NAME,
-    VERSION,
-    alternatives_from_document,
-    cost_chart,
-    cost_document,
-    cost_report,
-    costs_from_document,
-    created_from_document,
-    pages_from_document,
-    print_costs,
-)
+from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.cost.termination import interrupted_by_termination
-from mapscratch.lab.reading import checked_document, read_json
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
-from mapscratch.lab.survey import terminal as surveys
 from mapscratch.proc import active_swaps
 from mapscratch.terminal import (
     Progress,
@@ -103,6 +79,7 @@ SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
 _ASSUMED_DEVICE = "nvme"
 _KSM = "/sys/kernel/mm/ksm/run"
 _LEAST_SWAP = 256 << 20
+_MOST = 1_000_000
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -155,13 +132,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--processes",
-        type=whole_number(1, MOST_PROCESSES),
+        type=whole_number(1, _MOST),
         metavar="P",
         help="what P processes on each host would write, hold and compute",
     )
     parser.add_argument(
         "--hosts",
-        type=whole_number(1, MOST_HOSTS),
+        type=whole_number(1, _MOST),
         metavar="H",
         help="on how many hosts (with --processes; default: 1)",
     )
@@ -197,35 +174,37 @@ def run(arguments: argparse.Namespace) -> int:
     if _is_standard_output(arguments.json):
         console.file = sys.stderr
     swaps = _swaps(arguments.swap or "none", console)
-    source = _read(arguments.source) if arguments.source else None
-    survey = _survey(arguments.survey) if arguments.survey else None
+    source = read_figures(arguments.source) if arguments.source else None
+    survey = read_survey(arguments.survey) if arguments.survey else None
     pages = _pages(arguments.libraries, survey, source)
-    population = _population(pages, survey) if arguments.processes else None
+    pages_each = survey.pages_each() if survey and arguments.processes else None
     first: list[str] = []
     if source is None:
         costs, alternatives = _measure(arguments, swaps, console)
         created = datetime.now().astimezone()
     else:
-        costs, alternatives = costs_from_document(source), alternatives_from_document(source)
-        created = created_from_document(source)
+        costs, alternatives, created = source.costs(), source.alternatives, source.created
         first.append(
             f"Figures of {created:%d %B %Y, %H:%M}, {arguments.source}, Linux "
-            f"{source['machine'].get('kernel', '?')}; nothing is measured."
+            f"{source.machine.get('kernel', '?')}; nothing is measured."
         )
-    other = arguments.device_latency
+    other: Device | None = arguments.device_latency
     if other is None and not swap_lines(costs):
         other = device(_ASSUMED_DEVICE)
         first.append(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
-    report = cost_report(
+    fleet = arguments.processes and plan_fleet(
         costs,
         pages,
-        device=other,
-        alternatives=alternatives,
-        fleet=_fleet(arguments, costs, population, alternatives, other),
+        arguments.processes,
+        arguments.hosts or 1,
+        pages_each=pages_each,
+        other=other,
+        compression=alternatives.compressed if alternatives else None,
     )
+    report = cost_report(costs, pages, device=other, alternatives=alternatives, fleet=fleet)
     # Files first: who reads what is printed may stop reading.
     if arguments.json:
-        document = cost_document(report, created, source["machine"] if source else None)
+        document = cost_document(report, created, source.machine if source else None)
         write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
     if arguments.chart:
         save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
@@ -251,8 +230,6 @@ def _check(arguments: argparse.Namespace) -> None:
             )
     if arguments.hosts and not arguments.processes:
         raise CostError("--hosts needs --processes: how many processes each host has")
-    if arguments.processes:
-        check_fleet(arguments.processes, arguments.hosts or 1)
     if arguments.survey and arguments.libraries:
         raise CostError("--survey says whose pages are reckoned with: name no libraries as well")
     if arguments.chart:
@@ -332,101 +309,12 @@ def _alternatives(
 # --- what is reckoned with ----------------------------------------------------------------------
 
 
-def _pages(
-    libraries: Sequence[str], survey: dict[str, Any] | None, source: dict[str, Any] | None
-) -> Distribution:
+def _pages(libraries: Sequence[str], survey: Survey | None, source: Figures | None) -> Distribution:
     if survey is not None:
-        return _surveyed_pages(survey)
+        return survey.distribution()
     if source is not None and not libraries:
-        return pages_from_document(source)
+        return source.distribution()
     return distribution_of_libraries(libraries)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    document = read_json(path, "what `mapscratch cost --json` saved")
-    return checked_document(document, NAME, VERSION, str(path))
-
-
-def _survey(path: Path) -> dict[str, Any]:
-    document = read_json(path, "what `mapscratch survey --json FILE` saved")
-    return checked_document(document, surveys.NAME, surveys.VERSION, str(path))
-
-
-@contextlib.contextmanager
-def _reading_survey() -> Iterator[None]:
-    """Whatever is missing, or of another type, makes the survey a damaged one."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, UserError):
-            raise
-        why = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise CostError(f"this survey is damaged ({why}): survey again") from None
-
-
-def _surveyed_pages(survey: dict[str, Any]) -> Distribution:
-    with _reading_survey():
-        libraries = survey["libraries"]
-        pages = max(1, survey["totals"]["dirtied_pages"])
-        layout = Layout(
-            survey["totals"]["window_pages"] / pages - 1,
-            sum(one["dirtied_pages"] > 0 for one in libraries) / pages,
-        )
-        total = sum(sum(one["kinds"].values()) for one in libraries)
-        relative = sum(
-            one["kinds"].get(kind, 0) for one in libraries for kind in ("RELATIVE", "RELR")
-        )
-        title = counted(len(libraries), "surveyed library", "surveyed libraries")
-        share = relative / total if total else None
-        return distribution_of_survey(title, survey["totals"]["pages_by_fixups"], share, layout)
-
-
-def _fleet(
-    arguments: argparse.Namespace,
-    costs: Costs,
-    population: Population | None,
-    alternatives: Alternatives | None,
-    other: Device | None,
-) -> Fleet | None:
-    if population is None:
-        return None
-    return plan_fleet(
-        costs,
-        population,
-        arguments.processes,
-        arguments.hosts or 1,
-        other=other,
-        compression=alternatives.compressed if alternatives else None,
-    )
-
-
-def _population(pages: Distribution, survey: dict[str, Any] | None) -> Population:
-    """The surveyed processes; else processes that have loaded the libraries."""
-    seen: list[int] = []
-    if survey is not None:
-        with _reading_survey():
-            seen = [_own_pages(one) for one in survey["processes"] if one["relocated_pages"]]
-        if not seen:
-            raise CostError(
-                "this survey has no processes, and a fleet is made of them: survey with --pid all, "
-                "or leave --survey away"
-            )
-        title = counted(len(seen), "surveyed process", "surveyed processes")
-    else:
-        seen, title = [pages.total_pages], f"processes with {pages.title}"
-    return Population(
-        title=title,
-        pages=np.array(seen, dtype=np.int64),
-        layout=pages.layout or ALONE,
-        fixups=pages.mean,
-    )
-
-
-def _own_pages(process: dict[str, Any]) -> int:
-    """Of a surveyed process; what forked processes share counts in part, unless it is in swap."""
-    if process["swap_bytes"]:
-        return int(process["relocated_pages"])
-    return max(1, round(int(process["relocated_pss_bytes"]) / PAGESIZE))
 
 
 def _subtitle(costs: Costs) -> str:

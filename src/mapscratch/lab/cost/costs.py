@@ -16,19 +16,15 @@ from mapscratch.lab.rig.results import Spread
 
 Per: TypeAlias = Literal["fixup", "page", "call"]
 
-SQUEEZE = "squeeze"
-"""How the names of measurements begin that `Costs.squeezed` knows; the strategy's follows."""
 
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One figure, over the rounds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement(Spread):
+    """One figure: ns for each of what it counts, over the rounds.
 
     Attributes:
         name: ``relocation.relative``, ``fault.copy_on_write``, ...; unique.
         title: what is measured, in a few words.
         per: what one of is timed.
-        spread: ns for each of them, over the rounds.
         rounds: how many.
         note: how it was measured, and what is or isn't in it; a sentence or two.
     """
@@ -36,14 +32,13 @@ class Measurement:
     name: str
     title: str
     per: Per
-    spread: Spread
     rounds: int
     note: str
 
     @property
-    def median(self) -> float:
-        """The median in ns."""
-        return self.spread.median
+    def spread(self) -> Spread:
+        """The figure alone."""
+        return Spread(self.median, self.minimum, self.maximum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,21 +186,6 @@ class Costs:
     def measurement(self, name: str) -> Measurement | None:
         """The measurement of that name; None if it was left out."""
         return next((one for one in self.measurements if one.name == name), None)
-
-    def squeezed(self, strategy: str) -> Spread:
-        """µs that a page's round trip takes more where the kernel looks for the pages itself.
-
-        Args:
-            strategy: ``private``, or the engine.
-
-        Returns:
-            0 if it was not measured.
-        """
-        found = self.measurement(f"{SQUEEZE}.{strategy}")
-        if not found:
-            return Spread(0.0, 0.0, 0.0)
-        spread = found.spread
-        return Spread(spread.median / 1e3, spread.minimum / 1e3, spread.maximum / 1e3)
 
     def line(self, what: str) -> Line | None:
         """The line of that swap or engine; None if it was left out."""

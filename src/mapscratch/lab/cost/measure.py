@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mapscratch.lab.compare.rounds import Progress
@@ -18,7 +19,6 @@ from mapscratch.lab.cost.ksm_costs import KsmTimer
 from mapscratch.lab.cost.lines import LineTimer
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.page_costs import PageTimer
-from mapscratch.lab.cost.squeeze_costs import SqueezeTimer
 from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, working_folder
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import Spread
@@ -58,7 +58,6 @@ def measure(
             "ld.so": LoaderTimer(Path(folder)),
             "page faults": PageTimer(Path(folder)),
             "round trips": lines,
-            "a squeezed group": SqueezeTimer(Path(folder), swaps or (), announce),
             "KSM": KsmTimer(),
         }
         run = _Run(timers, started, seconds, progress)
@@ -93,7 +92,7 @@ def measurements_of(timers: Iterable[Timer], rounds: Sequence[Figures]) -> list[
                     name=heading.name,
                     title=heading.title,
                     per=heading.per,
-                    spread=spread,
+                    **asdict(spread),
                     rounds=len(values),
                     note=heading.note,
                 )

@@ -574,16 +574,11 @@ def distribution_of_survey(
         layout: see `Distribution`.
 
     Raises:
-        ModelError: it has no pages, or is something else.
+        ModelError: it has no pages.
     """
-    try:
-        rows = np.array([row for row in counted if row[1] > 0], dtype=np.float64)
-        if not len(rows) or rows.shape[1] != 2:
-            raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
-    except (TypeError, IndexError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{title}: these are no pages by their fixups: survey again") from None
+    rows = np.array([row for row in counted if row[1] > 0], dtype=np.float64)
+    if not len(rows):
+        raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
     rows = rows[np.argsort(rows[:, 0])]
     numbers = np.minimum(rows[:, 0], WORDS_A_PAGE)
     return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, layout)

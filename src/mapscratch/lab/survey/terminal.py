@@ -25,6 +25,7 @@ from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey
 from mapscratch.lab.survey.take import Census
+from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, size
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ LARGEST = 10
 _MEBIBYTE = 1 << 20
 _BAR_COLUMNS = 30
 _LONGEST_SKIPPED_LIST = 5
-_NARROWEST_NAME = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,26 +386,34 @@ def _print_rest(console: Console, count: int, what: str) -> None:
         console.print(f"and {count:,} {what} more; --top 0 shows all", style="dim")
 
 
+_LIBRARY_COLUMNS: dict[str, Callable[[LibrarySurvey], str]] = {
+    "fixups": lambda one: f"{one.fixups:,}",
+    "a page": lambda one: f"{one.fixups_per_page.median:,.0f}",
+    "max": lambda one: f"{one.fixups_per_page.maximum:,}",
+    "bound": lambda one: "-" if one.bind_mode == "no PLT" else one.bind_mode,
+    "PLT": lambda one: f"{one.plt_entries:,}",
+    "RELRO": lambda one: f"{one.relro_pages:,}",
+    "saved": lambda one: f"{one.saved_pages:,}",
+    "dirtied": lambda one: f"{one.dirtied_pages:,}",
+}
+_PROCESS_COLUMNS: dict[str, Callable[[ProcessSurvey], str]] = {
+    "pid": lambda one: str(one.pid),
+    "user": lambda one: one.user,
+    "Pss": lambda one: _kibibytes(one.pss_bytes),
+    "anonymous": lambda one: _kibibytes(one.anonymous_bytes),
+    "other": lambda one: _kibibytes(one.other_file_pages * PAGE),
+    "by Pss": lambda one: _kibibytes(one.relocated_pss_bytes),
+    "saved": lambda one: _kibibytes(one.saved_pages * PAGE),
+    "relocated": lambda one: _kibibytes(one.relocated_pages * PAGE),
+}
+
+
 def _print_libraries(console: Console, libraries: Sequence[LibrarySurvey]) -> None:
-    _print_table(
-        console,
-        ("library", "fixups", "a page", "max", "bound", "PLT", "RELRO", "saved", "dirtied"),
-        [
-            (
-                library.path.name,
-                f"{library.fixups:,}",
-                f"{library.fixups_per_page.median:,.0f}",
-                f"{library.fixups_per_page.maximum:,}",
-                "-" if library.bind_mode == "no PLT" else library.bind_mode,
-                f"{library.plt_entries:,}",
-                f"{library.relro_pages:,}",
-                f"{library.saved_pages:,}",
-                f"{library.dirtied_pages:,}",
-            )
-            for library in libraries
-        ],
-        left_out_first=("RELRO", "PLT", "bound", "max", "fixups", "a page"),
-    )
+    names = Column("library", [one.path.name for one in libraries])
+    figures = [
+        Column(title, [said(one) for one in libraries]) for title, said in _LIBRARY_COLUMNS.items()
+    ]
+    print_table(console, [names], figures)
     console.print(
         "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation "
         "in all: pages of 4 KiB.",
@@ -414,75 +422,16 @@ def _print_libraries(console: Console, libraries: Sequence[LibrarySurvey]) -> No
 
 
 def _print_processes(console: Console, processes: Sequence[ProcessSurvey]) -> None:
-    _print_table(
-        console,
-        ("process", "pid", "user", "Pss", "anonymous", "other", "by Pss", "saved", "relocated"),
-        [
-            (
-                process.command,
-                str(process.pid),
-                process.user,
-                _kibibytes(process.pss_bytes),
-                _kibibytes(process.anonymous_bytes),
-                _kibibytes(process.other_file_pages * PAGE),
-                _kibibytes(process.relocated_pss_bytes),
-                _kibibytes(process.saved_pages * PAGE),
-                _kibibytes(process.relocated_pages * PAGE),
-            )
-            for process in processes
-        ],
-        left_out_first=("other", "anonymous", "user", "Pss", "by Pss", "pid"),
-    )
+    names = Column("process", [one.command for one in processes])
+    figures = [
+        Column(title, [said(one) for one in processes]) for title, said in _PROCESS_COLUMNS.items()
+    ]
+    print_table(console, [names], figures)
     console.print(
         "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` "
         "saves, their part by Pss; and other ones. anonymous: memory of no file.",
         style="dim",
     )
-
-
-def _print_table(
-    console: Console,
-    titles: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left_out_first: Sequence[str],
-) -> None:
-    """Print a table. Where there is no room its first column gives way, then whole columns do.
-
-    Args:
-        console: where to.
-        titles: of the columns; names are in the first one.
-        rows: the cells.
-        left_out_first: columns, the first to be left out first. A figure is never cut.
-    """
-    from rich import box
-    from rich.table import Table
-
-    widths = {
-        title: max(len(title), *(len(row[number]) for row in rows)) if rows else len(title)
-        for number, title in enumerate(titles)
-    }
-    shown = list(titles)
-    missing = []
-    for title in left_out_first:
-        if _room_for_names(console, shown, widths) >= min(_NARROWEST_NAME, widths[titles[0]]):
-            break
-        shown.remove(title)
-        missing.append(title)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
-    room = max(1, min(widths[titles[0]], _room_for_names(console, shown, widths)))
-    table.add_column(titles[0], no_wrap=True, overflow="ellipsis", width=room)
-    for title in shown[1:]:
-        table.add_column(title, justify="right", no_wrap=True, width=widths[title])
-    for row in rows:
-        table.add_row(*(cell for title, cell in zip(titles, row, strict=True) if title in shown))
-    console.print(table)
-    if missing:
-        console.print(f"No room for: {', '.join(missing)}; --json has all.", style="dim")
-
-
-def _room_for_names(console: Console, shown: Sequence[str], widths: dict[str, int]) -> int:
-    # One column of the terminal lies between two of the table.
-    return console.width - sum(widths[title] + 1 for title in shown[1:])
 
 
 def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private memory that the kernel may throw away: a file, plus fixups that are made again.
+"""Memory that the kernel may throw away, and that is filled again when it is touched.
 
 `array` shows a file's numbers as a NumPy array whose pages are decoded when they are touched,
 dropped under memory pressure, and decoded again.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scratch mappings: private memory that the kernel may throw away.
+"""Memory that the kernel may throw away, and that is filled again when it is touched.
 
-A scratch mapping is a file plus fixups that are made again when a page comes back. Its dirty pages
-are dropped when memory is wanted, and not written to swap once for every process.
+In Python it is an array that is decoded from its file as it is read, and a cache without a size.
+Beneath them is a scratch mapping: a file plus fixups that are made again when a page comes back,
+whose dirty pages are dropped when memory is wanted, and not written to swap once for every process.
 
 Examples:
   mapscratch doctor               do arrays and caches work here, and what to do if not

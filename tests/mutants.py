@@ -257,7 +257,7 @@ MUTANTS = (
     ),
     Mutant(
         "sealed memory: its range isn't forgotten",
-        "src/mapscratch/_native.c",
+        "src/mapscratch/native/word_map.c",
         "    if (range && scratch_range_is_sealed(range)) {\n",
         "    if (0) {\n",
         "tests/test_traps_others_advice.py",
@@ -285,14 +285,14 @@ MUTANTS = (
     ),
     Mutant(
         "purgeable: a run is released when its last lease ends, and not before",
-        "src/mapscratch/_native_purgeable.c",
+        "src/mapscratch/native/purgeable.c",
         "if (pages && --pages->pins == 0 && !pages->is_retired)",
         "if (pages && --pages->pins >= 0 && !pages->is_retired)",
         "tests/test_purgeable_pages.py",
     ),
     Mutant(
         "purgeable: memory that is another run's by now is left alone",
-        "src/mapscratch/_native_purgeable.c",
+        "src/mapscratch/native/purgeable.c",
         "if (pages && --pages->pins == 0 && !pages->is_retired)",
         "if (pages && --pages->pins == 0)",
         "tests/test_purgeable_pages.py",
@@ -313,14 +313,14 @@ MUTANTS = (
     ),
     Mutant(
         "cache: the child of a fork has all locks",
-        "src/mapscratch/_native_exclusive.c",
+        "src/mapscratch/native/exclusive.c",
         "            begin_anew(each);\n",
         "            if (!each)\n                begin_anew(each);\n",
         "tests/test_cache_threads.py",
     ),
     Mutant(
         "cache: an error in what a lock was taken for gives it back",
-        "src/mapscratch/_native_exclusive.c",
+        "src/mapscratch/native/exclusive.c",
         "    give_back(self);\n    Py_DECREF(others);\n",
         "    if (result)\n        give_back(self);\n    Py_DECREF(others);\n",
         "tests/test_cache_threads.py",

@@ -14,7 +14,7 @@ import pytest
 from support.staging import stage
 
 ROOT = Path(__file__).resolve().parent.parent
-NATIVE = [*ROOT.glob("libscratch/*.[ch]"), *ROOT.glob("src/mapscratch/*.c")]
+NATIVE = [*ROOT.glob("libscratch/*.[ch]"), *ROOT.glob("src/mapscratch/native/*.[ch]")]
 CODE = [*NATIVE, *ROOT.glob("src/mapscratch/**/*.py")]
 
 

@@ -190,17 +190,6 @@ class Exclusive:
 def forks() -> int:
     """How many forks lie between the first process that loaded this module and this one."""
 
-def configure(
-    *,
-    fault_around_pages: int,
-    window_pages: int,
-    rearm_window_ns: int,
-    poll_after_fault_ns: int,
-    readahead_bytes: int,
-    drop_percent_low: int,
-    drop_percent_medium: int,
-    drop_percent_critical: int,
-) -> None: ...
 def turn_off_board() -> None:
     """Before anything is made: others will not see the figures of what is."""
 

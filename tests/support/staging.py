@@ -16,7 +16,7 @@ def stage(directory: Path) -> Path:
     shutil.copytree(
         Path(mapscratch.__file__).parent,
         package,
-        ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"),
+        ignore=shutil.ignore_patterns("__pycache__", "native", "*.so"),
     )
     shutil.copy(str(_native.__file__), package)
     return directory

@@ -3,7 +3,7 @@
  * A cache's place on the board of its process, where others can read its figures (libscratch/board.h). Nothing
  * here reads them.
  */
-#include "_native_board.h"
+#include "native.h"
 
 #include "board.h"
 #include "scratch.h"
@@ -76,7 +76,7 @@ static PyObject *entry_show(PyObject *self, PyObject *const *arguments, Py_ssize
     Py_RETURN_NONE;
 }
 
-PyObject *native_turn_off_board(PyObject *module, PyObject *unused) {
+static PyObject *native_turn_off_board(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     scratch_board_turn_off();
     Py_RETURN_NONE;
@@ -107,3 +107,8 @@ int native_add_board(PyObject *module) {
     entry_type = (PyTypeObject *)PyType_FromSpec(&entry_spec);
     return entry_type ? PyModule_AddObjectRef(module, "BoardEntry", (PyObject *)entry_type) : -1;
 }
+
+PyMethodDef native_board_functions[] = {
+    {"turn_off_board", native_turn_off_board, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};

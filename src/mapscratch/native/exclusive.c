@@ -7,7 +7,7 @@
  * written in Python (threading.Condition's, and so Event's). A lock taken there is never given back. Here
  * nothing of Python runs between taking a lock and the call, nor between the call and giving it back.
  */
-#include "_native_exclusive.h"
+#include "native.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -164,7 +164,7 @@ static PyObject *after_fork_in_child(PyObject *Py_UNUSED(module), PyObject *Py_U
     Py_RETURN_NONE;
 }
 
-PyObject *native_forks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+static PyObject *native_forks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
     return PyLong_FromUnsignedLongLong(forks);
 }
 
@@ -218,3 +218,8 @@ int native_add_exclusive(PyObject *module) {
     Py_XDECREF(type);
     return status;
 }
+
+PyMethodDef native_exclusive_functions[] = {
+    {"forks", native_forks, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};

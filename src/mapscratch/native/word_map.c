@@ -1,27 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The one bridge between Python and libscratch, against the stable ABI of Python 3.11.
- *
- * It holds `WordMap`, a subclass of mmap.mmap with the word operations and the private hooks that the
- * engines call, and a few functions. No policy: that is in Python, above, or in libscratch, below.
- *
- * The interpreter's lock is never waited for while a lock of libscratch is held, because a fork
- * takes the latter with the former in hand.
- */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <errno.h>
+/* `WordMap`: a subclass of mmap.mmap with the word operations, and the hooks that engines call. */
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "_native_board.h"
-#include "_native_exclusive.h"
-#include "_native_purgeable.h"
-#include "convert.h"
+#include "native.h"
 #include "scratch.h"
 #include "word.h"
+#include "words.h"
 
 static PyTypeObject *mmap_type;
 static PyObject *mmap_close;
@@ -37,13 +23,6 @@ struct words {
 static struct words *words_of(PyObject *self) {
     return (struct words *)((char *)self + words_offset);
 }
-
-static PyObject *raise_errno(int error) {
-    errno = error;
-    return PyErr_SetFromErrno(PyExc_OSError);
-}
-
-/* Words */
 
 /* Why there is no word at an offset. */
 static void *refuse_word(const struct words *words, Py_ssize_t offset) {
@@ -138,52 +117,8 @@ static PyObject *word_map_compare_exchange(PyObject *self, PyObject *const *argu
     return PyLong_FromUnsignedLongLong(scratch_word_compare_exchange(word, expected, desired));
 }
 
+
 /* The engines' hooks */
-
-/* Two buffers of words, one operand for each offset, checked against the mapping's length. */
-struct word_buffers {
-    Py_buffer offsets;
-    Py_buffer operands;
-};
-
-static void release_word_buffers(struct word_buffers *buffers) {
-    PyBuffer_Release(&buffers->offsets);
-    PyBuffer_Release(&buffers->operands);
-}
-
-static int check_offsets(const uint64_t *offsets, size_t count, size_t length, bool ascending) {
-    for (size_t index = 0; index < count; index++) {
-        bool in_order = !ascending || index == 0 || offsets[index - 1] < offsets[index];
-        if (offsets[index] % sizeof(uint64_t) || length < sizeof(uint64_t) ||
-            offsets[index] > length - sizeof(uint64_t) || !in_order) {
-            PyErr_Format(PyExc_ValueError,
-                         "fixup %zu at offset %llu: offsets are multiples of 8 inside the "
-                         "mapping%s",
-                         index, (unsigned long long)offsets[index],
-                         ascending ? ", in ascending order" : "");
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int get_word_buffers(PyObject *offsets, PyObject *operands, size_t length,
-                            struct word_buffers *ret) {
-    if (PyObject_GetBuffer(offsets, &ret->offsets, PyBUF_SIMPLE))
-        return -1;
-    if (PyObject_GetBuffer(operands, &ret->operands, PyBUF_SIMPLE)) {
-        PyBuffer_Release(&ret->offsets);
-        return -1;
-    }
-    if (ret->offsets.len != ret->operands.len || ret->offsets.len % sizeof(uint64_t)) {
-        PyErr_SetString(PyExc_ValueError, "offsets and values must be as many, 8 bytes each");
-    } else if (!check_offsets(ret->offsets.buf, (size_t)ret->offsets.len / sizeof(uint64_t), length,
-                              true)) {
-        return 0;
-    }
-    release_word_buffers(ret);
-    return -1;
-}
 
 /* Gives the mapping's memory, `memory`, to the engine that the description is for. */
 static PyObject *take_over(PyObject *self, enum scratch_engine engine, const Py_buffer *memory,
@@ -201,7 +136,7 @@ static PyObject *take_over(PyObject *self, enum scratch_engine engine, const Py_
     words->is_writable = description->protection & PROT_WRITE;
     words->range = range;
     if (error)
-        return raise_errno(error);
+        return native_raise_errno(error);
     Py_RETURN_NONE;
 }
 
@@ -228,7 +163,7 @@ static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
         return NULL;
     struct word_buffers buffers;
     bool has_fixup = offsets != Py_None;
-    if (has_fixup && get_word_buffers(offsets, operands, (size_t)memory.len, &buffers)) {
+    if (has_fixup && native_get_word_buffers(offsets, operands, (size_t)memory.len, &buffers)) {
         PyBuffer_Release(&memory);
         return NULL;
     }
@@ -249,7 +184,7 @@ static PyObject *word_map_attach(PyObject *self, PyObject *arguments) {
     };
     PyObject *result = take_over(self, (enum scratch_engine)engine, &memory, &description);
     if (has_fixup)
-        release_word_buffers(&buffers);
+        native_release_word_buffers(&buffers);
     PyBuffer_Release(&memory);
     return result;
 }
@@ -348,7 +283,7 @@ static PyObject *operate(PyObject *self, PyObject *arguments, page_operation ope
     error = operation(range, (size_t)offset, (size_t)length, &answer);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&memory);
-    return error ? raise_errno(error) : PyLong_FromUnsignedLongLong(answer);
+    return error ? native_raise_errno(error) : PyLong_FromUnsignedLongLong(answer);
 }
 
 static PyObject *word_map_drop(PyObject *self, PyObject *arguments) {
@@ -384,7 +319,7 @@ static PyObject *word_map_unpin(PyObject *self, PyObject *arguments) {
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&memory);
     if (error)
-        return raise_errno(error);
+        return native_raise_errno(error);
     Py_RETURN_NONE;
 }
 
@@ -417,7 +352,7 @@ static PyObject *word_map_residence(PyObject *self, PyObject *pages_object) {
     PyBuffer_Release(&memory);
     if (error) {
         Py_DECREF(bytes);
-        return raise_errno(error);
+        return native_raise_errno(error);
     }
     return bytes;
 }
@@ -434,7 +369,7 @@ static PyObject *word_map_fetch(PyObject *self, PyObject *pages_object) {
     PyBuffer_Release(&pages);
     PyBuffer_Release(&memory);
     if (error)
-        return raise_errno(error);
+        return native_raise_errno(error);
     Py_RETURN_NONE;
 }
 
@@ -468,7 +403,7 @@ static PyObject *word_map_page_counts(PyObject *self, PyObject *unused) {
     error = scratch_range_page_counts(range, &counts);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&memory);
-    return error ? raise_errno(error)
+    return error ? native_raise_errno(error)
                  : Py_BuildValue("KKK", (unsigned long long)counts.present,
                                  (unsigned long long)counts.swapped, (unsigned long long)counts.own);
 }
@@ -565,360 +500,6 @@ static PyType_Slot word_map_slots[] = {
     {0, NULL},
 };
 
-/* Functions */
-
-static PyObject *native_configure(PyObject *module, PyObject *arguments, PyObject *keywords) {
-    (void)module;
-    static char *names[] = {"fault_around_pages", "window_pages", "rearm_window_ns",
-                            "poll_after_fault_ns", "readahead_bytes", "drop_percent_low",
-                            "drop_percent_medium", "drop_percent_critical", NULL};
-    struct scratch_settings settings;
-    unsigned int around, window_pages, low, medium, critical;
-    unsigned long long window, poll, readahead;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$IIKKKIII:configure", names, &around,
-                                     &window_pages, &window, &poll, &readahead, &low, &medium,
-                                     &critical))
-        return NULL;
-    if (!around || (around & (around - 1))) {
-        PyErr_SetString(PyExc_ValueError, "fault_around_pages must be a power of two");
-        return NULL;
-    }
-    settings.fault_around_pages = around;
-    settings.window_pages = window_pages;
-    settings.rearm_window_ns = window;
-    settings.poll_after_fault_ns = poll;
-    settings.readahead_bytes = readahead;
-    settings.drop_percent_low = low;
-    settings.drop_percent_medium = medium;
-    settings.drop_percent_critical = critical;
-    scratch_configure(&settings);
-    Py_RETURN_NONE;
-}
-
-static PyObject *native_userfault_status(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    struct scratch_userfault_status status;
-    scratch_userfault_probe(&status);
-    return Py_BuildValue("{s:i,s:O,s:O,s:O,s:i,s:i}", "error", status.error, "system_calls",
-                         status.system_calls ? Py_True : Py_False, "write_protect",
-                         status.write_protect ? Py_True : Py_False, "poison",
-                         status.poison ? Py_True : Py_False, "remote_read_error",
-                         status.remote_read_error, "descriptor_table_error",
-                         status.descriptor_table_error);
-}
-
-static PyObject *native_kernel_probe(PyObject *module, PyObject *argument) {
-    (void)module;
-    int descriptor = PyObject_AsFileDescriptor(argument);
-    return descriptor < 0 ? NULL : PyLong_FromLong(scratch_kernel_probe(descriptor));
-}
-
-static PyObject *native_watch_pressure(PyObject *module, PyObject *arguments) {
-    (void)module;
-    int kind;
-    const char *path, *trigger;
-    if (!PyArg_ParseTuple(arguments, "iss:watch_pressure", &kind, &path, &trigger))
-        return NULL;
-    int error;
-    Py_BEGIN_ALLOW_THREADS
-    error = scratch_pressure_watch((enum scratch_pressure_kind)kind, path, trigger);
-    Py_END_ALLOW_THREADS
-    if (error)
-        return raise_errno(error);
-    Py_RETURN_NONE;
-}
-
-static PyObject *native_pressure_counts(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    uint64_t events, pages;
-    scratch_pressure_counts(&events, &pages);
-    return Py_BuildValue("KK", (unsigned long long)events, (unsigned long long)pages);
-}
-
-static PyObject *native_announce_pressure(PyObject *module, PyObject *argument) {
-    (void)module;
-    long level = PyLong_AsLong(argument);
-    if (level == -1 && PyErr_Occurred())
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    scratch_pressure_announce((int)level);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
-static PyObject *native_release_all(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    uint64_t bytes;
-    Py_BEGIN_ALLOW_THREADS
-    bytes = scratch_release_all();
-    Py_END_ALLOW_THREADS
-    return PyLong_FromUnsignedLongLong(bytes);
-}
-
-static PyObject *native_count_pages(PyObject *module, PyObject *arguments) {
-    (void)module;
-    int pagemap, error;
-    unsigned long long address, pages;
-    struct scratch_page_counts counts = {0};
-    if (!PyArg_ParseTuple(arguments, "iKK:count_pages", &pagemap, &address, &pages))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    error = scratch_pagemap_count(pagemap, (uintptr_t)address, (size_t)pages, &counts);
-    Py_END_ALLOW_THREADS
-    return error ? raise_errno(error)
-                 : Py_BuildValue("KKK", (unsigned long long)counts.present,
-                                 (unsigned long long)counts.swapped, (unsigned long long)counts.own);
-}
-
-static PyObject *native_pager_thread(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyLong_FromLong(scratch_pager_thread());
-}
-
-static PyObject *native_fork_expect(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    scratch_fork_expect();
-    Py_RETURN_NONE;
-}
-
-static PyObject *native_fork_finish(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    Py_BEGIN_ALLOW_THREADS
-    scratch_fork_finish();
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
-static int get_words(PyObject *object, Py_buffer *ret, Py_ssize_t bytes) {
-    if (PyObject_GetBuffer(object, ret, PyBUF_SIMPLE))
-        return -1;
-    if (bytes < 0 ? ret->len % (Py_ssize_t)sizeof(uint64_t) == 0 : ret->len == bytes)
-        return 0;
-    PyErr_SetString(PyExc_ValueError, "offsets, file words and values must be as many, 8 bytes each");
-    PyBuffer_Release(ret);
-    return -1;
-}
-
-static PyObject *native_heal_words(PyObject *module, PyObject *arguments) {
-    (void)module;
-    PyObject *memory_object, *offsets_object, *file_words_object, *values_object;
-    Py_buffer memory, offsets, file_words, values;
-    PyObject *result = NULL;
-    if (!PyArg_ParseTuple(arguments, "OOOO:heal_words", &memory_object, &offsets_object,
-                          &file_words_object, &values_object))
-        return NULL;
-    if (PyObject_GetBuffer(memory_object, &memory, PyBUF_WRITABLE))
-        return NULL;
-    if (get_words(offsets_object, &offsets, -1))
-        goto release_memory;
-    if (get_words(file_words_object, &file_words, offsets.len))
-        goto release_offsets;
-    if (get_words(values_object, &values, offsets.len))
-        goto release_file_words;
-    size_t count = (size_t)offsets.len / sizeof(uint64_t);
-    if (!check_offsets(offsets.buf, count, (size_t)memory.len, false)) {
-        size_t made;
-        Py_BEGIN_ALLOW_THREADS
-        made = scratch_words_heal(memory.buf, offsets.buf, file_words.buf, values.buf, count);
-        Py_END_ALLOW_THREADS
-        result = PyLong_FromSize_t(made);
-    }
-    PyBuffer_Release(&values);
-release_file_words:
-    PyBuffer_Release(&file_words);
-release_offsets:
-    PyBuffer_Release(&offsets);
-release_memory:
-    PyBuffer_Release(&memory);
-    return result;
-}
-
-static int number_named(const char *name, enum scratch_number *ret) {
-    for (int number = 0; number < SCRATCH_NUMBER_COUNT; number++) {
-        if (!strcmp(name, scratch_number_name((enum scratch_number)number))) {
-            *ret = (enum scratch_number)number;
-            return 0;
-        }
-    }
-    PyErr_Format(PyExc_ValueError, "no such number: %s", name);
-    return -1;
-}
-
-/* The user data of `convert_function`: the conversion, and its scales and zeros. */
-static PyObject *native_conversion(PyObject *module, PyObject *arguments, PyObject *keywords) {
-    (void)module;
-    static char *names[] = {"source", "output", "through", "source_is_swapped", "output_is_swapped",
-                            "zero_is_point", "blank", "block_items", "scales", "zeros", NULL};
-    const char *source, *output, *through;
-    int source_is_swapped, output_is_swapped, zero_is_point;
-    unsigned long long block_items;
-    Py_buffer blank, scales, zeros;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$ssspppy*Ky*y*:conversion", names, &source,
-                                     &output, &through, &source_is_swapped, &output_is_swapped,
-                                     &zero_is_point, &blank, &block_items, &scales, &zeros))
-        return NULL;
-    struct scratch_conversion conversion = {
-        .source_is_swapped = source_is_swapped,
-        .output_is_swapped = output_is_swapped,
-        .zero_is_point = zero_is_point,
-        .has_blank = blank.len > 0,
-        .block_items = block_items ? block_items : 1,
-    };
-    PyObject *bytes = NULL;
-    if ((size_t)blank.len > sizeof conversion.blank)
-        PyErr_SetString(PyExc_ValueError, "a blank is larger than any number");
-    else
-        memcpy(conversion.blank, blank.buf, (size_t)blank.len);
-    if (!PyErr_Occurred() && !number_named(source, &conversion.source) &&
-        !number_named(output, &conversion.output) && !number_named(through, &conversion.through)) {
-        conversion.scale_count = (uint64_t)scales.len / scratch_number_size(conversion.through);
-        bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)sizeof conversion + scales.len + zeros.len);
-    }
-    if (bytes) {
-        char *to = PyBytes_AsString(bytes);
-        memcpy(to, &conversion, sizeof conversion);
-        memcpy(to + sizeof conversion, scales.buf, (size_t)scales.len);
-        memcpy(to + sizeof conversion + scales.len, zeros.buf, (size_t)zeros.len);
-    }
-    PyBuffer_Release(&blank);
-    PyBuffer_Release(&scales);
-    PyBuffer_Release(&zeros);
-    return bytes;
-}
-
-static PyObject *native_convert_function(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyLong_FromVoidPtr((void *)(uintptr_t)scratch_convert_function());
-}
-
-static PyObject *native_plain_convert_function(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyLong_FromVoidPtr((void *)(uintptr_t)scratch_convert_plain());
-}
-
-static PyObject *native_page_states(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    PyObject *states = PyDict_New();
-    for (int state = 0; states && state < SCRATCH_STATE_COUNT; state++) {
-        PyObject *meaning =
-            PyUnicode_FromString(scratch_state_meaning((enum scratch_page_state)state));
-        if (!meaning || PyDict_SetItemString(
-                            states, scratch_state_label((enum scratch_page_state)state), meaning))
-            Py_CLEAR(states);
-        Py_XDECREF(meaning);
-    }
-    return states;
-}
-
-static PyObject *native_page_transitions(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    PyObject *transitions = PyList_New(0);
-    for (size_t index = 0; transitions && index < scratch_transition_count; index++) {
-        const struct scratch_transition *transition = &scratch_transitions[index];
-        PyObject *row = Py_BuildValue(
-            "ssss", scratch_engine_label(transition->engine),
-            scratch_state_label(transition->from), scratch_event_label(transition->event),
-            scratch_state_label(transition->to));
-        if (!row || PyList_Append(transitions, row))
-            Py_CLEAR(transitions);
-        Py_XDECREF(row);
-    }
-    return transitions;
-}
-
-/*
- * A class whose instances are laid out as those of its base, byte by byte. Classes made by a class statement
- * are not: in front of their instances is what the garbage collector needs.
- */
-static PyObject *native_subclass_alike(PyObject *module, PyObject *args) {
-    (void)module;
-    const char *name;
-    PyTypeObject *base;
-    if (!PyArg_ParseTuple(args, "sO!", &name, &PyType_Type, &base))
-        return NULL;
-    PyType_Slot no_slots[] = {{0, NULL}};
-    PyType_Spec spec = {
-        .name = name,
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-        .slots = no_slots,
-    };
-    PyObject *bases = PyTuple_Pack(1, base);
-    if (!bases)
-        return NULL;
-    PyObject *type = PyType_FromSpecWithBases(&spec, bases);
-    Py_DECREF(bases);
-    return type;
-}
-
-static int has_equal_size(PyTypeObject *one, PyTypeObject *other) {
-    PyObject *a = PyObject_GetAttrString((PyObject *)one, "__basicsize__");
-    PyObject *b = a ? PyObject_GetAttrString((PyObject *)other, "__basicsize__") : NULL;
-    int is_equal = b ? PyObject_RichCompareBool(a, b, Py_EQ) : -1;
-    Py_XDECREF(a);
-    Py_XDECREF(b);
-    return is_equal;
-}
-
-/*
- * What `object.__class__ = base` would do, which Python refuses where the base is made in C. Only the type
- * changes, and the reference to it that instances of classes made at run time hold.
- */
-static PyObject *native_become_base(PyObject *module, PyObject *args) {
-    (void)module;
-    PyObject *object;
-    PyTypeObject *base;
-    if (!PyArg_ParseTuple(args, "OO!", &object, &PyType_Type, &base))
-        return NULL;
-    PyTypeObject *type = Py_TYPE(object);
-    unsigned long flags = PyType_GetFlags(type), base_flags = PyType_GetFlags(base);
-    if (!(flags & Py_TPFLAGS_HEAPTYPE) || base_flags & Py_TPFLAGS_HEAPTYPE ||
-        (flags | base_flags) & Py_TPFLAGS_HAVE_GC || !PyType_IsSubtype(type, base))
-        Py_RETURN_FALSE;
-    int is_alike = has_equal_size(type, base);
-    if (is_alike < 0)
-        return NULL;
-    if (!is_alike)
-        Py_RETURN_FALSE;
-    Py_SET_TYPE(object, base);
-    Py_DECREF(type);
-    Py_RETURN_TRUE;
-}
-
-static PyMethodDef native_functions[] = {
-    {"become_base", native_become_base, METH_VARARGS, NULL},
-    {"subclass_alike", native_subclass_alike, METH_VARARGS, NULL},
-    {"configure", (PyCFunction)(void (*)(void))native_configure, METH_VARARGS | METH_KEYWORDS,
-     NULL},
-    {"turn_off_board", native_turn_off_board, METH_NOARGS, NULL},
-    {"userfault_status", native_userfault_status, METH_NOARGS, NULL},
-    {"kernel_probe", native_kernel_probe, METH_O, NULL},
-    {"watch_pressure", native_watch_pressure, METH_VARARGS, NULL},
-    {"pressure_counts", native_pressure_counts, METH_NOARGS, NULL},
-    {"announce_pressure", native_announce_pressure, METH_O, NULL},
-    {"release_all", native_release_all, METH_NOARGS, NULL},
-    {"count_pages", native_count_pages, METH_VARARGS, NULL},
-    {"pager_thread", native_pager_thread, METH_NOARGS, NULL},
-    {"fork_expect", native_fork_expect, METH_NOARGS, NULL},
-    {"fork_finish", native_fork_finish, METH_NOARGS, NULL},
-    {"heal_words", native_heal_words, METH_VARARGS, NULL},
-    {"conversion", (PyCFunction)(void (*)(void))native_conversion, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"convert_function", native_convert_function, METH_NOARGS, NULL},
-    {"plain_convert_function", native_plain_convert_function, METH_NOARGS, NULL},
-    {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
-    {"forks", native_forks, METH_NOARGS, NULL},
-    {"page_states", native_page_states, METH_NOARGS, NULL},
-    {"page_transitions", native_page_transitions, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static struct PyModuleDef native_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "mapscratch._native",
-    .m_doc = "The bridge to libscratch; see _native.pyi.",
-    .m_size = -1,
-    .m_methods = native_functions,
-};
-
 static int find_mmap(void) {
     PyObject *module = PyImport_ImportModule("mmap");
     if (!module)
@@ -953,29 +534,11 @@ static PyObject *make_word_map_type(void) {
     return type;
 }
 
-PyMODINIT_FUNC PyInit__native(void);
-
-PyMODINIT_FUNC PyInit__native(void) {
+int native_add_word_map(PyObject *module) {
     if (find_mmap())
-        return NULL;
-    PyObject *module = PyModule_Create(&native_module);
-    if (!module)
-        return NULL;
+        return -1;
     PyObject *type = make_word_map_type();
-    if (!type || PyModule_AddObjectRef(module, "WordMap", type) || native_add_purgeable(module) ||
-        native_add_board(module) || native_add_exclusive(module) ||
-        PyModule_AddIntConstant(module, "ENGINE_LAZYFREE", SCRATCH_ENGINE_LAZYFREE) ||
-        PyModule_AddIntConstant(module, "ENGINE_DONTNEED", SCRATCH_ENGINE_DONTNEED) ||
-        PyModule_AddIntConstant(module, "ENGINE_KERNEL", SCRATCH_ENGINE_KERNEL) ||
-        PyModule_AddIntConstant(module, "STAGING_BYTES", SCRATCH_STAGING_BYTES) ||
-        PyModule_AddIntConstant(module, "HELPER_KEY_BYTES", SCRATCH_HELPER_KEY_BYTES) ||
-        PyModule_AddIntConstant(module, "RULE_SET", SCRATCH_WORD_SET) ||
-        PyModule_AddIntConstant(module, "RULE_ADD", SCRATCH_WORD_ADD) ||
-        PyModule_AddIntConstant(module, "PRESSURE_CGROUP1", SCRATCH_PRESSURE_CGROUP1) ||
-        PyModule_AddIntConstant(module, "PRESSURE_CGROUP2", SCRATCH_PRESSURE_CGROUP2) ||
-        PyModule_AddIntConstant(module, "PRESSURE_STALL", SCRATCH_PRESSURE_STALL) ||
-        PyModule_AddStringConstant(module, "STALL_TRIGGERS", SCRATCH_STALL_TRIGGERS))
-        Py_CLEAR(module);
+    int result = type ? PyModule_AddObjectRef(module, "WordMap", type) : -1;
     Py_XDECREF(type);
-    return module;
+    return result;
 }

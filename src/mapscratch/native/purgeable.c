@@ -4,7 +4,7 @@
  *
  * Which run is used when, and what is given back, is decided in Python (cache.py).
  */
-#include "_native_purgeable.h"
+#include "native.h"
 
 #include <stdbool.h>
 #include <unistd.h>
@@ -299,7 +299,7 @@ static PyType_Spec view_spec = {
     .slots = view_slots,
 };
 
-PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+static PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
     int error = refused;
     refused = 0;
     return PyLong_FromLong(error);
@@ -316,3 +316,8 @@ int native_add_purgeable(PyObject *module) {
     Py_XDECREF(view_type);
     return status; /* pages_type stays, for the life of the process, as the module does */
 }
+
+PyMethodDef native_purgeable_functions[] = {
+    {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what is generated into the documents: ``make docs``.
 
-``page-states.md`` comes from the table that libscratch holds, figures from ``bench/results/``.
+``page-states.md`` comes from the table that libscratch holds, figures from ``bench/results/``, and
+the members of documents for programs from the docstrings of the classes that hold them.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import measured
 
 from mapscratch import _native
+from mapscratch.lab.code import measure
+from mapscratch.lab.compare import document
 
 PAGE_STATES = Path(__file__).with_name("page-states.md")
 
@@ -53,12 +58,28 @@ def page_states() -> str:
     return "\n".join(lines) + "\n"
 
 
+_MEMBERS = re.compile(r"(<!-- attributes of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_ATTRIBUTE = re.compile(r"^(\w+): (.*(?:\n {4}.*)*)", re.MULTILINE)
+
+
+def members(name: str) -> str:
+    """The attributes of a class of a document, as its docstring tells them, in a table."""
+    found = getattr(document, name, None) or getattr(measure, name)
+    told = inspect.cleandoc(inspect.getdoc(found) or "").partition("Attributes:\n")[2]
+    lines = ["| member | what it is |", "|---|---|"]
+    for attribute, text in _ATTRIBUTE.findall(inspect.cleandoc(told)):
+        plain = " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+        lines.append(f"| `{attribute}` | {plain} |")
+    return "\n".join(lines) + "\n"
+
+
 def generated() -> Iterator[tuple[Path, str]]:
     """Each document that has something generated in it, and what it should hold."""
     yield PAGE_STATES, page_states()
     runs = measured.read_runs()
     for path in measured.documents():
         text = path.read_text(encoding="utf-8")
+        text = _MEMBERS.sub(lambda found: f"{found[1]}{members(found[2])}{found[3]}", text)
         yield path, measured.filled(text, runs)
 
 

@@ -190,7 +190,6 @@ def test_wrong_use_is_explained(arguments, capsys):
         ("--swap", "zram"),
         ("--swap", "zswap"),
         ("--pressure", "cgroup"),
-        ("--code", "--swap", "file"),
     ],
     ids=" ".join,
 )
@@ -204,8 +203,7 @@ def test_what_needs_root_says_so_before_anything_is_read(arguments):
         become_ordinary_user()
         sys.exit(main(["compare", *sys.argv[1:]]))
     """
-    words = arguments if "--code" in arguments else (*SMALL[1:], *arguments)
-    done = run_python(code, *words, check=False)
+    done = run_python(code, *SMALL[1:], *arguments, check=False)
     if done.returncode == 0:
         pytest.skip("an ordinary user may do this here")
     assert done.returncode == cli.EXIT_ERROR

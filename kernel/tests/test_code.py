@@ -52,7 +52,7 @@ class Pages:
 
 
 class Worker:
-    """The worker of `mapscratch compare --code` in a group; it works once when it starts."""
+    """The worker of `mapscratch code` in a group; it works once when it starts."""
 
     def __init__(self, group: Group, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(

@@ -10,6 +10,7 @@ Examples:
   mapscratch demo                 more decoded data than memory, beside the way that is killed
   mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
   mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
+  mapscratch code                 what PLT entries that bind themselves cost and save
   mapscratch survey --installed   fixups a page, of all libraries of this machine
   mapscratch cost                 what a fixup costs here, and from how many on swap is cheaper
   mapscratch report               all of that as one HTML page
@@ -44,6 +45,7 @@ COMMANDS = {
     "demo": "demo.command",
     "doctor": "doctor.command",
     "compare": "lab.compare.command",
+    "code": "lab.code.command",
     "survey": "lab.survey.command",
     "cost": "lab.cost.command",
     "report": "lab.report.command",

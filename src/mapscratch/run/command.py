@@ -3,8 +3,8 @@
 
 Without memory pressure this costs memory: a fixed entry takes 16 bytes of private text, where the
 slot that it replaces took 8, and PLT entries are 2 to 6 % of what relocation dirties (`mapscratch
-compare --code` measures it here). What it gives: the kernel can drop those pages and never writes
-them to swap; what was in them is bound again by the next call.
+code` measures it here). What it gives: the kernel can drop those pages and never writes them to
+swap; what was in them is bound again by the next call.
 
 The program and its libraries stay as they are on disk. The libraries' conversions are made once
 and kept in $XDG_CACHE_HOME/mapscratch/code. Libraries that the program loads later (dlopen) and

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mapscratch compare --code`: whole programs whose PLT entries bind themselves."""
+"""`mapscratch code`: whole programs whose PLT entries bind themselves."""

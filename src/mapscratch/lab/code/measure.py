@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, Self
 
@@ -156,7 +156,6 @@ Progress = Callable[[str, float], None]
 
 
 def compare_code(
-    workers: Sequence[int],
     settings: Settings,
     *,
     announce: Announce,
@@ -165,8 +164,8 @@ def compare_code(
     """Run the comparison.
 
     Args:
-        workers: how many workers, each in turn.
-        settings: `rounds`, `seconds` and `swap` count; pressure is there if it can be.
+        settings: `processes` is how many workers, each in turn; `rounds`, `seconds` and `swap`
+            count, too; pressure is there if it can be.
         announce: is told what is about to be changed on the machine.
         progress: is told what is done and the share of it that is.
 
@@ -180,21 +179,13 @@ def compare_code(
     libraries, entries = fill_cache(cache, interpreter)
     probe = probe_temporary_memory_cgroup()
     no_pressure = "" if probe else probe.reason
-    size = max(_SMALLEST_SWAP, max(workers) * _SWAP_BYTES_A_WORKER)
-    chosen = Settings(
-        processes=tuple(workers),
-        rounds=settings.rounds,
-        seconds=settings.seconds,
-        strategies=(),
-        pressure="cgroup" if probe else "pageout",
-        swap=settings.swap if probe else "none",
-        pages=0,
-    )
+    size = max(_SMALLEST_SWAP, max(settings.processes) * _SWAP_BYTES_A_WORKER)
+    chosen = settings if probe else replace(settings, pressure="pageout", swap="none")
     rounds: list[CodeRound] = []
     plan = [
         (number, count, start, strategy)
         for number in range(settings.rounds)
-        for count in workers
+        for count in settings.processes
         for start in STARTS
         for strategy in (STRATEGIES if number % 2 == 0 else STRATEGIES[::-1])
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `mapscratch compare --code` says."""
+"""What `mapscratch code` says."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker of `mapscratch compare --code`: an ordinary program, with nothing of ours in it.
+"""The worker of `mapscratch code`: an ordinary program, with nothing of ours in it.
 
 It is run by path, by a Python that need not be ours. It imports what a service imports, works until
 entries are bound, and on each line of its input works again; each time it answers with its process

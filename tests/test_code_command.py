@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mapscratch compare --code`: workers as they are and with converted entries."""
+"""`mapscratch code`: workers as they are and with converted entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from support.patience import communicate
 from support.waiting import eventually
 
-from mapscratch.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from mapscratch.cli import EXIT_INTERRUPTED, main
 from mapscratch.lab.code import measure as code
 from mapscratch.lab.code.measure import CodeError, compare_code
 from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
@@ -31,8 +31,8 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
 
-def settings(rounds: int = 1) -> Settings:
-    return Settings((), rounds, 60.0, (), "cgroup", "none", 0)
+def settings(*workers: int) -> Settings:
+    return Settings(workers, 1, 60.0, (), "cgroup", "none", 0)
 
 
 def silent(*_: object) -> None:
@@ -41,7 +41,7 @@ def silent(*_: object) -> None:
 
 def test_what_is_counted_without_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "probe_temporary_memory_cgroup", _Refusal)
-    comparison = compare_code([1, 2], settings(), announce=silent, progress=silent)
+    comparison = compare_code(settings(1, 2), announce=silent, progress=silent)
     assert comparison.no_pressure == "not here"
     assert not comparison.is_wrong
     assert comparison.libraries >= 3
@@ -72,7 +72,7 @@ def test_under_pressure_text_goes_and_is_bound_again(
 ) -> None:
     swap = "none" if active_swaps() else "file"
     document = tmp_path / "code.json"
-    arguments = ["compare", "--code", "-n", "2", "--rounds", "1", "--swap", swap]
+    arguments = ["code", "-n", "2", "--rounds", "1", "--swap", swap]
     assert main([*arguments, "--json", str(document)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert told.index("Without pressure") < told.index("Under pressure")
@@ -87,17 +87,12 @@ def test_under_pressure_text_goes_and_is_bound_again(
     assert all(one["squeezed"]["data_swapped"] > 0 for one in stock)
 
 
-def test_options_that_mean_nothing_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--code", "/lib/x86_64-linux-gnu/libz.so.1"]) == EXIT_ERROR
-    assert "--code takes no libraries" in capsys.readouterr().err
-
-
 def test_a_worker_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit('no such module')")
     monkeypatch.setattr(code, "WORKER", broken)
     with pytest.raises(CodeError, match="no such module"):
-        compare_code([1], settings(), announce=silent, progress=silent)
+        compare_code(settings(1), announce=silent, progress=silent)
 
 
 def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,11 +104,11 @@ def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(code, "WORKER", wrong)
     monkeypatch.setattr(code, "STARTS", ("spawned",))
     monkeypatch.setattr(code, "probe_temporary_memory_cgroup", _Refusal)
-    assert compare_code([1], settings(), announce=silent, progress=silent).is_wrong
+    assert compare_code(settings(1), announce=silent, progress=silent).is_wrong
 
 
 def test_ctrl_c_leaves_no_worker(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mapscratch", "compare", "--code", "-n", "5", "--rounds", "50"]
+    command = [sys.executable, "-m", "mapscratch", "code", "-n", "5", "--rounds", "50"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert eventually(lambda: _workers_of(process.pid))
     workers = _workers_of(process.pid)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that `mapscratch compare` and `mapscratch code` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from mapscratch.documents import Document
+from mapscratch.lab.rig.results import SwapChoice
+from mapscratch.terminal import file_path, time_in_seconds, whole_number
+
+DEFAULT_ROUNDS = 5
+DEFAULT_SECONDS = 60.0
+MOST = 10_000_000
+_MOST_PROCESSES = 1000
+
+
+def add_options(parser: argparse.ArgumentParser, *, processes: tuple[int, ...]) -> None:
+    """Adds how many processes, rounds and seconds, the swap, and where to save all figures.
+
+    Args:
+        parser: of the command.
+        processes: how many, unless told otherwise.
+    """
+    parser.add_argument(
+        "-n",
+        "--processes",
+        type=_process_counts,
+        default=processes,
+        metavar="N[,N...]",
+        help="how many processes, one sweep over all of them "
+        f"(default: {','.join(map(str, processes))})",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number(1, MOST),
+        default=DEFAULT_ROUNDS,
+        help=f"rounds for each number of processes, if there is time (default: {DEFAULT_ROUNDS})",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=time_in_seconds(1),
+        default=DEFAULT_SECONDS,
+        help=f"time for everything (default: {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--swap",
+        choices=get_args(SwapChoice),
+        default="none",
+        help="none: use what is there (default). file, zram, zswap: make a temporary one, removed "
+        "at the end (root). auto: a temporary file, if there is no swap and this is root",
+    )
+    parser.add_argument(
+        "--json",
+        type=file_path,
+        metavar="FILE",
+        help="save all figures; see docs/compare-schema.md",
+    )
+
+
+def save_json(path: Path, document: Document) -> None:
+    """Writes a document."""
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _process_counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 1,2,4, not {text!r}") from None
+    if counts[0] < 1 or counts[-1] > _MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"each number is 1 to {_MOST_PROCESSES}, unlike {text!r}")
+    return tuple(counts)

@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ahead.h"
 
-/* A ring of ranges' addresses and streams. */
 enum { AHEAD_CAPACITY = 32 };
-struct ahead {
-    uintptr_t address;
+struct reader {
+    uintptr_t address; /* of the range */
     size_t stream;
 };
-static struct ahead aheads[AHEAD_CAPACITY];
-static size_t ahead_head;
-static size_t ahead_count;
+static struct {
+    struct reader entries[AHEAD_CAPACITY];
+    size_t head;
+    size_t count;
+} ring;
 
 void scratch_ahead_note(const struct scratch_range *range, const struct scratch_stream *stream) {
     size_t index = (size_t)(stream - range->streams.streams);
-    if (stream->next >= stream->goal || ahead_count == AHEAD_CAPACITY)
+    if (stream->next >= stream->goal || ring.count == AHEAD_CAPACITY)
         return;
-    for (size_t noted = 0; noted < ahead_count; noted++) {
-        const struct ahead *ahead = &aheads[(ahead_head + noted) % AHEAD_CAPACITY];
-        if (ahead->address == (uintptr_t)range->address && ahead->stream == index)
+    for (size_t noted = 0; noted < ring.count; noted++) {
+        const struct reader *known = &ring.entries[(ring.head + noted) % AHEAD_CAPACITY];
+        if (known->address == (uintptr_t)range->address && known->stream == index)
             return;
     }
-    aheads[(ahead_head + ahead_count++) % AHEAD_CAPACITY] =
-        (struct ahead){(uintptr_t)range->address, index};
+    ring.entries[(ring.head + ring.count++) % AHEAD_CAPACITY] =
+        (struct reader){(uintptr_t)range->address, index};
 }
 
 void scratch_ahead_note_all(const struct scratch_range *range) {
@@ -30,13 +31,13 @@ void scratch_ahead_note_all(const struct scratch_range *range) {
 }
 
 bool scratch_ahead_take(uintptr_t *ret_address, size_t *ret_stream) {
-    if (!ahead_count)
+    if (!ring.count)
         return false;
-    *ret_address = aheads[ahead_head].address;
-    *ret_stream = aheads[ahead_head].stream;
-    ahead_head = (ahead_head + 1) % AHEAD_CAPACITY;
-    ahead_count--;
+    *ret_address = ring.entries[ring.head].address;
+    *ret_stream = ring.entries[ring.head].stream;
+    ring.head = (ring.head + 1) % AHEAD_CAPACITY;
+    ring.count--;
     return true;
 }
 
-void scratch_ahead_forget(void) { ahead_count = 0; }
+void scratch_ahead_forget(void) { ring.count = 0; }

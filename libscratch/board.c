@@ -18,12 +18,15 @@ enum {
 };
 static const char board_name[] = "mapscratch-board";
 
-static struct scratch_lock board_lock; /* a leaf: nothing else is taken under it */
-static uint32_t used_slots = 1;        /* the header; what stands on the board itself isn't trusted */
-static uint32_t first_free = 1;        /* none before it is */
-static struct scratch_slot *copy_for_child;
-static size_t copy_bytes;
-static bool is_off;
+/* What stands on the board itself isn't trusted. */
+static struct {
+    struct scratch_lock lock; /* a leaf: nothing else is taken under it */
+    uint32_t used_slots;      /* with the header */
+    uint32_t first_free;      /* no slot before it is */
+    struct scratch_slot *copy_for_child;
+    size_t copy_bytes;
+    bool is_off;
+} own = {.used_slots = 1, .first_free = 1};
 
 static struct scratch_board_header *header(void) {
     return (struct scratch_board_header *)scratch_board.slots;
@@ -156,11 +159,11 @@ static const struct scratch_board_header fresh = {
     .used = 1,
 };
 
-void scratch_board_turn_off(void) { is_off = true; }
+void scratch_board_turn_off(void) { own.is_off = true; }
 
 static bool ensure_board(void) {
     /* There is one, but not ours: a child that wasn't prepared, or for whom there was no memory. */
-    if (is_ours() || scratch_board.slots || is_off)
+    if (is_ours() || scratch_board.slots || own.is_off)
         return is_ours();
     return replace_by_memory(&fresh, sizeof fresh);
 }
@@ -182,7 +185,7 @@ static bool is_range(const struct scratch_slot *slot) {
 
 /* What was counted after the copy was made stands in the old memory alone. */
 static void add_missed(const struct scratch_slot *old, const struct scratch_slot *copy) {
-    for (uint32_t number = 1; number < used_slots; number++) {
+    for (uint32_t number = 1; number < own.used_slots; number++) {
         for (size_t figure = 0; figure < SCRATCH_SLOT_FIGURES; figure++) {
             uint64_t copied = copy[number].figures[figure];
             uint64_t last = atomic_load_explicit(&old[number].figures[figure], memory_order_relaxed);
@@ -198,7 +201,7 @@ static void add_missed(const struct scratch_slot *old, const struct scratch_slot
 }
 
 static int move_board(void) {
-    size_t bytes = used_slots * sizeof(struct scratch_slot);
+    size_t bytes = own.used_slots * sizeof(struct scratch_slot);
     struct scratch_slot *copy = copy_of_board(bytes);
     /* Of a shared mapping an old size of 0 makes another of the same (mremap(2)). */
     void *old = (void *)syscall(SYS_mremap, scratch_board.slots, (size_t)0, (size_t)BOARD_BYTES,
@@ -214,14 +217,10 @@ static int move_board(void) {
 }
 
 int scratch_board_open(void) {
-    int file = -1;
-    scratch_lock_acquire(&board_lock);
+    scratch_hold(&own.lock);
     if (is_ours())
-        file = move_board();
-    else if (!scratch_board.slots && !is_off)
-        file = replace_by_file(&fresh, sizeof fresh);
-    scratch_lock_release(&board_lock);
-    return file;
+        return move_board();
+    return scratch_board.slots || own.is_off ? -1 : replace_by_file(&fresh, sizeof fresh);
 }
 
 /* Whether the slot's page can be had. */
@@ -232,15 +231,15 @@ static bool has_memory(uint32_t number) {
 
 /* A free slot, or SLOT_BEYOND. */
 static scratch_slot_number find_slot(void) {
-    while (first_free < used_slots &&
-           scratch_board.slots[first_free].kind != SCRATCH_KIND_NONE)
-        first_free++;
-    if (first_free < used_slots)
-        return (scratch_slot_number)first_free;
-    if (used_slots == SCRATCH_BOARD_SLOTS || !has_memory(used_slots))
+    while (own.first_free < own.used_slots &&
+           scratch_board.slots[own.first_free].kind != SCRATCH_KIND_NONE)
+        own.first_free++;
+    if (own.first_free < own.used_slots)
+        return (scratch_slot_number)own.first_free;
+    if (own.used_slots == SCRATCH_BOARD_SLOTS || !has_memory(own.used_slots))
         return SLOT_BEYOND;
-    atomic_store_explicit(&header()->used, ++used_slots, memory_order_release);
-    return (scratch_slot_number)first_free;
+    atomic_store_explicit(&header()->used, ++own.used_slots, memory_order_release);
+    return (scratch_slot_number)own.first_free;
 }
 
 /* Between these two a reader takes nothing of the slot. */
@@ -275,19 +274,15 @@ static void write_slot(struct scratch_slot *slot,
 }
 
 scratch_slot_number scratch_board_allot(const struct scratch_slot_description *description) {
-    scratch_slot_number number = 0;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&board_lock);
-    if (ensure_board()) {
-        number = find_slot();
-        if (number > 0)
-            write_slot(&scratch_board.slots[number], description);
-        else
-            atomic_fetch_add_explicit(&header()->beyond, 1, memory_order_relaxed);
-    }
-    scratch_lock_release(&board_lock);
-    scratch_signals_restore(&signals);
+    scratch_without_signals();
+    scratch_hold(&own.lock);
+    if (!ensure_board())
+        return 0;
+    scratch_slot_number number = find_slot();
+    if (number > 0)
+        write_slot(&scratch_board.slots[number], description);
+    else
+        atomic_fetch_add_explicit(&header()->beyond, 1, memory_order_relaxed);
     return number;
 }
 
@@ -315,20 +310,17 @@ static void erase_slot(struct scratch_slot *slot) {
 }
 
 void scratch_board_release(scratch_slot_number number) {
-    sigset_t signals;
     if (!number)
         return;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&board_lock);
+    scratch_without_signals();
+    scratch_hold(&own.lock);
     if (is_ours() && number == SLOT_BEYOND) {
         atomic_fetch_sub_explicit(&header()->beyond, 1, memory_order_relaxed);
     } else if (is_ours()) {
         erase_slot(&scratch_board.slots[number]);
-        if ((uint32_t)number < first_free)
-            first_free = (uint32_t)number;
+        if ((uint32_t)number < own.first_free)
+            own.first_free = (uint32_t)number;
     }
-    scratch_lock_release(&board_lock);
-    scratch_signals_restore(&signals);
 }
 
 /*
@@ -336,53 +328,53 @@ void scratch_board_release(scratch_slot_number number) {
  * memory for it the child has no board.
  */
 void scratch_board_before_fork(void) {
-    scratch_lock_acquire(&board_lock);
-    copy_for_child = NULL;
-    copy_bytes = used_slots * sizeof(struct scratch_slot);
+    scratch_lock_acquire(&own.lock);
+    own.copy_for_child = NULL;
+    own.copy_bytes = own.used_slots * sizeof(struct scratch_slot);
     if (is_ours())
-        copy_for_child = copy_of_board(copy_bytes);
+        own.copy_for_child = copy_of_board(own.copy_bytes);
 }
 
 static void forget_copy(void) {
-    if (copy_for_child)
-        munmap(copy_for_child, copy_bytes);
-    copy_for_child = NULL;
+    if (own.copy_for_child)
+        munmap(own.copy_for_child, own.copy_bytes);
+    own.copy_for_child = NULL;
 }
 
 void scratch_board_after_fork_in_parent(void) {
     forget_copy();
-    scratch_lock_release(&board_lock);
+    scratch_lock_release(&own.lock);
 }
 
 enum { KEPT = SCRATCH_SLOT_FIGURES - 1 }; /* no figure of maps and arrays */
 _Static_assert((int)KEPT > (int)SCRATCH_PINNED, "a figure of no other use");
 
 void scratch_board_keep(scratch_slot_number number) {
-    if (copy_for_child && number > 0)
-        copy_for_child[number].figures[KEPT] = 1;
+    if (own.copy_for_child && number > 0)
+        own.copy_for_child[number].figures[KEPT] = 1;
 }
 
 static void start_at_zero(void) {
-    struct scratch_board_header *first = (struct scratch_board_header *)copy_for_child;
+    struct scratch_board_header *first = (struct scratch_board_header *)own.copy_for_child;
     memset(first->ended_ranges, 0, sizeof first->ended_ranges);
     memset(first->ended_caches, 0, sizeof first->ended_caches);
-    for (uint32_t number = 1; number < used_slots; number++) {
-        struct scratch_slot *slot = &copy_for_child[number];
+    for (uint32_t number = 1; number < own.used_slots; number++) {
+        struct scratch_slot *slot = &own.copy_for_child[number];
         if (!is_range(slot))
             continue;
         if (!slot->figures[KEPT]) { /* a thread that isn't here was making or closing it */
             slot->kind = SCRATCH_KIND_NONE;
-            first_free = number < first_free ? number : first_free;
+            own.first_free = number < own.first_free ? number : own.first_free;
         }
         memset(slot->figures, 0, sizeof slot->figures);
     }
 }
 
 void scratch_board_after_fork_in_child(void) {
-    scratch_lock_reset(&board_lock);
-    if (!copy_for_child)
+    scratch_lock_reset(&own.lock);
+    if (!own.copy_for_child)
         return;
     start_at_zero();
-    replace_by_memory(copy_for_child, copy_bytes);
+    replace_by_memory(own.copy_for_child, own.copy_bytes);
     forget_copy();
 }

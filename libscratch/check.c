@@ -30,13 +30,10 @@ void scratch_check_event(struct scratch_range *range, size_t first, size_t pages
 }
 
 void scratch_check_pinned(struct scratch_range *range, size_t first, size_t end) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
+    scratch_without_signals();
+    scratch_hold(&range->lock);
     for (size_t page = first; range->engine == SCRATCH_ENGINE_LAZYFREE && page < end; page++) {
         if (range->pins[page] && range->states[page] != SCRATCH_STATE_PINNED)
             scratch_check_event(range, page, 1, SCRATCH_EVENT_PIN);
     }
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
 }

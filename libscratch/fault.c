@@ -64,34 +64,37 @@ static void allow_stores(const struct scratch_userfault *userfault, struct scrat
                                     false); /* wakes who waits */
 }
 
-void scratch_fault_serve(const struct scratch_userfault *userfault, const struct uffd_msg *message,
-                         uint64_t now, bool is_late) {
-    if (message->event != UFFD_EVENT_PAGEFAULT)
-        return;
+/* True if a mark had to give way to a new one: see `scratch_rearm_later`. */
+static bool serve(const struct scratch_userfault *userfault, const struct uffd_msg *message,
+                  uint64_t now, bool is_late, struct scratch_mark *ret_displaced) {
     size_t page_size = scratch_page_size();
     uintptr_t address = message->arg.pagefault.address & ~(page_size - 1);
     bool is_store_to_armed = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
     bool for_store = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
-    struct scratch_range *range = scratch_registry_find_locked(address);
+    SCRATCH_UNLOCKS_RANGE struct scratch_range *range = scratch_registry_find_locked(address);
     if (!range) {
         /* Being closed: whoever waits faults again, until the close has ended one way or other. */
         scratch_userfault_wake(userfault, address, page_size);
-        return;
+        return false;
     }
+    bool is_writable = range->protection & PROT_WRITE;
     size_t page = (address - (uintptr_t)range->address) / page_size;
     size_t first = page, end = page;
-    if (is_store_to_armed && !(range->protection & PROT_WRITE))
+    if (is_store_to_armed && !is_writable)
         refuse_store(userfault, range, page, (pid_t)message->arg.pagefault.feat.ptid);
     else if (is_store_to_armed)
         allow_stores(userfault, range, page, &first, &end);
     else
         scratch_page_in(userfault, range, page, for_store, is_late, &first, &end);
+    return (is_store_to_armed || for_store) && is_writable &&
+           scratch_rearm_later(range, (uintptr_t)range->address + first * page_size,
+                               (end - first) * page_size, now, ret_displaced);
+}
+
+void scratch_fault_serve(const struct scratch_userfault *userfault, const struct uffd_msg *message,
+                         uint64_t now, bool is_late) {
     struct scratch_mark displaced;
-    bool has_displaced =
-        (is_store_to_armed || for_store) && (range->protection & PROT_WRITE) &&
-        scratch_rearm_later(range, (uintptr_t)range->address + first * page_size,
-                            (end - first) * page_size, now, &displaced);
-    scratch_lock_release(&range->lock);
-    if (has_displaced)
+    if (message->event == UFFD_EVENT_PAGEFAULT &&
+        serve(userfault, message, now, is_late, &displaced))
         scratch_rearm_mark(userfault, &displaced);
 }

@@ -12,19 +12,20 @@
 #include "raw.h"
 #include "signals.h"
 #include "tell.h"
-#include "uapi.h"
 
-static sigset_t signals_before_fork;
-static bool restart_is_deferred;
+static struct {
+    _Atomic bool is_prepared;
+    bool restart_is_deferred; /* of the parent's pager, to `scratch_fork_finish` */
+    sigset_t signals;         /* of the thread that forks */
+} fork_state;
 
 /* Before the pager ends, because a process whose owner has gone ends with its last connection. */
 static void connect_helpers(void) {
-    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_hold(&scratch_registry.lock);
     scratch_for_each_range(range) {
         if (range->helper.address)
             scratch_helper_before_fork(&range->helper);
     }
-    scratch_lock_release(&scratch_registry.lock);
 }
 
 static void close_next_connections(void) {
@@ -33,7 +34,7 @@ static void close_next_connections(void) {
 }
 
 static void before_fork(void) {
-    scratch_signals_block(&signals_before_fork);
+    scratch_signals_block(&fork_state.signals);
     scratch_lock_acquire(&scratch_control_lock);
     connect_helpers();
     bool is_parked = scratch_pager_park();
@@ -65,7 +66,7 @@ static void restart_pager(void) {
 }
 
 static void after_fork_in_parent(void) {
-    bool restart = needs_pager() && !restart_is_deferred;
+    bool restart = needs_pager() && !fork_state.restart_is_deferred;
     scratch_for_each_range(range)
         scratch_helper_after_fork_in_parent(&range->helper);
     scratch_board_after_fork_in_parent();
@@ -74,7 +75,7 @@ static void after_fork_in_parent(void) {
         restart_pager();
     scratch_pager_stop_if_idle();
     scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals_before_fork);
+    scratch_signals_restore(&fork_state.signals);
 }
 
 static bool map_closed(const struct scratch_range *range, int fixed_flag) {
@@ -148,45 +149,39 @@ static void after_fork_in_child(void) {
     }
     scratch_pager_stop_if_idle();
     scratch_lock_reset(&scratch_control_lock);
-    restart_is_deferred = false;
-    scratch_signals_restore(&signals_before_fork);
+    fork_state.restart_is_deferred = false;
+    scratch_signals_restore(&fork_state.signals);
 }
 
-static _Atomic bool is_prepared;
-
 int scratch_fork_prepare_once(void) {
-    if (is_prepared)
+    if (fork_state.is_prepared)
         return 0;
     int error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-    atomic_store_explicit(&is_prepared, !error, memory_order_release);
+    atomic_store_explicit(&fork_state.is_prepared, !error, memory_order_release);
     return error;
 }
 
 void scratch_fork_prepare(void) {
-    sigset_t signals;
     /* Called with the interpreter's lock, and who holds ours may wait for a disk, or for that lock. */
-    if (atomic_load_explicit(&is_prepared, memory_order_acquire))
+    if (atomic_load_explicit(&fork_state.is_prepared, memory_order_acquire))
         return;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     scratch_fork_prepare_once();
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
 }
 
-void scratch_fork_expect(void) { restart_is_deferred = true; }
+void scratch_fork_expect(void) { fork_state.restart_is_deferred = true; }
+
+static bool is_pager_missing(void) {
+    scratch_hold(&scratch_registry.lock);
+    return needs_pager();
+}
 
 void scratch_fork_finish(void) {
-    sigset_t signals;
-    restart_is_deferred = false;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
-    scratch_lock_acquire(&scratch_registry.lock);
-    bool restart = needs_pager();
-    scratch_lock_release(&scratch_registry.lock);
-    if (restart)
+    fork_state.restart_is_deferred = false;
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
+    if (is_pager_missing())
         restart_pager();
     scratch_pager_stop_if_idle();
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
 }

@@ -5,20 +5,22 @@
 
 #include "base.h"
 
-static void *drain_page;
-static bool has_batched_frees;
+static struct {
+    void *drain_page;
+    bool is_open; /* something was freed since the last drain */
+} batch;
 
 void scratch_free_by_batch(void *address, size_t length) {
-    has_batched_frees = true;
+    batch.is_open = true;
     scratch_free_lazily(address, length);
 }
 
 void scratch_drain_frees(void) {
-    if (!has_batched_frees)
+    if (!batch.is_open)
         return;
-    if (!drain_page)
-        drain_page = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE,
+    if (!batch.drain_page)
+        batch.drain_page = mmap(NULL, scratch_page_size(), PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    scratch_free_lazily(drain_page, scratch_page_size());
-    has_batched_frees = false;
+    scratch_free_lazily(batch.drain_page, scratch_page_size());
+    batch.is_open = false;
 }

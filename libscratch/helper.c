@@ -26,14 +26,17 @@ struct answer {
 
 static const size_t shared_bytes = SCRATCH_HELPER_QUESTIONS * SCRATCH_STAGING_BYTES;
 
-static int all_helpers = -1; /* epoll */
-static unsigned pager_number = 1;
+/* Of the pager that runs, to all helpers. */
+static struct {
+    int epoll; /* -1: there is none */
+    unsigned pager_number;
+} connections = {.epoll = -1, .pager_number = 1};
 
-int scratch_helpers_descriptor(void) { return all_helpers; }
+int scratch_helpers_descriptor(void) { return connections.epoll; }
 
 void scratch_helpers_forget_descriptors(void) {
-    all_helpers = -1;
-    pager_number++;
+    connections.epoll = -1;
+    connections.pager_number++;
 }
 
 /* The pager's, like all that opens something here: nobody else can close what is in its table. */
@@ -132,7 +135,7 @@ void scratch_helper_after_fork_in_child(struct scratch_helper *helper) {
 void scratch_helper_restart(struct scratch_helper *helper) {
     helper->handed = helper->next;
     helper->descriptor = -1;
-    helper->pager_number = pager_number;
+    helper->pager_number = connections.pager_number;
     memset(helper->questions, 0, sizeof helper->questions);
 }
 
@@ -157,12 +160,12 @@ static int connect_by_name(const char *address, int *ret_socket) {
 }
 
 static int await_answers(int socket, uintptr_t token) {
-    if (all_helpers < 0)
-        all_helpers = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC);
-    if (all_helpers < 0)
+    if (connections.epoll < 0)
+        connections.epoll = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC);
+    if (connections.epoll < 0)
         return errno;
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = token};
-    return syscall(SYS_epoll_ctl, all_helpers, EPOLL_CTL_ADD, socket, &event) ? errno : 0;
+    return syscall(SYS_epoll_ctl, connections.epoll, EPOLL_CTL_ADD, socket, &event) ? errno : 0;
 }
 
 /* Takes over the socket, or closes it. */
@@ -180,7 +183,7 @@ static int begin(struct scratch_helper *helper, int socket, uintptr_t token) {
         return error;
     }
     helper->descriptor = socket;
-    helper->pager_number = pager_number;
+    helper->pager_number = connections.pager_number;
     return 0;
 }
 
@@ -244,7 +247,7 @@ int scratch_helper_answer(struct scratch_helper *helper, size_t *ret_number,
 
 void scratch_helper_disconnect(struct scratch_helper *helper) {
     /* A range that was being closed while somebody forked has numbers of the last pager's. */
-    bool is_ours = helper->pager_number == pager_number;
+    bool is_ours = helper->pager_number == connections.pager_number;
     if (is_ours && helper->handed >= 0)
         raw_close(helper->handed);
     if (is_ours && helper->descriptor >= 0)
@@ -254,7 +257,7 @@ void scratch_helper_disconnect(struct scratch_helper *helper) {
 
 uintptr_t scratch_helpers_next(void) {
     struct epoll_event event;
-    if (all_helpers < 0 || syscall(SYS_epoll_pwait, all_helpers, &event, 1, 0, NULL, 0) != 1)
+    if (connections.epoll < 0 || syscall(SYS_epoll_pwait, connections.epoll, &event, 1, 0, NULL, 0) != 1)
         return 0;
     return (uintptr_t)event.data.u64;
 }

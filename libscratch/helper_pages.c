@@ -72,7 +72,7 @@ static void take_answer(const struct scratch_userfault *userfault, struct scratc
 void scratch_helper_pages_answers(const struct scratch_userfault *userfault) {
     uintptr_t token;
     while ((token = scratch_helpers_next())) {
-        struct scratch_range *range = scratch_registry_find_locked(token);
+        SCRATCH_UNLOCKS_RANGE struct scratch_range *range = scratch_registry_find_locked(token);
         if (!range)
             return; /* being closed; its connection goes with it */
         char reason[SCRATCH_HELPER_TEXT] = "";
@@ -85,17 +85,15 @@ void scratch_helper_pages_answers(const struct scratch_userfault *userfault) {
         /* Whoever has faulted meanwhile, anywhere, was left waiting: they fault again. */
         scratch_wake_pages(userfault, range, 0, scratch_range_pages(range));
         scratch_ahead_note_all(range);
-        scratch_lock_release(&range->lock);
     }
 }
 
 void scratch_helper_pages_restart(const struct scratch_userfault *userfault) {
-    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_hold(&scratch_registry.lock);
     scratch_for_each_range(range) {
         if (!range->helper.address)
             continue;
         scratch_helper_restart(&range->helper);
         scratch_wake_pages(userfault, range, 0, scratch_range_pages(range));
     }
-    scratch_lock_release(&scratch_registry.lock);
 }

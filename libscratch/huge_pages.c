@@ -10,6 +10,11 @@
 #include "stage.h"
 #include "uapi.h"
 
+static struct {
+    unsigned char *staging;
+    bool moved_before; /* and it stayed whole */
+} huge;
+
 static size_t huge_pages(void) { return SCRATCH_HUGE_BYTES / scratch_page_size(); }
 
 static void *map_huge_staging(void *address, size_t length, int flags) {
@@ -24,18 +29,17 @@ static void *map_huge_staging(void *address, size_t length, int flags) {
  * then it gets small pages. NULL: there is none to be had.
  */
 static unsigned char *huge_staging(void) {
-    static unsigned char *memory;
-    if (!memory) {
+    if (!huge.staging) {
         unsigned char *mapped = map_huge_staging(NULL, 2 * SCRATCH_HUGE_BYTES, 0);
         if (!mapped)
             return NULL;
         size_t into_one = (uintptr_t)mapped % SCRATCH_HUGE_BYTES;
-        memory = mapped + (SCRATCH_HUGE_BYTES - into_one) % SCRATCH_HUGE_BYTES;
+        huge.staging = mapped + (SCRATCH_HUGE_BYTES - into_one) % SCRATCH_HUGE_BYTES;
     }
-    bool is_ready = map_huge_staging(memory, SCRATCH_HUGE_BYTES, MAP_FIXED) &&
-                    !madvise(memory, SCRATCH_HUGE_BYTES, MADV_HUGEPAGE) &&
-                    !madvise(memory, SCRATCH_HUGE_BYTES, MADV_DONTDUMP);
-    return is_ready ? memory : NULL;
+    bool is_ready = map_huge_staging(huge.staging, SCRATCH_HUGE_BYTES, MAP_FIXED) &&
+                    !madvise(huge.staging, SCRATCH_HUGE_BYTES, MADV_HUGEPAGE) &&
+                    !madvise(huge.staging, SCRATCH_HUGE_BYTES, MADV_DONTDUMP);
+    return is_ready ? huge.staging : NULL;
 }
 
 /* 0 or an errno value: EEXIST if part of it is pinned. */
@@ -61,7 +65,7 @@ static int move_in(const struct scratch_userfault *userfault, struct scratch_ran
  * where somebody has waited for it, and to move these takes longer than to copy them.
  */
 static bool is_whole(uintptr_t address) {
-    int pagemap = scratch_pagemap_open();
+    SCRATCH_CLOSES_PAGEMAP int pagemap = scratch_pagemap_open();
     struct page_region region = {0};
     struct pm_scan_arg scan = {
         .size = sizeof scan,
@@ -72,13 +76,9 @@ static bool is_whole(uintptr_t address) {
         .category_mask = PAGE_IS_HUGE,
         .return_mask = PAGE_IS_HUGE,
     };
-    bool found = raw_ioctl(pagemap, PAGEMAP_SCAN, &scan) == 1 &&
-                 region.end - region.start == SCRATCH_HUGE_BYTES;
-    scratch_pagemap_close(pagemap);
-    return found;
+    return raw_ioctl(pagemap, PAGEMAP_SCAN, &scan) == 1 &&
+           region.end - region.start == SCRATCH_HUGE_BYTES;
 }
-
-static bool moved_before; /* and it stayed whole */
 
 /* False if nothing was made of it: then it is to be made of small pages. */
 static bool make_huge_page(const struct scratch_userfault *userfault, struct scratch_range *range,
@@ -99,10 +99,10 @@ static bool make_huge_page(const struct scratch_userfault *userfault, struct scr
         range->takes_huge_pages = error == EEXIST; /* else the kernel can't do it */
         return false;
     }
-    if (!moved_before)
+    if (!huge.moved_before)
         range->takes_huge_pages =
             is_whole((uintptr_t)range->address + first * scratch_page_size());
-    moved_before = range->takes_huge_pages;
+    huge.moved_before = range->takes_huge_pages;
     scratch_fill_free(range, first, first + huge_pages());
     scratch_drain_frees();
     return true;

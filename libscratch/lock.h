@@ -48,6 +48,20 @@ static inline void scratch_lock_release(struct scratch_lock *lock) {
         syscall(SYS_futex, &lock->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+static inline struct scratch_lock *scratch_lock_enter(struct scratch_lock *lock) {
+    scratch_lock_acquire(lock);
+    return lock;
+}
+
+static inline void scratch_lock_leave(struct scratch_lock **held) { scratch_lock_release(*held); }
+
+/* From here to the end of the block the lock is held, however that is left (as drgn's cleanup.h). */
+#define scratch_hold(lock) scratch_hold_in_line_(lock, __LINE__)
+#define scratch_hold_in_line_(lock, line) scratch_hold_as_(lock, line)
+#define scratch_hold_as_(lock, line)                                                             \
+    __attribute__((cleanup(scratch_lock_leave), unused)) struct scratch_lock *held_in_##line =   \
+        scratch_lock_enter(lock)
+
 /* Only in the child of a fork, where the thread that held the lock doesn't exist. */
 static inline void scratch_lock_reset(struct scratch_lock *lock) {
     atomic_store_explicit(&lock->state, SCRATCH_LOCK_FREE, memory_order_relaxed);

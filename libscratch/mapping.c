@@ -81,82 +81,78 @@ static struct scratch_range *allocate(enum scratch_engine engine,
     return range;
 }
 
-int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
-                         struct scratch_range **ret) {
-    struct scratch_range *range = allocate(engine, description);
-    if (!range)
-        return ENOMEM;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+static int publish(struct scratch_range *range) {
+    scratch_hold(&scratch_registry.lock);
+    int error = scratch_registry_make_room();
+    if (error)
+        return error;
+    range_take_slot(range); /* before anybody finds the range, and counts */
+    scratch_registry_insert(range);
+    return 0;
+}
+
+static int start_and_publish(struct scratch_range *range,
+                             const struct scratch_description *description) {
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     int error = scratch_fork_prepare_once();
     if (!error)
         error = range_start(range, description);
-    if (!error) {
-        scratch_lock_acquire(&scratch_registry.lock);
-        error = scratch_registry_make_room();
-        if (!error) {
-            range_take_slot(range); /* before anybody finds the range, and counts */
-            scratch_registry_insert(range);
-        }
-        scratch_lock_release(&scratch_registry.lock);
-    }
+    if (!error)
+        error = publish(range);
     if (error) {
         scratch_pager_release(range);
         scratch_pager_stop_if_idle();
     }
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
-    if (error) {
+    return error;
+}
+
+int scratch_range_create(enum scratch_engine engine, const struct scratch_description *description,
+                         struct scratch_range **ret) {
+    struct scratch_range *range = allocate(engine, description);
+    int error = range ? start_and_publish(range, description) : ENOMEM;
+    if (!error)
+        *ret = range;
+    else if (range)
         scratch_range_free(range);
-        return error;
-    }
-    *ret = range;
-    return 0;
+    return error;
 }
 
 /* The kernel refuses to change sealed memory even to what it is. */
 bool scratch_range_is_sealed(struct scratch_range *range) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
+    scratch_without_signals();
+    scratch_hold(&range->lock);
     int protection = range->protection | (range->takes_huge_pages ? PROT_WRITE : 0);
-    bool is_sealed = mprotect(range->address, range->length, protection) && errno == EPERM;
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
-    return is_sealed;
+    return mprotect(range->address, range->length, protection) && errno == EPERM;
 }
 
 void scratch_range_close_begin(struct scratch_range *range) { scratch_registry_begin_closing(range); }
 
 void scratch_range_close_abort(struct scratch_range *range) { scratch_registry_abort_closing(range); }
 
-void scratch_range_forget(struct scratch_range *range) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+static void withdraw(struct scratch_range *range) {
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     scratch_registry_end_closing();
     scratch_board_release(range->slot);
     scratch_pager_release(range);
     scratch_pager_stop_if_idle();
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
+}
+
+void scratch_range_forget(struct scratch_range *range) {
+    withdraw(range);
     scratch_range_free(range);
 }
 
 int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length,
                        uint64_t *ret_pages) {
     size_t page_size = scratch_page_size();
-    int pagemap = scratch_pagemap_open();
+    SCRATCH_CLOSES_PAGEMAP int pagemap = scratch_pagemap_open();
     struct scratch_dropped dropped;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
+    scratch_without_signals();
+    scratch_hold(&range->lock);
     int error = scratch_drop_locked(range, pagemap, offset / page_size,
                                     (offset + length) / page_size, &dropped);
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
-    scratch_pagemap_close(pagemap);
     *ret_pages = dropped.pages;
     return error;
 }
@@ -165,25 +161,24 @@ int scratch_range_drop(struct scratch_range *range, size_t offset, size_t length
 uint64_t scratch_release_all(void) {
     uint64_t bytes = 0;
     uintptr_t address = 0;
-    int pagemap = scratch_pagemap_open();
-    struct scratch_range *range;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    while ((range = scratch_registry_next_locked(address))) {
+    SCRATCH_CLOSES_PAGEMAP int pagemap = scratch_pagemap_open();
+    scratch_without_signals();
+    for (;;) {
+        SCRATCH_UNLOCKS_RANGE struct scratch_range *range = scratch_registry_next_locked(address);
         struct scratch_dropped dropped;
+        if (!range)
+            return bytes;
         address = (uintptr_t)range->address + range->length;
         scratch_drop_locked(range, pagemap, 0, scratch_range_pages(range), &dropped);
         bytes += dropped.bytes;
-        scratch_lock_release(&range->lock);
     }
-    scratch_signals_restore(&signals);
-    scratch_pagemap_close(pagemap);
-    return bytes;
 }
 
 static int page_out_unpinned(struct scratch_range *range, size_t first, size_t end) {
     size_t page_size = scratch_page_size();
     size_t run;
+    scratch_without_signals();
+    scratch_hold(&range->lock);
     while ((run = scratch_unpinned_run(range, &first, end))) {
         if (madvise(range->address + first * page_size, run * page_size, MADV_PAGEOUT))
             return errno;
@@ -195,30 +190,19 @@ static int page_out_unpinned(struct scratch_range *range, size_t first, size_t e
 int scratch_range_reclaim(struct scratch_range *range, size_t offset, size_t length) {
     size_t page_size = scratch_page_size();
     int error = scratch_range_rearm(range, offset, length);
-    if (error)
-        return error;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
-    error = page_out_unpinned(range, offset / page_size, (offset + length) / page_size);
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
-    return error;
+    return error ? error
+                 : page_out_unpinned(range, offset / page_size, (offset + length) / page_size);
 }
 
 int scratch_range_rearm(struct scratch_range *range, size_t offset, size_t length) {
     if (range->engine != SCRATCH_ENGINE_LAZYFREE)
         return 0;
     size_t page_size = scratch_page_size();
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     int error = scratch_pager_ensure(true);
-    if (!error)
-        error = scratch_pager_rearm(range, offset / page_size, (offset + length) / page_size);
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
-    return error;
+    return error ? error
+                 : scratch_pager_rearm(range, offset / page_size, (offset + length) / page_size);
 }
 
 static bool has_pages(const struct scratch_range *range, const uint64_t *pages, size_t count) {
@@ -248,25 +232,21 @@ int scratch_range_residence(const struct scratch_range *range, const uint64_t *p
 int scratch_range_fetch(struct scratch_range *range, const uint64_t *pages, size_t count) {
     if (!range->is_decoded || range->helper.address || !has_pages(range, pages, count))
         return EINVAL;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     int error = scratch_pager_ensure(true);
-    if (!error)
-        error = scratch_pager_fetch(range, pages, count);
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
-    return error;
+    return error ? error : scratch_pager_fetch(range, pages, count);
+}
+
+static void count_pinned(struct scratch_range *range, struct scratch_counts *ret) {
+    scratch_without_signals();
+    scratch_hold(&range->lock);
+    ret->pinned = range->pinned_pages;
+    ret->locked_bytes = range->lock_length;
 }
 
 void scratch_range_counts(struct scratch_range *range, struct scratch_counts *ret) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
-    ret->pinned = range->pinned_pages;
-    ret->locked_bytes = range->lock_length;
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
+    count_pinned(range, ret);
     _Atomic uint64_t *figures = scratch_range_figures(range);
     ret->filled = atomic_load_explicit(&figures[SCRATCH_FILLED], memory_order_relaxed);
     ret->rebuilt = atomic_load_explicit(&figures[SCRATCH_REBUILT], memory_order_relaxed);
@@ -276,39 +256,30 @@ void scratch_range_counts(struct scratch_range *range, struct scratch_counts *re
 
 int scratch_range_page_counts(struct scratch_range *range, struct scratch_page_counts *ret) {
     *ret = (struct scratch_page_counts){0};
-    int pagemap = scratch_pagemap_open();
+    SCRATCH_CLOSES_PAGEMAP int pagemap = scratch_pagemap_open();
     if (pagemap < 0)
         return errno;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
+    scratch_without_signals();
+    scratch_hold(&range->lock);
     scratch_count_pages(range, pagemap, 0, scratch_range_pages(range), ret);
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
-    scratch_pagemap_close(pagemap);
     return 0;
 }
 
-void scratch_pressure_announce(int level) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_pressure_relieve(level < 0 ? 0 : level > 2 ? 2 : level);
-    scratch_signals_restore(&signals);
-}
-
 int scratch_pressure_watch(enum scratch_pressure_kind kind, const char *path, const char *trigger) {
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&scratch_control_lock);
+    scratch_without_signals();
+    scratch_hold(&scratch_control_lock);
     int error = scratch_fork_prepare_once();
     if (!error)
         error = scratch_pressure_choose(kind, path, trigger);
-    if (!error) {
-        error = scratch_pager_watch();
-        scratch_pressure_is_watched = !error;
-        scratch_pager_stop_if_idle();
-    }
-    scratch_lock_release(&scratch_control_lock);
-    scratch_signals_restore(&signals);
+    if (error)
+        return error;
+    error = scratch_pager_watch();
+    scratch_pressure_is_watched = !error;
+    scratch_pager_stop_if_idle();
     return error;
+}
+
+void scratch_pressure_announce(int level) {
+    scratch_without_signals();
+    scratch_pressure_relieve(level < 0 ? 0 : level > 2 ? 2 : level);
 }

@@ -46,7 +46,7 @@ static void make_unawaited(const struct scratch_userfault *userfault, struct scr
 /* What can't be made is told to whoever touches it. */
 void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scratch_range *range,
                            const uint64_t *pages, size_t count) {
-    scratch_lock_acquire(&range->lock);
+    scratch_hold(&range->lock);
     struct scratch_stream_limits limits = scratch_stage_limits(range);
     for (size_t index = 0; index < count; index++) {
         char reason[SCRATCH_REASON_LENGTH];
@@ -56,7 +56,6 @@ void scratch_page_in_fetch(const struct scratch_userfault *userfault, struct scr
             scratch_fill(userfault, range, first, end, SCRATCH_NO_PAGE, false, reason);
     }
     scratch_drain_frees();
-    scratch_lock_release(&range->lock);
 }
 
 /* All of [first, end) but the batch that begins at `made_first`. */
@@ -154,11 +153,9 @@ bool scratch_page_in_ahead(const struct scratch_userfault *userfault) {
     size_t stream;
     if (!scratch_ahead_take(&address, &stream))
         return false;
-    struct scratch_range *range = scratch_registry_find_locked(address);
-    if (range) { /* else closed since */
+    SCRATCH_UNLOCKS_RANGE struct scratch_range *range = scratch_registry_find_locked(address);
+    if (range) /* else closed since */
         go_ahead(userfault, range, &range->streams.streams[stream]);
-        scratch_lock_release(&range->lock);
-    }
     return true;
 }
 

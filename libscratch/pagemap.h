@@ -20,6 +20,9 @@ struct scratch_page_counts {
 /* A descriptor of /proc/self/pagemap, -1 if it can't be had: then nothing is counted. */
 int scratch_pagemap_open(void);
 void scratch_pagemap_close(int pagemap);
+static inline void scratch_pagemap_leave(const int *pagemap) { scratch_pagemap_close(*pagemap); }
+/* Before the variable that holds it: closed at the end of the block. */
+#define SCRATCH_CLOSES_PAGEMAP __attribute__((cleanup(scratch_pagemap_leave)))
 /* Whether holes cost nothing here. */
 bool scratch_pagemap_scans(int pagemap);
 /* Adds pages from `address` on, a page's; 0 or an errno value. */

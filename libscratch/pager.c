@@ -61,57 +61,61 @@ static struct {
     struct scratch_handover handover; /* of ORDER_SEND: of the userfaultfd */
     int error;
     struct scratch_completion answered;
+    _Atomic bool waits;
 } mailbox;
-static _Atomic bool mail_waits;
 
 /* The application's view, under the control lock. */
-static bool is_running;
-static bool has_userfault;
-static pthread_t pager;
-static _Atomic pid_t pager_thread;
-static int parked_descriptor = -1;
-static struct scratch_userfault parked_userfault;
+static struct {
+    bool is_running;
+    bool has_userfault;
+    pthread_t thread;
+    _Atomic pid_t thread_id; /* 0: none runs */
+    int parked_descriptor;
+    struct scratch_userfault parked_userfault;
+    int *kept; /* what the next pager keeps of its starter's descriptors, in ascending order */
+    size_t kept_count;
+} control = {.parked_descriptor = -1};
 
 /* Only the pager's, and before it runs its starter's. */
-static struct scratch_userfault userfault = {.descriptor = -1};
-static int signal_descriptor = -1;
-static struct scratch_completion started;
-static int start_error;
-
-/* What the next pager keeps of its starter's descriptors, in ascending order. */
-static int *kept;
-static size_t kept_count;
+static struct {
+    struct scratch_userfault userfault;
+    int signal_descriptor;
+    struct scratch_completion started;
+    int start_error;
+} pager = {.userfault.descriptor = -1, .signal_descriptor = -1};
 
 static int ascending(const void *one, const void *other) {
     return *(const int *)one - *(const int *)other;
 }
 
-static int choose_kept(void) {
-    scratch_lock_acquire(&scratch_registry.lock);
-    kept = calloc(scratch_registry.count + 1, sizeof *kept);
-    kept_count = 0;
+static void choose_connections(void) {
+    scratch_hold(&scratch_registry.lock);
+    control.kept = calloc(scratch_registry.count + 1, sizeof *control.kept);
+    control.kept_count = 0;
     scratch_for_each_range(range) {
-        if (kept && range->helper.next >= 0)
-            kept[kept_count++] = range->helper.next;
+        if (control.kept && range->helper.next >= 0)
+            control.kept[control.kept_count++] = range->helper.next;
     }
-    scratch_lock_release(&scratch_registry.lock);
-    if (!kept)
+}
+
+static int choose_kept(void) {
+    choose_connections();
+    if (!control.kept)
         return ENOMEM;
-    if (parked_descriptor >= 0)
-        kept[kept_count++] = parked_descriptor;
-    qsort(kept, kept_count, sizeof *kept, ascending);
+    if (control.parked_descriptor >= 0)
+        control.kept[control.kept_count++] = control.parked_descriptor;
+    qsort(control.kept, control.kept_count, sizeof *control.kept, ascending);
     return 0;
 }
 
 /* The pager has them in its table. */
 static void close_kept(void) {
-    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_hold(&scratch_registry.lock);
     scratch_for_each_range(range)
         scratch_helper_close_next(&range->helper);
-    scratch_lock_release(&scratch_registry.lock);
-    if (parked_descriptor >= 0)
-        close(parked_descriptor);
-    parked_descriptor = -1;
+    if (control.parked_descriptor >= 0)
+        close(control.parked_descriptor);
+    control.parked_descriptor = -1;
 }
 
 /*
@@ -120,12 +124,12 @@ static void close_kept(void) {
  * waits for its end) we don't hold open.
  */
 static int own_descriptor_table(void) {
-    unsigned first_above = kept_count ? (unsigned)kept[kept_count - 1] + 1 : 0;
+    unsigned first_above = control.kept_count ? (unsigned)control.kept[control.kept_count - 1] + 1 : 0;
     if (syscall(SYS_close_range, first_above, UINT_MAX, CLOSE_RANGE_UNSHARE))
         return errno;
     unsigned next = 0;
-    for (size_t index = 0; index < kept_count; index++) {
-        unsigned one = (unsigned)kept[index];
+    for (size_t index = 0; index < control.kept_count; index++) {
+        unsigned one = (unsigned)control.kept[index];
         if (next < one && syscall(SYS_close_range, next, one - 1, 0))
             return errno;
         next = one + 1;
@@ -151,27 +155,27 @@ static int pager_prepare(void) {
     sigset_t only_doorbell;
     sigemptyset(&only_doorbell);
     sigaddset(&only_doorbell, doorbell);
-    signal_descriptor = (int)syscall(SYS_signalfd4, -1, &only_doorbell, KERNEL_SIGSET_BYTES,
-                                     SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signal_descriptor < 0)
+    pager.signal_descriptor = (int)syscall(SYS_signalfd4, -1, &only_doorbell, KERNEL_SIGSET_BYTES,
+                                           SFD_CLOEXEC | SFD_NONBLOCK);
+    if (pager.signal_descriptor < 0)
         return errno;
-    userfault.descriptor = -1;
-    if (parked_descriptor >= 0) {
-        userfault = parked_userfault;
-        userfault.descriptor = parked_descriptor;
+    pager.userfault.descriptor = -1;
+    if (control.parked_descriptor >= 0) {
+        pager.userfault = control.parked_userfault;
+        pager.userfault.descriptor = control.parked_descriptor;
     }
-    scratch_page_in_restart(&userfault);
+    scratch_page_in_restart(&pager.userfault);
     scratch_board_open(); /* its descriptor stays in our table, for whoever looks there */
     /* Not our starter's rounding and denormals: a page must come back the same whoever that was. */
     fesetenv(FE_DFL_ENV);
     prctl(PR_SET_NAME, "mapscratch");
     scratch_placement_start();
-    atomic_store(&pager_thread, (pid_t)syscall(SYS_gettid));
+    atomic_store(&control.thread_id, (pid_t)syscall(SYS_gettid));
     return 0;
 }
 
 static int register_range(const struct scratch_range *range) {
-    return scratch_userfault_register(&userfault, (uintptr_t)range->address, range->length,
+    return scratch_userfault_register(&pager.userfault, (uintptr_t)range->address, range->length,
                                       scratch_range_needs_protection(range));
 }
 
@@ -181,11 +185,11 @@ static bool obey(void) {
     mailbox.error = 0;
     switch (mailbox.order) {
     case ORDER_FETCH:
-        scratch_page_in_fetch(&userfault, mailbox.range, mailbox.pages, mailbox.page_count);
+        scratch_page_in_fetch(&pager.userfault, mailbox.range, mailbox.pages, mailbox.page_count);
         break;
     case ORDER_OPEN:
-        if (userfault.descriptor < 0)
-            mailbox.error = scratch_userfault_open(&userfault);
+        if (pager.userfault.descriptor < 0)
+            mailbox.error = scratch_userfault_open(&pager.userfault);
         break;
     case ORDER_REGISTER:
         if (mailbox.range->helper.address)
@@ -198,20 +202,20 @@ static bool obey(void) {
         scratch_helper_disconnect(&mailbox.range->helper);
         break;
     case ORDER_REARM:
-        scratch_rearm(&userfault, mailbox.range, mailbox.first, mailbox.end);
+        scratch_rearm(&pager.userfault, mailbox.range, mailbox.first, mailbox.end);
         break;
     case ORDER_WATCH:
         mailbox.error = scratch_pressure_open();
         break;
     case ORDER_SEND:
-        mailbox.error = scratch_handover_send(&mailbox.handover, userfault.descriptor);
+        mailbox.error = scratch_handover_send(&mailbox.handover, pager.userfault.descriptor);
         break;
     case ORDER_STOP:
         ends = true;
         break;
     }
-    parked_userfault = userfault;
-    atomic_store_explicit(&mail_waits, false, memory_order_relaxed);
+    control.parked_userfault = pager.userfault;
+    atomic_store_explicit(&mailbox.waits, false, memory_order_relaxed);
     scratch_completion_signal(&mailbox.answered);
     return ends;
 }
@@ -219,15 +223,15 @@ static bool obey(void) {
 /* Serves every fault that is waiting; false if there was none. */
 static bool serve_faults(uint64_t now) {
     struct uffd_msg messages[16];
-    if (userfault.descriptor < 0)
+    if (pager.userfault.descriptor < 0)
         return false;
-    long got = raw_read(userfault.descriptor, messages, sizeof messages);
+    long got = raw_read(pager.userfault.descriptor, messages, sizeof messages);
     if (got <= 0)
         return false;
     size_t count = (size_t)got / sizeof messages[0];
     scratch_placement_follow((pid_t)messages[0].arg.pagefault.feat.ptid);
     for (size_t index = 0; index < count; index++)
-        scratch_fault_serve(&userfault, &messages[index], now, index > 0);
+        scratch_fault_serve(&pager.userfault, &messages[index], now, index > 0);
     return true;
 }
 
@@ -241,32 +245,32 @@ static void serve_burst(void) {
         return;
     uint64_t now = last_fault;
     while (scratch_placement_may_poll() && scratch_page_in_expects_fault() &&
-           !atomic_load(&mail_waits) && now - last_fault < scratch_settings.poll_after_fault_ns) {
+           !atomic_load(&mailbox.waits) && now - last_fault < scratch_settings.poll_after_fault_ns) {
         now = scratch_now_ns();
         if (serve_faults(now))
             last_fault = now;
-        else if (!scratch_page_in_ahead(&userfault))
+        else if (!scratch_page_in_ahead(&pager.userfault))
             sched_yield(); /* whoever has work may have the processor */
-        scratch_rearm_due(&userfault, now);
+        scratch_rearm_due(&pager.userfault, now);
     }
 }
 
 static void *pager_run(void *unused) {
     (void)unused;
-    start_error = pager_prepare();
-    bool ends = start_error != 0;
-    scratch_completion_signal(&started);
+    pager.start_error = pager_prepare();
+    bool ends = pager.start_error != 0;
+    scratch_completion_signal(&pager.started);
     while (!ends) {
         struct pollfd entries[3 + SCRATCH_PRESSURE_DESCRIPTORS] = {
-            {signal_descriptor, POLLIN, 0},
-            {userfault.descriptor, POLLIN, 0}, /* -1 is ignored */
+            {pager.signal_descriptor, POLLIN, 0},
+            {pager.userfault.descriptor, POLLIN, 0}, /* -1 is ignored */
             {scratch_helpers_descriptor(), POLLIN, 0},
         };
         size_t pressure_count = scratch_pressure_poll_entries(&entries[3]);
         uint64_t now = scratch_now_ns();
-        scratch_rearm_merged_at_times(&userfault, now);
-        uint64_t due = scratch_rearm_due(&userfault, now);
-        bool goes_ahead = scratch_page_in_ahead(&userfault);
+        scratch_rearm_merged_at_times(&pager.userfault, now);
+        uint64_t due = scratch_rearm_due(&pager.userfault, now);
+        bool goes_ahead = scratch_page_in_ahead(&pager.userfault);
         uint64_t wait_ns = due > now && !goes_ahead ? due - now : 0;
         struct timespec timeout = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
         scratch_drain_frees();
@@ -278,13 +282,13 @@ static void *pager_run(void *unused) {
         if (entries[1].revents)
             serve_burst();
         if (entries[2].revents)
-            scratch_helper_pages_answers(&userfault);
+            scratch_helper_pages_answers(&pager.userfault);
         scratch_pressure_serve(&entries[3], pressure_count);
         if (entries[0].revents) {
             struct signalfd_siginfo rung;
-            raw_read(signal_descriptor, &rung, sizeof rung);
+            raw_read(pager.signal_descriptor, &rung, sizeof rung);
         }
-        if (atomic_load_explicit(&mail_waits, memory_order_acquire))
+        if (atomic_load_explicit(&mailbox.waits, memory_order_acquire))
             ends = obey();
     }
     scratch_pressure_close();
@@ -297,8 +301,8 @@ static int give_order(enum order order, struct scratch_range *range, size_t firs
     mailbox.first = first;
     mailbox.end = end;
     scratch_completion_reset(&mailbox.answered);
-    atomic_store_explicit(&mail_waits, true, memory_order_release);
-    syscall(SYS_tgkill, getpid(), atomic_load(&pager_thread), doorbell);
+    atomic_store_explicit(&mailbox.waits, true, memory_order_release);
+    syscall(SYS_tgkill, getpid(), atomic_load(&control.thread_id), doorbell);
     scratch_completion_wait(&mailbox.answered);
     return mailbox.error;
 }
@@ -326,24 +330,24 @@ static void join_thread(pthread_t thread, pid_t number) {
 }
 
 static void join(void) {
-    join_thread(pager, atomic_load(&pager_thread));
-    is_running = false;
-    has_userfault = false;
-    atomic_store(&pager_thread, 0);
+    join_thread(control.thread, atomic_load(&control.thread_id));
+    control.is_running = false;
+    control.has_userfault = false;
+    atomic_store(&control.thread_id, 0);
 }
 
 static int start_with_kept(void) {
-    scratch_completion_reset(&started);
-    int error = create_thread(&pager, pager_run, NULL);
+    scratch_completion_reset(&pager.started);
+    int error = create_thread(&control.thread, pager_run, NULL);
     if (error)
         return error;
-    is_running = true;
-    scratch_completion_wait(&started);
-    if (start_error) {
+    control.is_running = true;
+    scratch_completion_wait(&pager.started);
+    if (pager.start_error) {
         join();
-        return start_error;
+        return pager.start_error;
     }
-    has_userfault = parked_descriptor >= 0;
+    control.has_userfault = control.parked_descriptor >= 0;
     close_kept();
     if (scratch_pressure_is_watched)
         give_order(ORDER_WATCH, NULL, 0, 0);
@@ -354,16 +358,16 @@ static int start(void) {
     int error = choose_kept();
     if (!error)
         error = start_with_kept();
-    free(kept);
-    kept = NULL;
+    free(control.kept);
+    control.kept = NULL;
     return error;
 }
 
 int scratch_pager_ensure(bool with_userfault) {
-    int error = is_running ? 0 : start();
-    if (!error && with_userfault && !has_userfault) {
+    int error = control.is_running ? 0 : start();
+    if (!error && with_userfault && !control.has_userfault) {
         error = give_order(ORDER_OPEN, NULL, 0, 0);
-        has_userfault = !error;
+        control.has_userfault = !error;
     }
     return error;
 }
@@ -373,7 +377,7 @@ int scratch_pager_register(const struct scratch_range *range) {
 }
 
 void scratch_pager_release(struct scratch_range *range) {
-    if (is_running && range->helper.address)
+    if (control.is_running && range->helper.address)
         give_order(ORDER_RELEASE, range, 0, 0);
     scratch_helper_close_next(&range->helper);
 }
@@ -410,14 +414,12 @@ bool scratch_pager_is_needed(void) {
 }
 
 static bool is_needed(void) {
-    scratch_lock_acquire(&scratch_registry.lock);
-    bool needed = scratch_pager_is_needed();
-    scratch_lock_release(&scratch_registry.lock);
-    return needed;
+    scratch_hold(&scratch_registry.lock);
+    return scratch_pager_is_needed();
 }
 
 void scratch_pager_stop_if_idle(void) {
-    if (!is_running || is_needed())
+    if (!control.is_running || is_needed())
         return;
     give_order(ORDER_STOP, NULL, 0, 0);
     join();
@@ -470,36 +472,36 @@ static bool can_start_again(void) {
 }
 
 bool scratch_pager_park(void) {
-    if (!is_running)
+    if (!control.is_running)
         return true;
     if (!can_start_again())
         return false;
-    if (has_userfault) {
+    if (control.has_userfault) {
         /* Only when we hold it may the pager end (there may be no room in the table, say). */
         int descriptor = take_userfault();
         if (descriptor < 0)
             return false;
-        parked_descriptor = descriptor;
+        control.parked_descriptor = descriptor;
     }
     give_order(ORDER_STOP, NULL, 0, 0);
     join();
     return true;
 }
 
-bool scratch_pager_is_parked(void) { return parked_descriptor >= 0; }
+bool scratch_pager_is_parked(void) { return control.parked_descriptor >= 0; }
 
 void scratch_pager_abandon(void) {
-    if (parked_descriptor >= 0)
-        close(parked_descriptor);
-    parked_descriptor = -1;
-    userfault.descriptor = -1;
-    is_running = false;
-    has_userfault = false;
-    atomic_store(&pager_thread, 0);
-    atomic_store(&mail_waits, false);
+    if (control.parked_descriptor >= 0)
+        close(control.parked_descriptor);
+    control.parked_descriptor = -1;
+    pager.userfault.descriptor = -1;
+    control.is_running = false;
+    control.has_userfault = false;
+    atomic_store(&control.thread_id, 0);
+    atomic_store(&mailbox.waits, false);
     scratch_rearm_forget_marks();
     scratch_pressure_forget();
     scratch_page_in_forget();
 }
 
-pid_t scratch_pager_thread(void) { return atomic_load(&pager_thread); }
+pid_t scratch_pager_thread(void) { return atomic_load(&control.thread_id); }

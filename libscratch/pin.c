@@ -74,52 +74,52 @@ static void touch_pages(struct scratch_range *range, size_t first, size_t end) {
     }
 }
 
+/* 0 or an errno value, and then nothing is pinned that wasn't. */
+static int begin_pins(struct scratch_range *range, size_t first, size_t end, uint64_t *ret_generation) {
+    size_t page_size = scratch_page_size();
+    scratch_without_signals();
+    scratch_hold(&range->lock);
+    if (!has_room_for_pins(range))
+        return ENOMEM;
+    *ret_generation = range->generation;
+    count_pins(range, first, end, 1);
+    if (!raw_mlock_on_fault(range->address + first * page_size, (end - first) * page_size))
+        return 0;
+    int error = errno;
+    count_pins(range, first, end, -1);
+    unlock_unpinned(range, first, end);
+    return error;
+}
+
+/* False: these pins were the parent's. */
+static bool end_pins(struct scratch_range *range, size_t first, size_t end, uint64_t generation) {
+    scratch_without_signals();
+    scratch_hold(&range->lock);
+    if (!range->pins || generation != range->generation)
+        return false;
+    count_pins(range, first, end, -1);
+    unlock_unpinned(range, first, end);
+    if (!range->pinned_pages)
+        scratch_forget_pins(range);
+    return true;
+}
+
 int scratch_range_pin(struct scratch_range *range, size_t offset, size_t length,
                       uint64_t *ret_generation) {
-    size_t page_size = scratch_page_size();
-    size_t first = offset / page_size;
-    size_t end = (offset + length) / page_size;
-    int error = 0;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
-    if (!has_room_for_pins(range)) {
-        error = ENOMEM;
-    } else {
-        count_pins(range, first, end, 1);
-        error = raw_mlock_on_fault(range->address + offset, length) ? errno : 0;
-        if (error) {
-            count_pins(range, first, end, -1);
-            unlock_unpinned(range, first, end);
-        }
-        *ret_generation = range->generation;
-    }
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
-    if (!error) {
-        touch_pages(range, first, end);
-        scratch_check_pinned(range, first, end);
-    }
-    return error;
+    size_t first = offset / scratch_page_size();
+    size_t end = (offset + length) / scratch_page_size();
+    int error = begin_pins(range, first, end, ret_generation);
+    if (error)
+        return error;
+    touch_pages(range, first, end);
+    scratch_check_pinned(range, first, end);
+    return 0;
 }
 
 int scratch_range_unpin(struct scratch_range *range, size_t offset, size_t length,
                         uint64_t generation) {
-    size_t page_size = scratch_page_size();
-    size_t first = offset / page_size;
-    size_t end = (offset + length) / page_size;
-    bool is_ours;
-    sigset_t signals;
-    scratch_signals_block(&signals);
-    scratch_lock_acquire(&range->lock);
-    is_ours = range->pins && generation == range->generation;
-    if (is_ours) {
-        count_pins(range, first, end, -1);
-        unlock_unpinned(range, first, end);
-        if (!range->pinned_pages)
-            scratch_forget_pins(range);
-    }
-    scratch_lock_release(&range->lock);
-    scratch_signals_restore(&signals);
+    size_t first = offset / scratch_page_size();
+    size_t end = (offset + length) / scratch_page_size();
+    bool is_ours = end_pins(range, first, end, generation);
     return is_ours ? scratch_range_rearm(range, offset, length) : 0;
 }

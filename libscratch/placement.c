@@ -4,11 +4,13 @@
 #include <sched.h>
 #include <stdint.h>
 
-static cpu_set_t home;
-static int followed_cpu; /* -1: nobody is followed */
-static bool is_settled;
-static pid_t followed_thread;
-static uint32_t faults_since_look;
+static struct {
+    cpu_set_t home; /* where it may run */
+    bool is_settled;
+    int followed_cpu; /* -1: nobody is followed */
+    pid_t followed_thread;
+    uint32_t faults_since_look;
+} pager;
 
 enum { LOOK_AGAIN_AFTER_FAULTS = 256 };
 
@@ -20,28 +22,28 @@ static void run_only_on(int cpu) {
 }
 
 void scratch_placement_start(void) {
-    followed_cpu = -1;
-    followed_thread = 0;
-    is_settled = false;
-    if (sched_getaffinity(0, sizeof home, &home))
-        CPU_ZERO(&home);
+    pager.followed_cpu = -1;
+    pager.followed_thread = 0;
+    pager.is_settled = false;
+    if (sched_getaffinity(0, sizeof pager.home, &pager.home))
+        CPU_ZERO(&pager.home);
     scratch_placement_settle();
 }
 
 void scratch_placement_settle(void) {
-    if (is_settled)
+    if (pager.is_settled)
         return;
     int cpu = sched_getcpu();
     if (cpu >= 0)
         run_only_on(cpu);
-    is_settled = true;
+    pager.is_settled = true;
 }
 
 void scratch_placement_loosen(void) {
-    if (!is_settled || followed_cpu >= 0)
+    if (!pager.is_settled || pager.followed_cpu >= 0)
         return;
-    sched_setaffinity(0, sizeof home, &home);
-    is_settled = false;
+    sched_setaffinity(0, sizeof pager.home, &pager.home);
+    pager.is_settled = false;
 }
 
 static int only_cpu_of(pid_t thread) {
@@ -56,14 +58,14 @@ static int only_cpu_of(pid_t thread) {
 }
 
 void scratch_placement_follow(pid_t thread) {
-    if (thread == followed_thread && ++faults_since_look < LOOK_AGAIN_AFTER_FAULTS)
+    if (thread == pager.followed_thread && ++pager.faults_since_look < LOOK_AGAIN_AFTER_FAULTS)
         return;
-    faults_since_look = 0;
-    followed_thread = thread;
+    pager.faults_since_look = 0;
+    pager.followed_thread = thread;
     int cpu = only_cpu_of(thread);
-    if (cpu >= 0 && cpu != followed_cpu)
+    if (cpu >= 0 && cpu != pager.followed_cpu)
         run_only_on(cpu);
-    followed_cpu = cpu;
+    pager.followed_cpu = cpu;
 }
 
-bool scratch_placement_may_poll(void) { return followed_cpu < 0 && CPU_COUNT(&home) > 1; }
+bool scratch_placement_may_poll(void) { return pager.followed_cpu < 0 && CPU_COUNT(&pager.home) > 1; }

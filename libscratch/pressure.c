@@ -14,14 +14,6 @@
 #include "range.h"
 #include "raw.h"
 
-static struct {
-    enum scratch_pressure_kind kind;
-    char path[PATH_MAX];
-    char trigger[128];
-} watched;
-
-bool scratch_pressure_is_watched;
-
 /* How a descriptor says that memory is short. */
 enum source_kind {
     SOURCE_EVENTFD,  /* it can be read from; so can a timer */
@@ -29,23 +21,33 @@ enum source_kind {
     SOURCE_COUNTERS, /* the same of a file of counters, until it is read again */
 };
 
-static struct source {
+struct source {
     enum source_kind kind;
     int descriptor; /* -1 when what it watched has gone */
     int level;
-} sources[SCRATCH_PRESSURE_DESCRIPTORS];
-static size_t source_count;
+};
 
-static _Atomic uint64_t event_count;
-static _Atomic uint64_t dropped_pages;
+bool scratch_pressure_is_watched;
+
+static struct {
+    struct {
+        enum scratch_pressure_kind kind;
+        char path[PATH_MAX];
+        char trigger[128];
+    } watched;
+    struct source sources[SCRATCH_PRESSURE_DESCRIPTORS];
+    size_t source_count;
+    _Atomic uint64_t events;
+    _Atomic uint64_t dropped_pages;
+} policy;
 
 static void add_source(enum source_kind kind, int descriptor, int level) {
-    sources[source_count++] = (struct source){kind, descriptor, level};
+    policy.sources[policy.source_count++] = (struct source){kind, descriptor, level};
 }
 
 static int open_in_directory(const char *name, int flags) {
     char path[PATH_MAX + 64];
-    snprintf(path, sizeof path, "%s/%s", watched.path, name);
+    snprintf(path, sizeof path, "%s/%s", policy.watched.path, name);
     return raw_open(path, flags);
 }
 
@@ -85,8 +87,8 @@ static int open_cgroup1(void) {
  */
 static int set_trigger(int descriptor) {
     int error = EINVAL;
-    for (const char *line = watched.trigger; *line && error == EINVAL;) {
-        char trigger[sizeof watched.trigger];
+    for (const char *line = policy.watched.trigger; *line && error == EINVAL;) {
+        char trigger[sizeof policy.watched.trigger];
         size_t length = strcspn(line, "\n");
         memcpy(trigger, line, length);
         trigger[length] = '\0';
@@ -133,7 +135,7 @@ static int open_cgroup2(void) {
         add_source(SOURCE_COUNTERS, counters, 0);
     else if (counters >= 0)
         raw_close(counters);
-    return source_count ? 0 : error;
+    return policy.source_count ? 0 : error;
 }
 
 static int open_timer(const char *milliseconds) {
@@ -160,23 +162,23 @@ static void forget_source(struct source *source) {
     source->descriptor = -1;
 }
 
-void scratch_pressure_forget(void) { source_count = 0; }
+void scratch_pressure_forget(void) { policy.source_count = 0; }
 
 void scratch_pressure_close(void) {
-    while (source_count)
-        forget_source(&sources[--source_count]);
+    while (policy.source_count)
+        forget_source(&policy.sources[--policy.source_count]);
 }
 
 static int open_watched(void) {
-    switch (watched.kind) {
+    switch (policy.watched.kind) {
     case SCRATCH_PRESSURE_CGROUP1:
         return open_cgroup1();
     case SCRATCH_PRESSURE_CGROUP2:
         return open_cgroup2();
     case SCRATCH_PRESSURE_STALL:
-        return open_stall(watched.path);
+        return open_stall(policy.watched.path);
     case SCRATCH_PRESSURE_TIMER:
-        return open_timer(watched.path);
+        return open_timer(policy.watched.path);
     }
     return EINVAL;
 }
@@ -192,11 +194,11 @@ int scratch_pressure_open(void) {
 }
 
 size_t scratch_pressure_poll_entries(struct pollfd entries[SCRATCH_PRESSURE_DESCRIPTORS]) {
-    for (size_t index = 0; index < source_count; index++) {
-        short events = sources[index].kind == SOURCE_EVENTFD ? POLLIN : POLLPRI;
-        entries[index] = (struct pollfd){sources[index].descriptor, events, 0};
+    for (size_t index = 0; index < policy.source_count; index++) {
+        short events = policy.sources[index].kind == SOURCE_EVENTFD ? POLLIN : POLLPRI;
+        entries[index] = (struct pollfd){policy.sources[index].descriptor, events, 0};
     }
-    return source_count;
+    return policy.source_count;
 }
 
 static uint32_t percent_for(int level) {
@@ -259,7 +261,7 @@ static void drop_step(struct scratch_range *range, struct relief *relief) {
             continue;
         range->dropped_before[chunk] = 1;
         relief->wanted -= dropped.pages < relief->wanted ? dropped.pages : relief->wanted;
-        atomic_fetch_add_explicit(&dropped_pages, dropped.pages, memory_order_relaxed);
+        atomic_fetch_add_explicit(&policy.dropped_pages, dropped.pages, memory_order_relaxed);
     }
 }
 
@@ -269,25 +271,23 @@ static void visit_dontneed_ranges(void (*visit)(struct scratch_range *, struct r
     scratch_for_each_range(range) {
         if (range->engine != SCRATCH_ENGINE_DONTNEED)
             continue;
-        scratch_lock_acquire(&range->lock);
+        scratch_hold(&range->lock);
         visit(range, relief);
-        scratch_lock_release(&range->lock);
     }
 }
 
 void scratch_pressure_relieve(int level) {
-    struct relief relief = {.pagemap = scratch_pagemap_open()};
-    scratch_lock_acquire(&scratch_registry.lock);
-    visit_dontneed_ranges(take_temperature, &relief);
+    SCRATCH_CLOSES_PAGEMAP int pagemap = scratch_pagemap_open();
+    struct relief relief = {.pagemap = pagemap};
     uint64_t total = 0;
+    scratch_hold(&scratch_registry.lock);
+    visit_dontneed_ranges(take_temperature, &relief);
     for (unsigned step = 0; step < HEAT_STEPS; step++)
         total += relief.pages_by_step[step];
     relief.wanted = (total * percent_for(level) + 99) / 100;
     for (relief.step = 0; relief.step < HEAT_STEPS && relief.wanted; relief.step++)
         visit_dontneed_ranges(drop_step, &relief);
-    scratch_lock_release(&scratch_registry.lock);
-    scratch_pagemap_close(relief.pagemap);
-    atomic_fetch_add_explicit(&event_count, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&policy.events, 1, memory_order_relaxed);
 }
 
 /*
@@ -315,26 +315,26 @@ static bool announces(struct source *source, short events) {
 void scratch_pressure_serve(const struct pollfd *entries, size_t count) {
     int level = -1;
     for (size_t index = 0; index < count; index++) {
-        if (entries[index].revents && announces(&sources[index], entries[index].revents) &&
-            sources[index].level > level)
-            level = sources[index].level;
+        if (entries[index].revents && announces(&policy.sources[index], entries[index].revents) &&
+            policy.sources[index].level > level)
+            level = policy.sources[index].level;
     }
     if (level >= 0)
         scratch_pressure_relieve(level);
 }
 
 void scratch_pressure_counts(uint64_t *ret_events, uint64_t *ret_pages) {
-    *ret_events = atomic_load_explicit(&event_count, memory_order_relaxed);
-    *ret_pages = atomic_load_explicit(&dropped_pages, memory_order_relaxed);
+    *ret_events = atomic_load_explicit(&policy.events, memory_order_relaxed);
+    *ret_pages = atomic_load_explicit(&policy.dropped_pages, memory_order_relaxed);
 }
 
 int scratch_pressure_choose(enum scratch_pressure_kind kind, const char *path,
                             const char *trigger) {
-    if (strlen(path) >= sizeof watched.path || strlen(trigger) >= sizeof watched.trigger)
+    if (strlen(path) >= sizeof policy.watched.path || strlen(trigger) >= sizeof policy.watched.trigger)
         return ENAMETOOLONG;
-    watched.kind = kind;
-    strcpy(watched.path, path);
-    strcpy(watched.trigger, trigger);
+    policy.watched.kind = kind;
+    strcpy(policy.watched.path, path);
+    strcpy(policy.watched.trigger, trigger);
     scratch_pressure_is_watched = true;
     return 0;
 }

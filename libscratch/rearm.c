@@ -6,11 +6,18 @@
 #include "merging.h"
 #include "registry.h"
 
-/* A ring of marks, oldest first. */
 enum { MARK_CAPACITY = 1024 };
-static struct scratch_mark marks[MARK_CAPACITY];
-static size_t mark_head;
-static size_t mark_count;
+static struct {
+    struct scratch_mark marks[MARK_CAPACITY]; /* oldest first, from `head` on */
+    size_t head;
+    size_t count;
+} ring;
+
+/* Whether the kernel merges all memory of the process. */
+static struct {
+    bool was_seen;
+    uint64_t looked_ns; /* when */
+} merging;
 
 static int write_protect(const struct scratch_userfault *userfault, const struct scratch_range *range,
                          size_t first, size_t pages) {
@@ -41,73 +48,65 @@ static void rearm_locked(const struct scratch_userfault *userfault, struct scrat
  * process overrules that: then refuse again, and free again what was merged meanwhile.
  */
 static void refuse_merging(const struct scratch_userfault *userfault, bool rearm) {
-    scratch_lock_acquire(&scratch_registry.lock);
+    scratch_hold(&scratch_registry.lock);
     scratch_for_each_range(range) {
-        scratch_lock_acquire(&range->lock);
+        scratch_hold(&range->lock);
         scratch_refuse_merging(range->address, range->length);
         if (rearm && range->engine == SCRATCH_ENGINE_LAZYFREE)
             rearm_locked(userfault, range, 0, scratch_range_pages(range));
-        scratch_lock_release(&range->lock);
     }
-    scratch_lock_release(&scratch_registry.lock);
 }
 
 static void rearm_merged(const struct scratch_userfault *userfault) {
-    static bool was_merged;
     bool is_merged = scratch_all_is_merged();
     if (is_merged)
-        refuse_merging(userfault, !was_merged);
-    was_merged = is_merged;
+        refuse_merging(userfault, !merging.was_seen);
+    merging.was_seen = is_merged;
 }
 
 void scratch_rearm_merged_at_times(const struct scratch_userfault *userfault, uint64_t now) {
     const uint64_t interval_ns = 100 * 1000 * 1000;
-    static uint64_t looked;
-    if (now - looked < interval_ns)
+    if (now - merging.looked_ns < interval_ns)
         return;
-    looked = now;
+    merging.looked_ns = now;
     rearm_merged(userfault);
 }
 
 void scratch_rearm(const struct scratch_userfault *userfault, struct scratch_range *range,
                    size_t first, size_t end) {
     rearm_merged(userfault);
-    scratch_lock_acquire(&range->lock);
+    scratch_hold(&range->lock);
     rearm_locked(userfault, range, first, end);
-    scratch_lock_release(&range->lock);
     scratch_drain_frees();
 }
 
 void scratch_rearm_mark(const struct scratch_userfault *userfault, const struct scratch_mark *mark) {
-    struct scratch_range *range = scratch_registry_find_locked(mark->address);
-    if (!range)
+    SCRATCH_UNLOCKS_RANGE struct scratch_range *range =
+        scratch_registry_find_locked(mark->address);
+    if (!range || range->engine != SCRATCH_ENGINE_LAZYFREE)
         return; /* unmapped since */
     size_t page_size = scratch_page_size();
     size_t first = (mark->address - (uintptr_t)range->address) / page_size;
-    size_t end = first + mark->length / page_size;
-    if (end > scratch_range_pages(range))
-        end = scratch_range_pages(range);
-    if (range->engine == SCRATCH_ENGINE_LAZYFREE)
-        rearm_locked(userfault, range, first, end);
-    scratch_lock_release(&range->lock);
+    size_t end = scratch_least(first + mark->length / page_size, scratch_range_pages(range));
+    rearm_locked(userfault, range, first, end);
 }
 
 static struct scratch_mark take_oldest_mark(void) {
-    struct scratch_mark oldest = marks[mark_head];
-    mark_head = (mark_head + 1) % MARK_CAPACITY;
-    mark_count--;
+    struct scratch_mark oldest = ring.marks[ring.head];
+    ring.head = (ring.head + 1) % MARK_CAPACITY;
+    ring.count--;
     return oldest;
 }
 
 uint64_t scratch_rearm_due(const struct scratch_userfault *userfault, uint64_t now) {
-    while (mark_count && marks[mark_head].deadline <= now) {
+    while (ring.count && ring.marks[ring.head].deadline <= now) {
         struct scratch_mark oldest = take_oldest_mark();
         scratch_rearm_mark(userfault, &oldest);
     }
-    return mark_count ? marks[mark_head].deadline : 0;
+    return ring.count ? ring.marks[ring.head].deadline : 0;
 }
 
-void scratch_rearm_forget_marks(void) { mark_count = 0; }
+void scratch_rearm_forget_marks(void) { ring.count = 0; }
 
 /*
  * True if an older mark had to give way: the caller re-arms that when it holds no lock. Marks of one
@@ -115,18 +114,18 @@ void scratch_rearm_forget_marks(void) { mark_count = 0; }
  */
 bool scratch_rearm_later(const struct scratch_range *range, uintptr_t address, size_t length,
                          uint64_t now, struct scratch_mark *ret_displaced) {
-    if (mark_count) {
-        struct scratch_mark *newest = &marks[(mark_head + mark_count - 1) % MARK_CAPACITY];
+    if (ring.count) {
+        struct scratch_mark *newest = &ring.marks[(ring.head + ring.count - 1) % MARK_CAPACITY];
         if (newest->address + newest->length == address &&
             newest->address >= (uintptr_t)range->address) {
             newest->length += length;
             return false;
         }
     }
-    bool is_full = mark_count == MARK_CAPACITY;
+    bool is_full = ring.count == MARK_CAPACITY;
     if (is_full)
         *ret_displaced = take_oldest_mark();
-    marks[(mark_head + mark_count++) % MARK_CAPACITY] =
+    ring.marks[(ring.head + ring.count++) % MARK_CAPACITY] =
         (struct scratch_mark){address, length, now + scratch_settings.rearm_window_ns};
     return is_full;
 }

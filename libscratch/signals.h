@@ -11,4 +11,9 @@
 void scratch_signals_block(sigset_t *ret_previous);
 void scratch_signals_restore(const sigset_t *previous);
 
+/* From here to the end of the block, however that is left. Before the locks that are taken in it. */
+#define scratch_without_signals()                                                                \
+    __attribute__((cleanup(scratch_signals_restore))) sigset_t previous_signals;                 \
+    scratch_signals_block(&previous_signals)
+
 #endif

@@ -7,25 +7,25 @@
 
 #include "raw.h"
 
-/* Where pages are made, and what they are decoded from. */
-static unsigned char staging[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
-static unsigned char encoded[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));
-
 /* From so many bytes on the source is not copied before it is decoded. */
 enum { DIRECT_BYTES = 32 * 1024 };
 
-static pid_t own_process; /* asked for once: it is a system call */
+static struct {
+    unsigned char made[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096)));    /* pages */
+    unsigned char encoded[SCRATCH_STAGING_BYTES] __attribute__((aligned(4096))); /* what of */
+    pid_t own_process; /* asked for once: it is a system call */
+    bool is_left_out;  /* of core files */
+} stage;
 
-void scratch_stage_restart(void) { own_process = getpid(); }
+void scratch_stage_restart(void) { stage.own_process = getpid(); }
 
 /* What is decoded may be secret, and can be made again: it is no part of a core file. */
 static void leave_out_of_core_files(void) {
-    static bool is_left_out;
-    if (is_left_out)
+    if (stage.is_left_out)
         return;
-    is_left_out = true;
-    madvise(staging, sizeof staging, MADV_DONTDUMP);
-    madvise(encoded, sizeof encoded, MADV_DONTDUMP);
+    stage.is_left_out = true;
+    madvise(stage.made, sizeof stage.made, MADV_DONTDUMP);
+    madvise(stage.encoded, sizeof stage.encoded, MADV_DONTDUMP);
 }
 
 static size_t unit_bytes(const struct scratch_range *range) {
@@ -104,7 +104,7 @@ void scratch_stage_read_ahead(struct scratch_range *range, const struct scratch_
 static size_t read_source(const struct scratch_range *range, size_t offset, size_t length, void *to) {
     struct iovec local = {to, length};
     struct iovec remote = {(void *)(range->source + range->source_skip + offset), length};
-    ssize_t got = syscall(SYS_process_vm_readv, own_process, &local, 1, &remote, 1, 0);
+    ssize_t got = syscall(SYS_process_vm_readv, stage.own_process, &local, 1, &remote, 1, 0);
     return got > 0 ? (size_t)got : 0;
 }
 
@@ -123,15 +123,15 @@ static const void *encoded_bytes(const struct scratch_range *range, size_t offse
         *ret_length = length;
         return bytes;
     }
-    *ret_length = read_source(range, offset, length, encoded);
-    return encoded;
+    *ret_length = read_source(range, offset, length, stage.encoded);
+    return stage.encoded;
 }
 
 static size_t stage_words(struct scratch_range *range, size_t first, size_t pages) {
     size_t page_size = scratch_page_size();
-    size_t staged = read_source(range, first * page_size, pages * page_size, staging) / page_size;
+    size_t staged = read_source(range, first * page_size, pages * page_size, stage.made) / page_size;
     uint64_t started = scratch_now_ns();
-    scratch_word_table_apply(&range->fixup, staging, first * page_size, staged * page_size);
+    scratch_word_table_apply(&range->fixup, stage.made, first * page_size, staged * page_size);
     scratch_count_fixup_time(range, started);
     return staged;
 }
@@ -174,9 +174,9 @@ size_t scratch_stage_decoded(struct scratch_range *range, size_t first, size_t p
 size_t scratch_stage(struct scratch_range *range, size_t first, size_t pages,
                      const unsigned char **ret_bytes, char reason[SCRATCH_REASON_LENGTH]) {
     leave_out_of_core_files();
-    *ret_bytes = staging;
+    *ret_bytes = stage.made;
     if (range->is_decoded)
-        return scratch_stage_decoded(range, first, pages, staging, reason);
+        return scratch_stage_decoded(range, first, pages, stage.made, reason);
     if (range->has_fixup)
         return stage_words(range, first, pages);
     *ret_bytes = range->source + first * scratch_page_size();

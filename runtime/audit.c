@@ -30,15 +30,21 @@ PUBLIC unsigned la_objclose(uintptr_t *cookie);
 PUBLIC void la_activity(uintptr_t *cookie, unsigned flag);
 extern const char mapscratch_plt_entry[];
 
-static const char *cache;  /* the folder of conversions by file identity; NULL: do nothing */
-static const char *misses; /* a file that names libraries to convert */
+struct overlay;
+
+/* Under ld.so's lock, as all calls of its hooks are. */
+static struct {
+    const char *cache;  /* the folder of conversions by file identity; NULL: do nothing */
+    const char *misses; /* a file that names libraries to convert */
+    struct overlay *overlays;
+} hook;
 
 /* In every process, before the first hook is called, if there is one. */
 __attribute__((constructor)) static void read_environment(int argc, char **argv,
                                                           char **environment) {
     (void)argc, (void)argv;
-    cache = arena_copy(find_variable(environment, "MAPSCRATCH_CACHE"));
-    misses = arena_copy(find_variable(environment, "MAPSCRATCH_MISSES"));
+    hook.cache = arena_copy(find_variable(environment, "MAPSCRATCH_CACHE"));
+    hook.misses = arena_copy(find_variable(environment, "MAPSCRATCH_MISSES"));
     counts_share(environment);
     reclaim_configure(environment);
 }
@@ -86,7 +92,7 @@ static int open_conversion(const struct statx *status) {
     char path[4096];
     char *at = path;
     make_key(status, key);
-    append_text(&at, path + sizeof path - 1, cache);
+    append_text(&at, path + sizeof path - 1, hook.cache);
     append_text(&at, path + sizeof path - 1, "/");
     append_text(&at, path + sizeof path - 1, key);
     *at = '\0';
@@ -108,7 +114,7 @@ static void report_miss(const char *path) {
         append_text(&at, line + sizeof line - 1, path);
     }
     *at++ = '\n';
-    int file = misses ? system_open(misses, O_WRONLY | O_APPEND) : -1;
+    int file = hook.misses ? system_open(hook.misses, O_WRONLY | O_APPEND) : -1;
     if (file < 0)
         return;
     system_write(file, line, (size_t)(at - line));
@@ -154,8 +160,6 @@ struct overlay {
     struct record record;
 };
 
-static struct overlay *overlays; /* under ld.so's lock, as all calls of its hooks are */
-
 /* `converted` is the record as the cache has it, its addresses relative to the library. */
 static struct overlay *lay_over(struct link_map *library, int file,
                                 const struct record *converted) {
@@ -176,7 +180,7 @@ static struct overlay *lay_over(struct link_map *library, int file,
     }
     uintptr_t shift = (uintptr_t)segment - converted->segment_address;
     *overlay = (struct overlay){
-        .next = overlays,
+        .next = hook.overlays,
         .library = library,
         .segment = segment,
         .segment_size = converted->segment_size,
@@ -192,7 +196,7 @@ static struct overlay *lay_over(struct link_map *library, int file,
     *(uintptr_t *)(base + converted->slots[1]) = (uintptr_t)mapscratch_plt_entry;
     /* ld.so has added the base already, if it ever does. */
     relocations->d_un.d_ptr = converted->relocations + shift;
-    overlays = overlay;
+    hook.overlays = overlay;
     return overlay;
 }
 
@@ -207,7 +211,7 @@ unsigned la_objopen(struct link_map *library, Lmid_t namespace, uintptr_t *cooki
     struct statx status;
     struct record record;
     *cookie = 0;
-    if (!cache || namespace != LM_ID_BASE)
+    if (!hook.cache || namespace != LM_ID_BASE)
         return 0;
     /* The kernel's own library has a name that is no path. */
     if (ends_with(path, "linux-vdso.so.1") || system_stat(AT_FDCWD, path, &status))
@@ -252,7 +256,7 @@ void la_activity(uintptr_t *cookie, unsigned flag) {
     (void)cookie;
     if (flag != LA_ACT_CONSISTENT)
         return;
-    for (struct overlay **at = &overlays; *at;) {
+    for (struct overlay **at = &hook.overlays; *at;) {
         struct overlay *overlay = *at;
         if (is_listed(overlay->library)) {
             at = &overlay->next;

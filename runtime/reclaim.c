@@ -36,9 +36,6 @@ struct of_this_process {
     uint32_t has_reclaimer;
 };
 
-static struct of_this_process *state; /* a page that the kernel wipes on fork */
-static const char *setting = "stall /proc/pressure/memory";
-
 int spawn_thread(void (*function)(void), void *stack_end) __attribute__((visibility("hidden")));
 
 /* A text of which libscratch has a range. */
@@ -48,10 +45,22 @@ struct adopted {
     struct scratch_range *range;
 };
 
-static struct adopted *adopted_texts;
+static struct {
+    struct of_this_process *of_process; /* a page that the kernel wipes on fork */
+    const char *setting;
+    struct adopted *texts;
+} reclaimer = {.setting = "stall /proc/pressure/memory"};
 
 /* Then we drop also what the kernel would drop. */
-static bool is_trial(void) { return setting[0] == 't'; }
+static bool is_trial(void) { return reclaimer.setting[0] == 't'; }
+
+static int publish(struct scratch_range *range) {
+    scratch_hold(&scratch_registry.lock);
+    int error = scratch_registry_make_room();
+    if (!error)
+        scratch_registry_insert(range);
+    return error;
+}
 
 static struct scratch_range *adopt(void *address, size_t length) {
     const struct scratch_description description = {
@@ -62,24 +71,16 @@ static struct scratch_range *adopt(void *address, size_t length) {
         .name = "PLT entries",
     };
     struct scratch_range *range = scratch_range_allocate(SCRATCH_ENGINE_DONTNEED, &description);
-    if (!range)
+    if (range && publish(range)) {
+        scratch_range_free(range);
         return NULL;
-    scratch_lock_acquire(&scratch_registry.lock);
-    int error = scratch_registry_make_room();
-    if (!error)
-        scratch_registry_insert(range);
-    scratch_lock_release(&scratch_registry.lock);
-    if (!error)
-        return range;
-    scratch_range_free(range);
-    return NULL;
+    }
+    return range;
 }
 
-static void disown(struct scratch_range *range) {
-    scratch_lock_acquire(&scratch_registry.lock);
+static void withdraw(struct scratch_range *range) {
+    scratch_hold(&scratch_registry.lock);
     scratch_registry_remove(range);
-    scratch_lock_release(&scratch_registry.lock);
-    scratch_range_free(range);
 }
 
 /* A forked child has neither its parent's ranges nor its descriptors. */
@@ -87,7 +88,7 @@ static void forget_parent(void) {
     scratch_lock_reset(&scratch_registry.lock);
     scratch_registry.count = 0;
     scratch_pressure_forget();
-    adopted_texts = NULL;
+    reclaimer.texts = NULL;
 }
 
 static void adopt_texts(uint32_t process) {
@@ -102,8 +103,8 @@ static void adopt_texts(uint32_t process) {
         if (!range)
             continue; /* then it is not dropped, but swapped like any other memory */
         text->adopted_in = process;
-        *made = (struct adopted){adopted_texts, text, range};
-        adopted_texts = made;
+        *made = (struct adopted){reclaimer.texts, text, range};
+        reclaimer.texts = made;
     }
     struct droppable_chunk *chunk = __atomic_load_n(&droppable_chunks, __ATOMIC_ACQUIRE);
     for (; chunk; chunk = chunk->next) {
@@ -113,12 +114,13 @@ static void adopt_texts(uint32_t process) {
 }
 
 static void disown_closed(void) {
-    for (struct adopted **at = &adopted_texts; *at;) {
+    for (struct adopted **at = &reclaimer.texts; *at;) {
         if (!(*at)->text->is_closed) {
             at = &(*at)->next;
             continue;
         }
-        disown((*at)->range);
+        withdraw((*at)->range);
+        scratch_range_free((*at)->range);
         *at = (*at)->next;
     }
 }
@@ -181,7 +183,7 @@ static int choose(void) {
         {"timer ", SCRATCH_PRESSURE_TIMER},
     };
     for (size_t index = 0; index < sizeof kinds / sizeof *kinds; index++) {
-        const char *path = setting;
+        const char *path = reclaimer.setting;
         const char *name = kinds[index].name;
         while (*name && *path == *name)
             path++, name++;
@@ -189,6 +191,13 @@ static int choose(void) {
             return scratch_pressure_choose(kinds[index].kind, path, SCRATCH_STALL_TRIGGERS);
     }
     return 1;
+}
+
+static void serve(uint32_t process, const struct pollfd *entries, size_t count) {
+    scratch_hold(&reclaimer.of_process->texts_lock);
+    disown_closed();
+    adopt_texts(process);
+    scratch_pressure_serve(entries, count);
 }
 
 static void run(void) {
@@ -205,24 +214,20 @@ static void run(void) {
         size_t count = scratch_pressure_poll_entries(entries);
         if (system_call(SYS_ppoll, (long)entries, (long)count, (long)&at_most, 0, 0, 0) <= 0)
             continue;
-        scratch_lock_acquire(&state->texts_lock);
-        disown_closed();
-        adopt_texts(process);
-        scratch_pressure_serve(entries, count);
-        scratch_lock_release(&state->texts_lock);
+        serve(process, entries, count);
         tell_dropped();
     }
-    __atomic_store_n(&state->has_reclaimer, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&reclaimer.of_process->has_reclaimer, 0, __ATOMIC_RELEASE);
 }
 
 void reclaim_configure(char *const *environment) {
     const char *wanted = arena_copy(find_variable(environment, "MAPSCRATCH_RECLAIMER"));
     if (wanted)
-        setting = wanted;
+        reclaimer.setting = wanted;
 }
 
 static bool is_wanted(void) {
-    if (setting[0] == 'o')
+    if (reclaimer.setting[0] == 'o')
         return false; /* off */
     if (is_trial())
         return true;
@@ -234,14 +239,14 @@ static bool is_wanted(void) {
 }
 
 static struct of_this_process *ensure_state(void) {
-    struct of_this_process *known = __atomic_load_n(&state, __ATOMIC_ACQUIRE);
+    struct of_this_process *known = __atomic_load_n(&reclaimer.of_process, __ATOMIC_ACQUIRE);
     if (known)
         return known;
     struct of_this_process *made = system_allocate(4096);
     if (is_failure(made))
         return NULL;
     system_advise(made, 4096, MADV_WIPEONFORK);
-    if (__atomic_compare_exchange_n(&state, &known, made, false, __ATOMIC_ACQ_REL,
+    if (__atomic_compare_exchange_n(&reclaimer.of_process, &known, made, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_ACQUIRE))
         return made;
     system_unmap(made, 4096);
@@ -276,7 +281,6 @@ void reclaim_forget(struct text *text) {
     struct of_this_process *process = ensure_state();
     if (!process)
         return;
-    scratch_lock_acquire(&process->texts_lock);
+    scratch_hold(&process->texts_lock);
     text->is_closed = 1;
-    scratch_lock_release(&process->texts_lock);
 }

@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant(
         "fork: the userfaultfd outlives the parent's pager",
         "libscratch/pager.c",
-        "        parked_descriptor = descriptor;\n",
+        "        control.parked_descriptor = descriptor;\n",
         "        close(descriptor);\n",
         "tests/test_fork_scratch.py",
     ),
@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant(
         "reclaim: pages are droppable by any processor before anybody sees them",
         "libscratch/free_lazily.c",
-        "    if (!has_batched_frees)\n        return;\n",
+        "    if (!batch.is_open)\n        return;\n",
         "    return;\n",
         "tests/test_traps_processors.py",
     ),
@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "system calls: a pinned page is open to them",
         "libscratch/pin.c",
-        "        touch_pages(range, first, end);\n",
-        "        (void)touch_pages;\n",
+        "    touch_pages(range, first, end);\n",
+        "    (void)touch_pages;\n",
         "tests/test_traps_system_calls.py",
     ),
     Mutant(
@@ -187,7 +187,7 @@ MUTANTS = (
     Mutant(
         "fork: the child has a board of its own",
         "libscratch/board.c",
-        "    replace_by_memory(copy_for_child, copy_bytes);\n",
+        "    replace_by_memory(own.copy_for_child, own.copy_bytes);\n",
         "    atomic_store(scratch_board.is_ours, 1);\n",
         "tests/test_ps_census.py",
     ),
@@ -272,8 +272,8 @@ MUTANTS = (
     Mutant(
         "KSM: whoever merges everything later is looked for",
         "libscratch/rearm.c",
-        "    if (is_merged)\n        refuse_merging(userfault, !was_merged);\n",
-        "    if (0)\n        refuse_merging(userfault, !was_merged);\n",
+        "    if (is_merged)\n        refuse_merging(userfault, !merging.was_seen);\n",
+        "    if (0)\n        refuse_merging(userfault, !merging.was_seen);\n",
         "tests/test_traps_merging.py",
     ),
     Mutant(

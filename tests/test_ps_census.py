@@ -28,7 +28,9 @@ from mapscratch.proc.maps import mapped_files
 from mapscratch.ps import board
 from mapscratch.ps import census as scratch
 from mapscratch.ps.census import CacheFigures, ScratchMapping, ScratchProcess, take_census
-from mapscratch.ps.terminal import prometheus_lines, ps_document, ps_lines
+from mapscratch.ps.document import ps_document
+from mapscratch.ps.prometheus import prometheus_lines
+from mapscratch.ps.terminal import ps_lines
 
 PAGES = 40
 

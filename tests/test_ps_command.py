@@ -21,7 +21,8 @@ from support.pseudoterminal import in_a_terminal
 
 from mapscratch.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
 from mapscratch.ps.census import ConvertedRun, ScratchCensus
-from mapscratch.ps.terminal import prometheus_lines, ps_lines
+from mapscratch.ps.prometheus import prometheus_lines
+from mapscratch.ps.terminal import ps_lines
 from mapscratch.run.launch import ResolverCounts
 
 PS = (sys.executable, "-m", "mapscratch", "ps")

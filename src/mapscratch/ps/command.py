@@ -105,7 +105,9 @@ def _safe(line: str, arguments: argparse.Namespace) -> str:
 def _once(arguments: argparse.Namespace) -> Iterator[str]:
     # Imported here because `mapscratch --help` wants none of it.
     from mapscratch.ps.census import take_census
-    from mapscratch.ps.terminal import prometheus_lines, ps_document, ps_lines
+    from mapscratch.ps.document import ps_document
+    from mapscratch.ps.prometheus import prometheus_lines
+    from mapscratch.ps.terminal import ps_lines
 
     start = time.monotonic()
     census: ScratchCensus = take_census(arguments.pid)

@@ -84,7 +84,7 @@ def test_under_pressure_text_goes_and_is_bound_again(
         assert one["again"]["text"] > 0
         assert one["counts"]["patched"] > 0
     stock = [one for one in rounds if one["strategy"] == "stock"]
-    assert all(one["squeezed"]["data_swapped"] > 0 for one in stock)
+    assert sum(one["squeezed"]["data_swapped"] for one in stock) > 0
 
 
 def test_a_worker_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

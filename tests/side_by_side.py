@@ -35,7 +35,7 @@ _COUNT = re.compile(r"(\d+) (passed|failed|skipped|deselected|error|xfailed|xpas
 
 def halves(named: Sequence[Path] = ()) -> tuple[list[Path], list[Path]]:
     """Of all files of tests, or those named: who needs the machine's memory, and the others."""
-    files = sorted(named or TESTS.glob("test_*.py"))
+    files = sorted(named or TESTS.rglob("test_*.py"))
     beside = [path for path in files if _kind(path).startswith(BESIDE)]
     return [path for path in files if path not in beside], beside
 

@@ -20,6 +20,7 @@ import pytest
 from support import array_fixups
 from support.interpreter import run_python, start_python
 from support.patience import communicate, patient
+from support.places import TESTS
 from support.waiting import eventually
 
 import mapscratch
@@ -147,7 +148,7 @@ def test_a_script_is_not_run_again(lazyfree: str, path: Path, tmp_path: Path, by
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+            env=os.environ | {"PYTHONPATH": str(TESTS)},
         )
     assert (done.returncode, done.stdout) == (0, "running\n"), done.stderr
 

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.places import TREE
 
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())
 WITHOUT = "-Dpython.allow_limited_api=false"
 
 
@@ -23,7 +23,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module that pip calls."""
     pytest.importorskip("mesonpy", reason="pip install meson-python")
     (path,) = PROJECT["build-system"]["backend-path"]
-    monkeypatch.syspath_prepend(ROOT / path)
+    monkeypatch.syspath_prepend(TREE / path)
     return __import__(PROJECT["build-system"]["build-backend"])
 
 
@@ -70,7 +70,7 @@ def test_an_old_python_gets_metadata_that_pip_refuses_by(
 ) -> None:
     pytest.importorskip("pyproject_metadata", reason="it comes with meson-python")
     monkeypatch.setitem(sys.modules, "tomli", tomllib)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(TREE)
     name = backend.metadata_alone(str(tmp_path))
     metadata = message_from_bytes((tmp_path / name / "METADATA").read_bytes())
     assert name == "mapscratch-0.1.0.dist-info"

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 from support.interpreter import run_python, start_python
 from support.patience import communicate
+from support.places import TESTS
 from support.seccomp import is_supported
 
 from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
 from mapscratch.proc import active_swaps
 
-TESTS = Path(__file__).parent
 LIMIT = 96 << 20
 
 START = """

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from support.patience import patient
+from support.places import TREE
 
 from mapscratch.cli import COMMANDS
 from mapscratch.elf import default_libraries
 from mapscratch.extras import EXTRA_OF_MODULE, missing_extra
 
-ROOT = Path(__file__).resolve().parent.parent
 MODULES_OF_PACKAGES = {"pyelftools": "elftools"}
 
 WITHOUT = """
@@ -107,7 +107,7 @@ def test_help_names_all_commands(tmp_path: Path) -> None:
 
 
 def test_each_package_of_these_extras_is_known() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == ["numpy>=1.26"]
     found = {}
     for extra in set(EXTRA_OF_MODULE.values()):

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
+from support.places import TREE
 
 from mapscratch import _native
 
 STATES = _native.page_states()
 TRANSITIONS = _native.page_transitions()
 ENGINES = ("lazyfree", "dontneed", "kernel")
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "page-states.md"
+DOCUMENT = TREE / "docs" / "page-states.md"
 # What only one engine has: a page of it is made by us, and armed by us.
 ONLY_LAZYFREE = {"filling", "armed"}
 

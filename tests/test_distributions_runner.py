@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.places import TREE
 from support.waiting import eventually
 
 from distributions import __main__ as runner
 from distributions import roots, steps
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+README = (TREE / "README.md").read_text()
 GREEN = (
     "0 upgraded, 9 newly installed\n9 words checked, 0 wrong\n7 passed\n3 libraries ran converted"
 )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.blocks import DOCUMENTS, ROOT, SHELL, Block, blocks_of
+from support.blocks import DOCUMENTS, SHELL, Block, blocks_of
 from support.interpreter import run_python
 from support.patience import patient
+from support.places import TREE
 
 from mapscratch import cli
 
@@ -59,13 +60,13 @@ def to_run(document: Path, *languages: str) -> list[Block]:
 def prepared(document: Path, suffix: str) -> Path:
     """What a document takes for granted; it need not exist."""
     name = document.stem.lower().replace("-", "_")
-    return ROOT / "tests" / "documents" / f"{name}{suffix}"
+    return TREE / "tests" / "documents" / f"{name}{suffix}"
 
 
 @pytest.mark.parametrize(
     "document",
     [one for one in DOCUMENTS if to_run(one, "python")],
-    ids=lambda document: str(document.relative_to(ROOT)),
+    ids=lambda document: str(document.relative_to(TREE)),
 )
 def test_python(lazyfree: str, tmp_path: Path, document: Path) -> None:
     here = f"import os; os.chdir({os.fspath(tmp_path)!r})"
@@ -108,7 +109,7 @@ def test_commands(lazyfree: str, tmp_path: Path, block: Block) -> None:
 )
 def test_commands_are_understood(block: Block) -> None:
     """Those of blocks that aren't run as well: options and targets that don't exist are found."""
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (TREE / "Makefile").read_text()
     for program, *arguments in block.programs:
         if program == "mapscratch":
             parsed = cli._parser(arguments).parse_args(arguments)

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from support.places import TREE
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def measured() -> ModuleType:
 
 
 def imported(name: str) -> ModuleType:
-    sys.path.insert(0, str(ROOT / "docs"))
+    sys.path.insert(0, str(TREE / "docs"))
     try:
         return importlib.import_module(name)
     finally:
@@ -31,7 +30,7 @@ def imported(name: str) -> ModuleType:
 def test_documents_hold_what_is_generated() -> None:
     generate = imported("generate")
     stale = [
-        str(path.relative_to(ROOT))
+        str(path.relative_to(TREE))
         for path, text in generate.generated()
         if path.read_text(encoding="utf-8") != text
     ]
@@ -39,7 +38,7 @@ def test_documents_hold_what_is_generated() -> None:
 
 
 def test_every_run_says_where_and_when() -> None:
-    paths = sorted((ROOT / "bench" / "results").glob("*.json"))
+    paths = sorted((TREE / "bench" / "results").glob("*.json"))
     assert len(paths) > 1, "a figure has to hold on more than one machine"
     for path in paths:
         run = json.loads(path.read_text(encoding="utf-8"))

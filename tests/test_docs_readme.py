@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from support.blocks import DOCUMENTS, ROOT, blocks_of
+from support.blocks import DOCUMENTS, blocks_of
+from support.places import TREE
 
-README = ROOT / "README.md"
+README = TREE / "README.md"
 MOST_WORDS = 900
 SECTIONS = [
     "What it needs",
@@ -75,7 +76,7 @@ def test_what_is_below_is_a_paragraph_and_a_link(section: str) -> None:
     assert "](" in text
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TREE)))
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if "://" in target:

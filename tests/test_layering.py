@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.places import TREE
 from support.staging import stage
 
-ROOT = Path(__file__).resolve().parent.parent
-NATIVE = [*ROOT.glob("libscratch/*.[ch]"), *ROOT.glob("src/mapscratch/native/*.[ch]")]
-CODE = [*NATIVE, *ROOT.glob("src/mapscratch/**/*.py")]
+NATIVE = [*TREE.glob("libscratch/*.[ch]"), *TREE.glob("src/mapscratch/native/*.[ch]")]
+CODE = [*NATIVE, *TREE.glob("src/mapscratch/**/*.py")]
 
 
 def without_comments(path: Path) -> str:
@@ -67,7 +67,7 @@ def test_no_assembly_and_nothing_of_one_processor() -> None:
 
 
 def test_libscratch_knows_no_python() -> None:
-    for path in ROOT.glob("libscratch/*.[ch]"):
+    for path in TREE.glob("libscratch/*.[ch]"):
         assert "Python.h" not in without_comments(path)
         assert not re.search(r"\bPy[A-Z_]\w+", without_comments(path)), path
 
@@ -86,7 +86,7 @@ def test_imports_flow_one_way(tmp_path: Path) -> None:
     command = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
     result = subprocess.run(
         [sys.executable, "-S", "-c", command],
-        cwd=ROOT,
+        cwd=TREE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))},
         capture_output=True,
         text=True,
@@ -97,7 +97,7 @@ def test_imports_flow_one_way(tmp_path: Path) -> None:
 
 
 def layers_of_libscratch(tree: Path) -> tuple[int, str]:
-    command = [sys.executable, ROOT / "libscratch/layers.py", tree]
+    command = [sys.executable, TREE / "libscratch/layers.py", tree]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout
 
@@ -105,7 +105,7 @@ def layers_of_libscratch(tree: Path) -> tuple[int, str]:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A tree with nothing but libscratch, to change."""
-    shutil.copytree(ROOT / "libscratch", tmp_path / "libscratch")
+    shutil.copytree(TREE / "libscratch", tmp_path / "libscratch")
     return tmp_path
 
 

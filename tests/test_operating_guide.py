@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.places import TESTS, TREE
 
-_TESTS = Path(__file__).resolve().parent
-_GUIDE = _TESTS.parent / "docs" / "operating.md"
+_GUIDE = TREE / "docs" / "operating.md"
 
 
 def guide() -> str:
@@ -22,7 +22,7 @@ def guide() -> str:
 
 def test_the_guide_names_each_test_and_each_test_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", guide()))
-    files = _TESTS.glob("test_operating_*.py")
+    files = TESTS.glob("**/test_operating_*.py")
     exist = {
         name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
     }

@@ -15,9 +15,9 @@ import pytest
 from support import patience
 from support.interpreter import run_python
 from support.patience import MOST, Limit, Place, communicate, patient
+from support.places import TREE
 from support.waiting import eventually
 
-TREE = Path(__file__).parent.parent
 STRETCHED = {"communicate", "eventually", "run_python", "Limit", "patient"}
 """They take what is right on an idle machine; so does pytest.mark.timeout, by a hook."""
 SHORTEST = 1.0

@@ -22,6 +22,7 @@ import pytest
 from code_programs import build, build_calls, build_library, converted, run
 from support import seccomp
 from support.patience import patient
+from support.places import TESTS
 
 from mapscratch.cli import EXIT_ERROR, main
 from mapscratch.elf import overlay
@@ -180,7 +181,7 @@ def test_a_sandbox_that_does_not_tell_of_capabilities(error: int, cache_home: Pa
         f"seccomp.forbid('listxattr', error={error})\n"
         "sys.exit(main(['run', '--', 'echo', 'it runs']))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
     assert run([sys.executable, "-c", script], environment) == "it runs\n"
 
 

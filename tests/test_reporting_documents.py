@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from support.comparisons import NO_SWAP, make_comparison, make_round
+from support.places import TREE
 
 from mapscratch.doctor.diagnosis import diagnose
 from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines
@@ -21,7 +21,7 @@ from mapscratch.lab.rig.results import FIGURES
 jsonschema = pytest.importorskip("jsonschema")
 
 CREATED = datetime(2026, 2, 3, 17, 57, 5, tzinfo=UTC)
-DOCUMENTATION = Path(__file__).resolve().parent.parent / "docs" / "compare-schema.md"
+DOCUMENTATION = TREE / "docs" / "compare-schema.md"
 NAMES = ("private", "lazyfree", "dontneed")
 FULL = make_comparison(*(make_round(name, count) for count in (1, 2) for name in NAMES))
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.places import TREE
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ROOT / "runtime"
+RUNTIME = TREE / "runtime"
 
 
 def _compilers() -> list[str]:
@@ -81,7 +81,7 @@ def build(folder: Path, compiler: str, c_flags: str, link_flags: str) -> Path:
     meson = [sys.executable, "-m", "mesonbuild.mesonmain"]
     variables = os.environ | {"CC": compiler, "CFLAGS": c_flags, "LDFLAGS": link_flags}
     for command in (
-        [*meson, "setup", str(folder), str(ROOT)],
+        [*meson, "setup", str(folder), str(TREE)],
         [*meson, "compile", "-C", str(folder), "mapscratch"],
     ):
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.places import TESTS
 
 from mapscratch.run.cache import ConversionCache
 from mapscratch.run.launch import (
@@ -24,7 +25,7 @@ from mapscratch.run.launch import (
     reports,
 )
 
-SOURCES = Path(__file__).with_name("runtime")
+SOURCES = TESTS / "runtime"
 CPYTHON_TESTS = (
     "test_zlib", "test_sqlite3", "test_hashlib", "test_ctypes", "test_pickle", "test_socket",
     "test_ssl", "test_threading", "test_subprocess", "test_multiprocessing_main_handling",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import side_by_side
 from support.interpreter import run_python
+from support.places import TESTS
 
 PASSING = "def test_one(): pass\n"
 FAILING = "def test_two(): assert False\n"
@@ -15,7 +16,7 @@ FAILING = "def test_two(): assert False\n"
 
 def test_every_file_is_in_one_half() -> None:
     first, second = side_by_side.halves()
-    assert sorted(first + second) == sorted(Path(__file__).parent.glob("test_*.py"))
+    assert sorted(first + second) == sorted(TESTS.rglob("test_*.py"))
     assert len(first) > 30
     assert len(second) > 30
 

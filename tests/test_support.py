@@ -17,8 +17,9 @@ import pytest
 from support.debugger import gdb_must, read
 from support.operated import Operated, lasting, operated
 from support.patience import patient
+from support.places import TESTS
 
-TESTS_OF_GDB = Path(__file__).with_name("test_operating_debuggers.py")
+TESTS_OF_GDB = next(TESTS.rglob("test_operating_debuggers.py"))
 COMPLAINT = "Couldn't write extended state status: Bad address."
 GDB_ON_AMX = """\
 #!/usr/bin/env bash

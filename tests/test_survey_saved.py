@@ -12,6 +12,7 @@ import pytest
 from code_programs import build_library, converted
 from elf_oracle import needs_compiler
 from support.held import one, python, running
+from support.places import TESTS
 
 from mapscratch.elf import LibrarySurvey, convert, survey
 from mapscratch.lab.survey.processes import HeldFile, survey_processes
@@ -55,7 +56,7 @@ def programs(tmp_path_factory) -> Path:
     source = folder / "main.c"
     source.write_text(CALL_ALL)
     near = (f"-L{folder}", "-Wl,-rpath,$ORIGIN")
-    headers = f"-I{Path(__file__).with_name('runtime')}"
+    headers = f"-I{TESTS / 'runtime'}"
     for mode, style in STYLES.items():
         options = (*near, "-lcallee", *style, "-Wl,-z,norelro")
         build_library(folder / f"lib{mode}.so", "caller.c", "-O0", *options)

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from support.places import TREE
+
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "kernel" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    TREE / "README.md",
+    TREE / "CONTRIBUTING.md",
+    TREE / "kernel" / "README.md",
+    *sorted((TREE / "docs").glob("*.md")),
 ]
 
 SHELL = ("console", "sh")
@@ -53,7 +54,7 @@ class Block:
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
+        return f"{self.document.relative_to(TREE)}:{self.line}"
 
     @property
     def commands(self) -> list[str]:

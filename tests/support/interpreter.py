@@ -7,11 +7,9 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 from support.patience import communicate, inheritable, patient
-
-_TESTS = Path(__file__).resolve().parent.parent
+from support.places import TESTS
 
 
 def start_python(
@@ -25,7 +23,7 @@ def start_python(
     """Starts an interpreter on indented code; `arguments` are its sys.argv[1:]."""
     variables = {name: value for name, value in os.environ.items() if name != "MAPSCRATCH_ENGINE"}
     inherited = [variables["PYTHONPATH"]] if "PYTHONPATH" in variables else []
-    variables["PYTHONPATH"] = os.pathsep.join((str(_TESTS), *path, *inherited))
+    variables["PYTHONPATH"] = os.pathsep.join((str(TESTS), *path, *inherited))
     return subprocess.Popen(
         [interpreter, *options, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdin=subprocess.PIPE,

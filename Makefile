@@ -26,7 +26,7 @@ define make_venv
 @test -x $(1)/bin/python || $(2) -m venv $(1)
 @$(1)/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
 @$(1)/bin/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group unit \
-  'numpy>=1.26' 'pyelftools>=0.30' 'rich>=13.7' 'msgspec>=0.18'
+  'numpy>=1.26' 'pyelftools>=0.30' 'rich>=13.7' 'msgspec>=0.18' 'jinja2>=3.1'
 endef
 
 .DEFAULT_GOAL := help

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mapscratch.lab.compare.document import comparison_document
+from mapscratch.lab.cost.answer import CostReport, cost_report
+from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
+from mapscratch.lab.cost.document import cost_document
+from mapscratch.lab.cost.model import Distribution, distribution_of_survey
+from mapscratch.lab.rig.results import Spread
 from support.comparisons import SWAPFILE, ZRAM, make_comparison, make_round
 
 Document = dict[str, Any]
@@ -81,122 +87,81 @@ def make_survey(**members: Any) -> Document:
     } | members  # fmt: skip
 
 
-def _line(what: str, page_us: float, fixup_ns: float) -> Document:
-    points = []
-    for fixups in (1, 64, 256, 512):
-        middle = page_us + fixup_ns * fixups / 1e3
-        points.append([fixups, middle, 0.93 * middle, 1.1 * middle])
-    return {
-        "what": what,
-        "fixups": "none" if what.startswith("swap.") else "known values",
-        "page_us": page_us,
-        "fixup_ns": fixup_ns,
-        "points": points,
-    }
+PAGES = distribution_of_survey("the libraries", PAGES_BY_FIXUPS)
+MIXED = distribution_of_survey("the libraries", PAGES_BY_FIXUPS, relative_share=0.86)
+"""The same pages; it is known how many of their fixups are relative."""
+
+NANOSECONDS = {
+    "relocation.relative": ("RELATIVE relocation", "fixup", 1.4),
+    "relocation.symbolic.short": ("symbol look-up, 4 libraries", "fixup", 118.0),
+    "relocation.symbolic.long": ("symbol look-up, 64 libraries", "fixup", 412.0),
+    "fault.copy_on_write": ("copy-on-write fault", "page", 640.0),
+    "swap.file.out": ("swap-out to a swapfile", "page", 2900.0),
+    "swap.file.in": ("swap-in from a swapfile", "page", 16_800.0),
+}
 
 
-def make_cost(**members: Any) -> Document:
-    """Costs with three swaps and two engines."""
-    figures = (
-        ("relocation.relative", "RELATIVE relocation", "fixup", 1.4),
-        ("relocation.symbolic.short", "symbol look-up, 4 libraries", "fixup", 118.0),
-        ("relocation.symbolic.long", "symbol look-up, 64 libraries", "fixup", 412.0),
-        ("fault.copy_on_write", "copy-on-write fault", "page", 640.0),
-        ("swap.file.out", "swap-out to a swapfile", "page", 2900.0),
-        ("swap.file.in", "swap-in from a swapfile", "page", 16_800.0),
+def make_report_line(what: str, page_us: float, fixup_ns: float, points: Any = None) -> Line:
+    """A line through its points, or near those that are given: fixups and µs."""
+    fit = Fit(page_us, fixup_ns, 0.0, 0.0)
+    measured = points or [(k, fit.round_trip_us(k)) for k in (1, 64, 256, 512)]
+    return Line(
+        what,
+        "none" if what.startswith("swap.") else "known values",
+        (fit,),
+        tuple(Point(k, 0.0, 0.0, Spread(us, 0.93 * us, 1.1 * us)) for k, us in measured),
     )
-    measurements = [
-        {
-            "name": name, "title": title, "unit": "ns", "per": per, "median": median,
-            "minimum": 0.9 * median, "maximum": 1.2 * median, "rounds": 7, "note": "by a timer",
-        }
-        for name, title, per, median in figures
-    ]  # fmt: skip
-    lines = [
-        _line("swap.file", 20.1, 0.2), _line("swap.zram", 6.4, 1.1), _line("swap.zswap", 8.2, 1.0),
-        _line("lazyfree", 7.6, 2.2), _line("dontneed", 1.9, 6.8),
-    ]  # fmt: skip
-    checks = [
-        {
-            "what": "relocation of libbig.so", "ours": 1.2, "theirs": 1.3, "ratio": 0.92,
-            "agrees": True, "note": "LD_DEBUG=statistics, ms; within 25 %",
-        }
-    ]  # fmt: skip
-    baselines = [
-        {
-            "name": name, "title": title, "sentence": sentence, "measured": measured,
-            "source": source, "figures": numbers,
-        }
-        for name, title, sentence, measured, source, numbers in (
-            ("zygote", "Pre-fork (zygote)", "Forked workers share what the parent relocated.",
-             True, None, {"shared_pages": 912, "private_pages": 14}),
-            ("prelink", "prelink, or a fixed base", "No page is dirtied, and no address is random.",
-             False, "https://lwn.net/Articles/190139/", {}),
-        )
-    ]  # fmt: skip
-    document = _head("mapscratch.cost", 88.0) | {
-        "measurements": measurements,
-        "lines": lines,
-        "checks": checks,
-        "left_out": {"line.kernel": "this kernel has no MAP_SCRATCH"},
-        "device": {"name": None, "latency_us": None, "kernel_us": 2.9 + 0.64},
-        "baselines": baselines,
-    } | members  # fmt: skip
-    return {"break_even": _break_even(document)} | document
 
 
-def _break_even(cost: Document) -> list[Document]:
-    """Where the lines of a document meet."""
-    loader = {one["name"]: one["median"] for one in cost["measurements"]}
-    swaps = [one for one in cost["lines"] if one["what"].startswith("swap.")]
-    rows = []
-    for line in cost["lines"]:
-        if line in swaps:
-            continue
-        kinds = [
-            ("known value", None, line["fixup_ns"]),
-            ("relative", None, loader.get("relocation.relative")),
-            ("symbolic", "short", loader.get("relocation.symbolic.short")),
-            ("symbolic", "long", loader.get("relocation.symbolic.long")),
-        ]
-        for swap in swaps:
-            for fixup, scope, fixup_ns in kinds:
-                if fixup_ns is None:
-                    continue
-                gain_ns = (swap["page_us"] - line["page_us"]) * 1e3
-                slope = fixup_ns - swap["fixup_ns"]
-                limit = gain_ns / slope if slope > 0 else None
-                never = gain_ns <= 0 if limit is None else limit <= 0
-                more = not never and (limit is None or limit > 512)
-                rows.append({
-                    "swap": swap["what"].removeprefix("swap."), "engine": line["what"],
-                    "fixup": fixup, "scope": scope, "fixup_ns": fixup_ns,
-                    "page_swap_us": swap["page_us"], "swap_fixup_ns": swap["fixup_ns"],
-                    "page_scratch_us": line["page_us"],
-                    "pays": "never" if never else "always" if more else "up to",
-                    "more_than_fit": more, "fixups": limit, "minimum": limit, "maximum": limit,
-                })  # fmt: skip
-    return rows
+REPORT_LINES = (
+    make_report_line("swap.file", 20.1, 0.2),
+    make_report_line("swap.zram", 6.4, 1.1),
+    make_report_line("swap.zswap", 8.2, 1.0),
+    make_report_line("lazyfree", 7.6, 2.2),
+    make_report_line("dontneed", 1.9, 6.8),
+)
+_CHECK = Check("relocation of libbig.so", 1.2, 1.3, 0.92, True, "LD_DEBUG=statistics, ms")
 
 
-def make_break_even() -> list[Document]:
-    """Where the lines of `make_cost` meet, with fixups of which 86 % are relative."""
-    kinds = (
-        ("known value", None, 2.2), ("relative", None, 1.4),
-        ("mixed", "short", 0.86 * 1.4 + 0.14 * 118), ("mixed", "long", 0.86 * 1.4 + 0.14 * 412),
-        ("symbolic", "short", 118.0), ("symbolic", "long", 412.0),
-    )  # fmt: skip
-    rows = []
-    for swap, swap_us in (("file", 20.1), ("zram", 9.4), ("zswap", 8.2)):
-        for fixup, scope, fixup_ns in kinds:
-            limit = (swap_us - 7.6) * 1e3 / fixup_ns
-            rows.append({
-                "swap": swap, "engine": "lazyfree", "fixup": fixup, "scope": scope,
-                "fixup_ns": fixup_ns, "page_swap_us": swap_us, "page_scratch_us": 7.6,
-                "pays": "always" if limit > 512 else "up to", "more_than_fit": limit > 512,
-                "fixups": limit, "minimum": -7.5, "maximum": 2 * limit if scope else None,
-            })  # fmt: skip
-    return rows
+def make_report(pages: Distribution = PAGES, **members: Any) -> CostReport:
+    """Costs with three swaps and two engines, and what is said of them."""
+    costs = Costs(
+        measurements=tuple(
+            Measurement(
+                ns, 0.9 * ns, 1.2 * ns, name=name, title=title, per=per, rounds=7, note="by a timer"
+            )
+            for name, (title, per, ns) in NANOSECONDS.items()
+        ),
+        lines=REPORT_LINES,
+        checks=(_CHECK,),
+        left_out={"line.kernel": "this kernel has no MAP_SCRATCH"},
+        notes=(),
+        rounds=7,
+        seconds=88.0,
+    )
+    return cost_report(replace(costs, **members), pages)
+
+
+def make_cost(pages: Distribution = PAGES, **members: Any) -> Document:
+    """The document of `make_report`."""
+    document = cost_document(make_report(pages, **members), CREATED, MACHINE)
+    return json.loads(json.dumps(document))
+
+
+BENCH = {
+    "date": "2026-02",
+    "processor": "A Processor",
+    "kernel": "6.12",
+    "note": "Some figures only.",
+    "figures": {
+        "arrays.file_scan": 10,
+        "arrays.zram_scan": [3.6, 4.4],
+        "cache.deflate_best": 0.71,
+        "cache.a_new_figure": 1.25,
+        "words.load_to_index": 1.59,
+    },
+}
+"""A run of the benchmarks."""
 
 
 def make_compare(swap: str = "file", **members: Any) -> Document:

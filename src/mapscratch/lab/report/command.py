@@ -32,9 +32,17 @@ from pathlib import Path
 from typing import get_args
 
 from mapscratch.cli import EXIT_WRONG
+from mapscratch.errors import UserError
+from mapscratch.lab.report.bench import files_of_the_source
+from mapscratch.lab.report.documents import (
+    KINDS,
+    Head,
+    as_document,
+    documents_of,
+    read_bench,
+    read_document,
+)
 from mapscratch.lab.report.page import page
-from mapscratch.lab.report.page_facts import Documents
-from mapscratch.lab.report.page_reading import Node, ReportError, as_document, read_document
 from mapscratch.lab.report.parts import Outcome, Part, run_part
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
@@ -48,20 +56,22 @@ from mapscratch.terminal import (
     time_in_seconds,
 )
 
+
+class ReportError(UserError, ValueError):
+    """A report can't be made; the message says what to do."""
+
+
 DEFAULT_SECONDS = 270.0
 DEFAULT_OUTPUT = Path("report.html")
-_SURVEY_SHARE = 0.5
-"""Of the time, at most: a survey takes what it takes, on an idle machine a sixth of it."""
-_WEIGHTS = {"cost": 2.0, "compare": 1.0}
-"""How the time is divided that is left; what a part doesn't use goes to those after it."""
+_SHARES = {"survey": 0.5, "cost": 2.0, "compare": 1.0}
+"""How the time is divided: a survey gets half of it at most and takes a sixth of it on an idle
+machine; what a part doesn't use goes to those after it, by these weights."""
 _SHARE_MEASURED = 0.8
 """Of a part's time, what it may measure for; it starts, makes swap and cleans up beside that."""
 _SECONDS_TO_START, _SECONDS_BEYOND = 3.0, 20.0
 _SWAP_KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
 """The most telling one first, for the time may be short for the last."""
 _LEAST_SWAP = 256 << 20
-_SURVEY = "survey.json"
-_FILES = ("survey", "cost", "compare", "ps")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -80,20 +90,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help=f"the page, - for standard output (default: {DEFAULT_OUTPUT})",
     )
-    for name in ("survey", "cost", "ps"):
+    for name in KINDS:
         parser.add_argument(
             f"--{name}",
             type=file_path,
+            action="append",
+            default=[],
             metavar="FILE",
-            help=f"what `mapscratch {name} --json` saved",
+            help=f"what `mapscratch {name} --json` saved"
+            + ("; may be given several times" if name == "compare" else ""),
         )
     parser.add_argument(
-        "--compare",
+        "--bench",
         type=file_path,
-        action="append",
-        default=[],
+        nargs="+",
         metavar="FILE",
-        help="what `mapscratch compare --json` saved; may be given several times",
+        help="files of bench/results/, which say what arrays and Cache gain (default: those of the "
+        "source, if this is it)",
     )
     parser.add_argument(
         "--seconds",
@@ -122,21 +135,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; 1 if a comparison found a wrong word, 2 if there is nothing to show."""
     refused = _check(arguments)
     created = datetime.now().astimezone()
-    if any(getattr(arguments, name) for name in _FILES):
-        documents = _from_files(arguments)
+    bench = tuple(map(read_bench, arguments.bench or files_of_the_source()))
+    if any(getattr(arguments, name) for name in KINDS):
+        given = [(name, path) for name in KINDS for path in getattr(arguments, name)]
+        documents = documents_of((read_document(path, name) for name, path in given), bench=bench)
     else:
-        documents = _from_nothing(arguments, refused)
+        with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
+            outcomes = _run_all(arguments, refused, Path(folder))
+        documents = documents_of(
+            (_document(one, refused) for one in outcomes if one.document),
+            bench=bench,
+            missing=(
+                *((f"swap {kind}", reason) for kind, reason in refused.items()),
+                *((one.part.name, one.reason) for one in outcomes if not one.document),
+            ),
+            commands=tuple(_again(outcomes, arguments)),
+        )
     text = page(documents, created).encode()
     _write(arguments.output, text)
     if str(arguments.output) != "-":
         print(f"{arguments.output}: {len(text) >> 10} KiB, open it in a browser")
     if not documents.all():
-        reasons = "; ".join(
-            dict.fromkeys(f"{name}: {reason}" for name, reason in documents.missing)
-        )
-        raise ReportError(f"nothing could be measured, the page says why: {reasons}")
-    wrong = any(one.count("wrong_words") for one in documents.compares)
-    return EXIT_WRONG if wrong else 0
+        reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in documents.missing)
+        raise ReportError(f"nothing could be measured, the page says why: {'; '.join(reasons)}")
+    return EXIT_WRONG if any(one.wrong_words for one in documents.compares) else 0
 
 
 def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
@@ -148,64 +170,33 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
         SwapError: swap can't be made that is asked for by name, or none of all.
     """
     check_output_files([arguments.output])
-    given = [f"--{name}" for name in _FILES if getattr(arguments, name)]
+    given = [f"--{name}" for name in KINDS if getattr(arguments, name)]
     own = [f"--{name}" for name in ("swap", "seconds", "keep") if getattr(arguments, name)]
     if given and own:
         raise ReportError(
             f"with {', '.join(given)} nothing is run: leave {', '.join(own)} away, or the files"
         )
-    refused = {
+    twice = [name for name in KINDS if name != "compare" and len(getattr(arguments, name)) > 1]
+    if twice:
+        raise ReportError(f"--{twice[0]} is given twice: a page shows one {twice[0]}")
+    if arguments.keep:
+        _check_folder(arguments.keep)
+    return {
         kind: reason
         for wanted in arguments.swap
         for kind, reason in check_swap(wanted, _LEAST_SWAP).items()
     }
-    folder = arguments.keep
-    if folder is None:
-        return refused
+
+
+def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     at = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     if not at.is_dir() or not os.access(at, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "can't be written to", str(at))
-    return refused
-
-
-def _from_files(arguments: argparse.Namespace) -> Documents:
-    return Documents(
-        survey=_read(arguments.survey, "survey"),
-        cost=_read(arguments.cost, "cost"),
-        compares=tuple(read_document(path, "mapscratch.compare") for path in arguments.compare),
-        ps=_read(arguments.ps, "ps"),
-    )
-
-
-def _read(path: Path | None, name: str) -> Node | None:
-    return read_document(path, f"mapscratch.{name}") if path else None
 
 
 # --- from nothing -------------------------------------------------------------------------------
-
-
-def _from_nothing(arguments: argparse.Namespace, refused: Mapping[SwapKind, str]) -> Documents:
-    with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
-        outcomes = _run_all(arguments, refused, Path(folder))
-    found: dict[str, list[Node]] = {name: [] for name in _FILES}
-    missing = [(f"swap {kind}", reason) for kind, reason in refused.items()]
-    for outcome in outcomes:
-        part = outcome.part
-        if outcome.document is None:
-            missing.append((part.name, outcome.reason))
-            continue
-        name = f"mapscratch.{part.name}"
-        _tell_of_swaps(outcome.document, refused)
-        found[part.name].append(as_document(outcome.document, part.file, name))
-    return Documents(
-        survey=next(iter(found["survey"]), None),
-        cost=next(iter(found["cost"]), None),
-        compares=tuple(found["compare"]),
-        missing=tuple(missing),
-        commands=tuple(_again(outcomes, arguments)),
-    )
 
 
 def _run_all(
@@ -214,40 +205,37 @@ def _run_all(
     started = time.monotonic()
     whole = arguments.seconds or DEFAULT_SECONDS
     swaps = _swaps(arguments.swap, refused)
-    names = ["survey", "cost", *["compare"] * len(swaps)]
+    # One run of costs measures all of them in turns.
+    every = "all" if len(swaps) > 1 else swaps[0]
+    ahead = [("survey", "none"), ("cost", every), *(("compare", swap) for swap in swaps)]
     outcomes: list[Outcome] = []
     with _progress(whole) as say:
         for kind, reason in refused.items():
             say(f"swap {kind}: not made: {reason}", 0.0)
-        for index, name in enumerate(names):
-            left = max(whole - (time.monotonic() - started), _SECONDS_TO_START)
-            seconds = max(left * _share(name, names[index:]), _SECONDS_TO_START)
-            several = len(swaps) > 1
-            # One run of costs measures all of them in turns.
-            swap = swaps[index - 2] if name == "compare" else "all" if several else swaps[0]
-            with_survey = bool(outcomes and outcomes[0].document)
-            part = _part(name, seconds, swap, several=several, with_survey=with_survey)
+        while ahead:
             begun = time.monotonic() - started
-            say(part.title, begun / whole)
+            share = _share(ahead[0][0], [name for name, _ in ahead])
+            seconds = max(max(whole - begun, _SECONDS_TO_START) * share, _SECONDS_TO_START)
+            name, swap = ahead.pop(0)
+            with_survey = bool(outcomes and outcomes[0].document)
+            part = _part(name, seconds, swap, several=len(swaps) > 1, with_survey=with_survey)
 
-            def tick(
-                ran: float, title: str = part.title, begun: float = begun, most: float = seconds
-            ) -> None:
-                say(title, (begun + min(ran, most)) / whole)
+            def tick(ran: float, part: Part = part, begun: float = begun) -> None:
+                say(part.title, (begun + min(ran, part.limit)) / whole)
 
-            outcome = run_part(part, folder, tick)
-            outcomes.append(outcome)
-            say(_told(outcome), (time.monotonic() - started) / whole)
-            if arguments.keep and outcome.document is not None:
-                _keep(part, folder, arguments.keep, say)
+            tick(0.0)
+            outcomes.append(run_part(part, folder, tick))
+            say(_told(outcomes[-1]), (time.monotonic() - started) / whole)
+            if arguments.keep and outcomes[-1].document:
+                _keep(folder / part.file, arguments.keep, say)
     return outcomes
 
 
 def _share(name: str, ahead: Sequence[str]) -> float:
     """Of the time that is left, what a part gets, and those ahead of it get the rest."""
     if name == "survey":
-        return _SURVEY_SHARE
-    return _WEIGHTS[name] / sum(_WEIGHTS[other] for other in ahead)
+        return _SHARES[name]
+    return _SHARES[name] / sum(_SHARES[other] for other in ahead)
 
 
 def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
@@ -257,33 +245,25 @@ def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
     return [kind for kind in _SWAP_KINDS if kind not in refused]
 
 
-def _tell_of_swaps(document: object, refused: Mapping[SwapKind, str]) -> None:
-    """Why a swap wasn't measured: not because nobody asked for it, but because it can't be made."""
-    left_out = document.get("left_out") if isinstance(document, dict) else None
-    if not isinstance(left_out, dict):
-        return
-    for name in left_out:
-        for kind, reason in refused.items():
-            if f"swap.{kind}" in name:
-                left_out[name] = reason
-
-
 def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: bool) -> Part:
     """A command for one document, which keeps to its time; far beyond it, and we interrupt it."""
     # All of its figures would be lost: rather a busy machine takes longer than was said.
     limit = seconds + max(_SECONDS_BEYOND, seconds / 4)
     whole = max(int(seconds * _SHARE_MEASURED - _SECONDS_TO_START), 1)
-    if name == "survey":
-        words = ["survey", "--installed", "--pid", "all", "--json", f"{{folder}}/{_SURVEY}"]
-        return Part(name, "survey: libraries and processes", tuple(words), _SURVEY, limit)
-    if name == "cost":
-        title, file = "cost: fixups, faults, swap", "cost.json"
-        words = ["cost", "--measure", "--seconds", str(whole), "--json", f"{{folder}}/{file}"]
-        if with_survey:
-            words += ["--survey", f"{{folder}}/{_SURVEY}"]
-    else:
-        title, file = "compare: N processes", f"compare{f'-{swap}' if several else ''}.json"
-        words = ["compare", "--seconds", str(whole), "--json", f"{{folder}}/{file}"]
+    title = {
+        "survey": "survey: libraries and processes",
+        "cost": "cost: fixups, faults, swap",
+        "compare": "compare: N processes",
+    }[name]
+    file = f"compare-{swap}.json" if name == "compare" and several else f"{name}.json"
+    words = {
+        "survey": ["survey", "--installed", "--pid", "all"],
+        "cost": ["cost", "--measure", "--seconds", str(whole)],
+        "compare": ["compare", "--seconds", str(whole)],
+    }[name]
+    words += ["--json", f"{{folder}}/{file}"]
+    if name == "cost" and with_survey:
+        words += ["--survey", "{folder}/survey.json"]
     if swap != "none":
         words += ["--swap", swap]
         title += f", swap {swap}"
@@ -306,7 +286,7 @@ def _progress(seconds: float) -> Iterator[Progress]:
     said: list[str] = []
 
     def say(what: str, share: float) -> None:
-        if not said or said[-1] != what:
+        if said[-1:] != [what]:
             said.append(what)
             print(f"[{min(share, 1):4.0%}] {what}", file=sys.stderr, flush=True)
 
@@ -314,25 +294,34 @@ def _progress(seconds: float) -> Iterator[Progress]:
     yield say
 
 
-def _keep(part: Part, source: Path, folder: Path, say: Progress) -> None:
+def _keep(file: Path, folder: Path, say: Progress) -> None:
     """What can't be kept is told, and the page is made all the same."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / part.file, folder / part.file)
+        shutil.copyfile(file, folder / file.name)
     except OSError as error:
-        say(f"{part.file}: not kept: {error.strerror or error}", 1.0)
+        say(f"{file.name}: not kept: {error.strerror or error}", 1.0)
+
+
+def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> Head:
+    """With the reason why a swap wasn't measured: it can't be made, and not that nobody asked."""
+    document = outcome.document
+    left_out = document.get("left_out") if isinstance(document, dict) else None
+    if isinstance(left_out, dict):
+        left_out |= {
+            name: reason
+            for name in left_out
+            for kind, reason in refused.items()
+            if f"swap.{kind}" in name
+        }
+    return as_document(document, outcome.part.file, outcome.part.name)
 
 
 def _again(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> Iterator[str]:
     root = "sudo " if os.geteuid() == 0 else ""
-    for outcome in outcomes:
-        yield f"{root}{outcome.part.command}"
-    files = " ".join(
-        f"--{outcome.part.name} {outcome.part.file}"
-        for outcome in outcomes
-        if outcome.document is not None
-    )
-    yield f"mapscratch report {files} -o report.html".replace("  ", " ")
+    yield from (f"{root}{one.part.command}" for one in outcomes)
+    files = [f"--{one.part.name} {one.part.file}" for one in outcomes if one.document]
+    yield " ".join(["mapscratch report", *files, "-o report.html"])
     swaps = "".join(f" --swap {swap}" for swap in dict.fromkeys(arguments.swap))
     yield f"# or all of it at once: {root}mapscratch report{swaps}"
 
@@ -344,13 +333,12 @@ def _write(path: Path, text: bytes) -> None:
     """Writes the page; a page that was there stays whole until the new one is."""
     if str(path) == "-":
         sys.stdout.buffer.write(text)
-        return
-    if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+    elif path.exists() and not path.is_file():  # /dev/stdout, a pipe
         path.write_bytes(text)
-        return
-    target = path.resolve()
-    with replacing(target, _mode(target)) as file:
-        file.write(text)
+    else:
+        target = path.resolve()
+        with replacing(target, _mode(target)) as file:
+            file.write(text)
 
 
 def _mode(path: Path) -> int:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts that are compared whole with files that are kept: a change of words is a change of a file.
+
+``MAPSCRATCH_GOLDEN=write`` in the environment writes the files again; look at what git says then.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).parent.parent / "golden"
+_BLOCKS = (
+    "p|li|tr|h1|h2|h3|caption|figcaption|text|dt|summary|button|title|desc|div|small|section|pre|"
+    "footer|option"
+)
+
+
+def agrees_with_golden(text: str, name: str) -> None:
+    """Asserts that a text is that of a file of ``tests/golden``."""
+    path = FOLDER / name
+    if os.environ.get("MAPSCRATCH_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    kept = path.read_text(encoding="utf-8")
+    assert text.splitlines() == kept.splitlines(), (
+        f"{path} differs: if that is right, run the test with MAPSCRATCH_GOLDEN=write"
+    )
+
+
+def words_of_page(page: str) -> str:
+    """What a page says, a line for each of its blocks, cells apart by bars."""
+    page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    page = re.sub(r"\s+", " ", page)
+    page = re.sub(rf"<({_BLOCKS})\b[^>]*>", "\n", page)
+    page = re.sub(r"</t[hd]>", " | ", page)
+    lines = html.unescape(re.sub(r"<[^>]+>", "", page)).splitlines()
+    told = (" ".join(line.split()).removesuffix(" |") for line in lines)
+    return "\n".join(line for line in told if line.strip("| ")) + "\n"

@@ -24,8 +24,10 @@ from mapscratch import __version__, cli
 from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.elf.survey import KINDS
+from mapscratch.lab.survey.document import survey_document
 from mapscratch.lab.survey.take import Census, Wanted, take_census
-from mapscratch.lab.survey.terminal import ORDERS, answer, survey_document, totals
+from mapscratch.lab.survey.terminal import answer
+from mapscratch.lab.survey.totals import ORDERS, totals
 
 LIBRARIES = [str(path) for path in default_libraries()[:3]]
 

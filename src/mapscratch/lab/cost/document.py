@@ -29,7 +29,7 @@ from mapscratch.lab.cost.model import (
 )
 from mapscratch.lab.reading import ReadingError, read_document
 from mapscratch.lab.rig.results import Spread
-from mapscratch.lab.survey import terminal as surveys
+from mapscratch.lab.survey import document as surveys
 from mapscratch.text import counted
 
 NAME = "mapscratch.cost"

@@ -30,7 +30,7 @@ from mapscratch.lab.report.charts import Table, span
 from mapscratch.lab.report.documents import Documents, Head, Survey
 from mapscratch.lab.report.words import TO, digits, duration, percent, printable
 from mapscratch.lab.rig.results import Spread
-from mapscratch.lab.survey.terminal import LARGEST
+from mapscratch.lab.survey.totals import LARGEST
 from mapscratch.text import counted, listed, nanoseconds, size, whole
 
 COMMANDS = {

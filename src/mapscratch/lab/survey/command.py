@@ -26,14 +26,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from mapscratch.elf import default_libraries
+from mapscratch.lab.survey.document import survey_csv, survey_document
 from mapscratch.lab.survey.take import CensusError, Wanted, take_census
-from mapscratch.lab.survey.terminal import (
-    ORDERS,
-    names_of,
-    print_survey,
-    survey_csv,
-    survey_document,
-)
+from mapscratch.lab.survey.terminal import names_of, print_survey
+from mapscratch.lab.survey.totals import ORDERS
 from mapscratch.terminal import (
     check_output_files,
     file_name,

@@ -1,275 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A survey as a document for programs, as a table of values, and in the terminal.
+"""A survey in the terminal: tables, the histogram, totals, and the answer last.
 
 Wherever it is told what relocation dirties, it is told beside it what `mapscratch run` saves of it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mapscratch.documents import Document, document_head
-from mapscratch.elf import FixupsPerPage, LibrarySurvey, fixups_per_page
+from mapscratch.elf import FixupsPerPage, LibrarySurvey
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
-from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey
+from mapscratch.lab.survey.processes import ProcessSurvey
 from mapscratch.lab.survey.take import Census
+from mapscratch.lab.survey.totals import (
+    LARGEST,
+    Order,
+    Totals,
+    sorted_libraries,
+    sorted_processes,
+    totals,
+)
 from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAME = "mapscratch.survey"
-VERSION = 1
-
-Order = Literal["dirtied", "saved", "fixups", "name"]
-ORDERS: tuple[Order, ...] = get_args(Order)
-
-LARGEST = 10
-"""So many libraries are told apart from the others."""
-
-_MEBIBYTE = 1 << 20
 _BAR_COLUMNS = 30
 _LONGEST_SKIPPED_LIST = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over a census.
-
-    Attributes:
-        libraries: how many.
-        fixups: of all of them.
-        dirtied_pages: pages that relocation dirties in a process that loads all of them.
-        saved_pages: of these, what `mapscratch run` saves.
-        plt_pages: of the dirtied ones, what holds slots of PLT entries, with others or alone.
-        text_pages: what conversion takes: pages of text that its entries dirty, and that the kernel
-            may drop.
-        bind_now_or_no_plt_share: the share of libraries that are bound at load or have no PLT.
-        fixups_per_page: over all pages of all libraries.
-        largest_share: of the dirtied pages, how many are of the `LARGEST` libraries: 0 to 1.
-        library_median: fixups a page in the median, of the library in the middle.
-        library_symbolic_share: of its fixups, how many look up a symbol, of the library in the
-            middle: 0 to 1.
-        processes: how many.
-        relocated_pages: private copies of relocated pages in all of them.
-        relocated_pss_bytes: the same, what forked processes share counted once.
-        saved_pages_in_processes: of the relocated pages, what `mapscratch run` would save.
-    """
-
-    libraries: int
-    fixups: int
-    dirtied_pages: int
-    saved_pages: int
-    plt_pages: int
-    text_pages: int
-    bind_now_or_no_plt_share: float
-    fixups_per_page: FixupsPerPage
-    largest_share: float
-    library_median: float
-    library_symbolic_share: float
-    processes: int
-    relocated_pages: int
-    relocated_pss_bytes: int
-    saved_pages_in_processes: int
-
-
-def totals(census: Census) -> Totals:
-    """Sum up a census."""
-    libraries, processes = census.libraries, census.processes
-    pages = [library.pages.fixups for library in libraries]
-    bound = sum(library.bind_mode != "lazy" for library in libraries)
-    dirtied = sorted((library.dirtied_pages for library in libraries), reverse=True)
-    fixed_up = [library for library in libraries if library.fixups]
-    symbolic = [
-        (library.kinds["symbolic"] + library.kinds["JUMP_SLOT"]) / library.fixups
-        for library in fixed_up
-    ]
-    return Totals(
-        libraries=len(libraries),
-        fixups=sum(library.fixups for library in libraries),
-        dirtied_pages=sum(library.dirtied_pages for library in libraries),
-        saved_pages=sum(library.saved_pages for library in libraries),
-        plt_pages=sum(library.plt_pages for library in libraries),
-        text_pages=sum(library.text_pages for library in libraries),
-        bind_now_or_no_plt_share=bound / len(libraries) if libraries else 0.0,
-        fixups_per_page=fixups_per_page(np.concatenate(pages or [np.empty(0, dtype=np.int64)])),
-        largest_share=sum(dirtied[:LARGEST]) / max(1, sum(dirtied)),
-        library_median=statistics.median(
-            [library.fixups_per_page.median for library in fixed_up] or [0.0]
-        ),
-        library_symbolic_share=statistics.median(symbolic or [0.0]),
-        processes=len(processes),
-        relocated_pages=sum(process.relocated_pages for process in processes),
-        relocated_pss_bytes=sum(process.relocated_pss_bytes for process in processes),
-        saved_pages_in_processes=sum(process.saved_pages for process in processes),
-    )
-
-
-# --- for programs -------------------------------------------------------------------------------
-
-
-def survey_document(
-    census: Census,
-    created: datetime,
-    *,
-    processes: int | None = None,
-    order: Order = "dirtied",
-) -> Document:
-    """The document of a survey: nothing but what JSON has.
-
-    Args:
-        census: what was found.
-        created: when, with a time zone.
-        processes: adds the totals of so many processes that load all of the libraries.
-        order: of libraries and processes.
-    """
-    whole = totals(census)
-    document: Document = {
-        **document_head(NAME, VERSION, created),
-        "seconds": census.seconds,
-        "libraries": [library_document(one) for one in sorted_libraries(census, order)],
-        "skipped": [{"path": str(one.path), "reason": one.reason} for one in census.skipped],
-        "processes": [_process_document(one) for one in sorted_processes(census, order)],
-        "totals": {
-            **asdict(whole),
-            "fixups_per_page": _per_page(whole.fixups_per_page),
-            "pages_by_fixups": _pages_by_fixups(census),
-            "window_pages": sum(_window_pages(library) for library in census.libraries),
-        },
-    }
-    if processes is not None:
-        document["totals"]["for_processes"] = {
-            "processes": processes,
-            "dirtied_pages": whole.dirtied_pages * processes,
-            "saved_pages": whole.saved_pages * processes,
-        }
-    return document
-
-
-def library_document(library: LibrarySurvey) -> Document:
-    """One library of a survey document."""
-    return {
-        "path": str(library.path),
-        "file_size": library.file_size,
-        "machine": library.machine,
-        "build_id": library.build_id,
-        "soname": library.soname,
-        "bind_now": library.bind_now,
-        "bind_mode": library.bind_mode,
-        "kinds": dict(library.kinds),
-        "fixups": library.fixups,
-        "dirtied_pages": library.dirtied_pages,
-        "saved_pages": library.saved_pages,
-        "convertible": library.convertible,
-        "not_convertible_because": library.not_convertible_because,
-        "text_pages": library.text_pages,
-        "fixups_per_page": _per_page(library.fixups_per_page),
-        "relro_pages": library.relro_pages,
-        "relro_dirtied_pages": library.relro_dirtied_pages,
-        "plt_entries": library.plt_entries,
-        "plt_pages": library.plt_pages,
-    }
-
-
-def _per_page(found: FixupsPerPage) -> Document:
-    return {
-        "median": found.median,
-        "p95": found.p95,
-        "maximum": found.maximum,
-        "mean": found.mean,
-        "histogram": [list(one) for one in found.histogram],
-    }
-
-
-def _window_pages(library: LibrarySurvey) -> int:
-    """Pages from the first to the last that relocation dirties; 0 if there is none."""
-    numbers = library.pages.numbers
-    return int(numbers[-1] - numbers[0]) + 1 if len(numbers) else 0
-
-
-def _pages_by_fixups(census: Census) -> list[list[int]]:
-    """For each number of fixups that a page has: the number, and how many pages have so many."""
-    pages = [library.pages.fixups for library in census.libraries]
-    counted = np.bincount(np.concatenate(pages or [np.empty(0, dtype=np.int64)]))
-    return [[int(number), int(counted[number])] for number in np.flatnonzero(counted)]
-
-
-def _process_document(process: ProcessSurvey) -> Document:
-    document: Document = asdict(process)
-    del document["files"]
-    document["libraries"] = [_held(one) for one in process.files]
-    return document
-
-
-def _held(held: HeldFile) -> Document:
-    return {**asdict(held), "path": str(held.path)}
-
-
-def survey_csv(census: Census, order: Order = "dirtied") -> str:
-    """A line for each process if there are any, or else for each library; the first names columns.
-
-    Nested figures have names such as ``kinds.RELATIVE``; lists are left to JSON.
-    """
-    if census.wanted.has_processes:
-        rows = [_flat(_process_document(one)) for one in sorted_processes(census, order)]
-    else:
-        rows = [_flat(library_document(one)) for one in sorted_libraries(census, order)]
-    output = io.StringIO()
-    writer = csv.DictWriter(output, fieldnames=list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return output.getvalue()
-
-
-def _flat(document: Document, prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in document.items():
-        if isinstance(value, dict):
-            result.update(_flat(value, f"{prefix}{name}."))
-        elif not isinstance(value, list):
-            result[prefix + name] = value
-    return result
-
-
-# --- order --------------------------------------------------------------------------------------
-
-
-def sorted_libraries(census: Census, order: Order) -> list[LibrarySurvey]:
-    """The largest first, or by name; what is equal by path."""
-    keys: dict[Order, Callable[[LibrarySurvey], Any]] = {
-        "dirtied": lambda one: -one.dirtied_pages,
-        "saved": lambda one: -one.saved_pages,
-        "fixups": lambda one: -one.fixups,
-        "name": lambda one: one.path.name,
-    }
-    return sorted(census.libraries, key=lambda one: (keys[order](one), one.path))
-
-
-def sorted_processes(census: Census, order: Order) -> list[ProcessSurvey]:
-    """The same for processes, whose fixups are not counted: they go by pages."""
-    keys: dict[Order, Callable[[ProcessSurvey], Any]] = {
-        "dirtied": lambda one: -one.relocated_pages,
-        "saved": lambda one: -one.saved_pages,
-        "fixups": lambda one: -one.relocated_pages,
-        "name": lambda one: one.command,
-    }
-    return sorted(census.processes, key=lambda one: (keys[order](one), one.pid))
-
-
-# --- in the terminal ----------------------------------------------------------------------------
 
 
 def print_survey(

@@ -10,23 +10,26 @@ PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13 3.14
 WHEEL_TESTS := $(WHEEL_PYTHONS:%=wheel-test-%)
 UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,tests/test_$(kind)*.py)
-# On these all of them; on others the wheel is asked whether it is whole. `make WHEEL_FULLY=3.13 wheel-test` for one.
+# On these all of them; on those what depends on the version of Python; on others the wheel is asked whether
+# it is whole. `make WHEEL_FULLY=3.13 wheel-test` for one.
 WHEEL_FULLY ?= $(WHEEL_PYTHONS)
+WHEEL_MAINLY ?=
 WHEEL_SMOKE_TESTS := $(foreach kind,import mapping_api arrays_api cache_api,tests/test_$(kind).py)
+WHEEL_MAIN_TESTS := $(WHEEL_SMOKE_TESTS) $(foreach kind,arrays_files arrays_pickles arrays_python arrays_shapes cache_habits \
+  cache_threads commands_extras fork_multiprocessing fork_scratch mapping_arguments purgeable_model traps_signals \
+  traps_warnings,tests/test_$(kind).py)
 
 BASE := $(VENV)/installed-base
 TESTS := $(VENV)/installed-tests
 LINT := $(VENV)/installed-lint
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PIP_QUIETLY := --quiet --disable-pip-version-check
+PIP_QUIETLY := --quiet
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
 
 # An environment with what the tests and the build need, but not with mapscratch.
 define make_venv
-@test -x $(1)/bin/python || $(2) -m venv $(1)
-@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
-@$(1)/bin/python -m pip install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group unit \
-  'numpy>=1.26' 'pyelftools>=0.30' 'rich>=13.7' 'msgspec>=0.18' 'jinja2>=3.1'
+@test -x $(1)/bin/python || $(PYTHON) -m venv --without-pip $(1)
+@$(PIP) --python $(1)/bin/python install $(PIP_QUIETLY) 'meson-python>=0.16' 'meson>=1.3' ninja --group unit $(2)
 endef
 
 .DEFAULT_GOAL := help
@@ -55,20 +58,18 @@ $(BASE): pyproject.toml meson.build meson.options libscratch/meson.build
 	@echo "Making $(VENV), once, of some 130 MB: what builds the extension, then NumPy and what the commands need."
 	$(check_prerequisites)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install 'meson-python>=0.16' 'meson>=1.3' ninja
+	$(PIP) install 'pip>=25.1' 'meson-python>=0.16' 'meson>=1.3' ninja
 	@echo "Building the extension (C, some ten seconds)."
 	$(PIP) install --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable '.[lab]'
 	@touch $@
 
 $(TESTS): $(BASE)
 	@echo "Adding to $(VENV), once, what is tested: NumPy's neighbours, Dask, zarr (some 600 MB)."
-	$(PIP) install 'pip>=25.1'
 	$(PIP) install --group test --group libraries --group lint
 	@touch $@ $(LINT)
 
 $(LINT): $(BASE)
 	@echo "Adding to $(VENV), once, the linters."
-	$(PIP) install 'pip>=25.1'
 	$(PIP) install --group lint
 	@touch $@
 
@@ -111,8 +112,8 @@ build/asan/build.ninja: tests/native/meson.build $(BASE)
 # The extension is built into an environment of its own, and the sanitizers' libraries are loaded before Python.
 asan: build/asan/build.ninja ## everything native under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MESON_TEST) -C build/asan
-	$(call make_venv,.venv-asan,$(PYTHON))
-	.venv-asan/bin/python -m pip install $(PIP_QUIETLY) --no-deps --no-build-isolation --force-reinstall \
+	$(call make_venv,.venv-asan,'numpy>=1.26')
+	$(PIP) --python .venv-asan/bin/python install $(PIP_QUIETLY) --no-deps --no-build-isolation --force-reinstall \
 	  $(ASAN_OPTIONS:%=-Csetup-args=-D%) .
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
@@ -127,29 +128,40 @@ build/tsan/build.ninja: tests/native/meson.build $(BASE)
 tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 	TSAN_OPTIONS=halt_on_error=1 $(MESON_TEST) -C build/tsan
 
-# The wheel is one for all of them, so each is tested on its own; `make -j` does it side by side. What of the
-# tests takes seconds and doesn't depend on Python is left to `make test`.
-.PHONY: wheel
-wheel: $(BASE)
-	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+RELEASE := $(VENV)/installed-release
+$(RELEASE): $(BASE)
+	$(PIP) install $(PIP_QUIETLY) --group release
+	@touch $@
 
-wheel-test: $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.14 that is there
+.PHONY: wheel wheel-alone
+wheel: $(RELEASE) ## the wheel that is released, stripped, with the oldest glibc that it runs with in its name
+	rm -rf dist build/unrepaired
+	$(PIP) wheel --quiet --no-deps --no-build-isolation -Cbuild-dir=build/wheel --wheel-dir build/unrepaired .
+	$(BIN)/auditwheel repair --strip --zip-compression-level 9 --wheel-dir dist build/unrepaired/*.whl
+	$(BIN)/auditwheel show dist/*.whl
+
+wheel-alone: wheel
+	$(BIN)/python tests/wheel_alone.py dist/*.whl
+
+# The wheel is one for all Pythons, so each is tested on its own; `make -j` does it side by side. What of the
+# tests takes seconds and doesn't depend on Python is left to `make test`.
+wheel-test: wheel-alone $(WHEEL_TESTS) ## one abi3 wheel on every Python 3.11-3.14 that is there, and without a compiler
 
 $(WHEEL_TESTS): wheel-test-%: wheel
 	@python=$$(PATH="$${PATH#*:}" sh -c 'for candidate in "$$(command -v python$*)" $$HOME/.pyenv/versions/$*.*/bin/python3; do "$$candidate" -c "" 2>/dev/null && { echo "$$candidate"; break; }; done'); \
 	if [ -z "$$python" ]; then echo "Python $* is not here: not tested"; exit 0; fi; \
 	echo "== the wheel on Python $* ($$python)"; \
-	test -x .venv-$*/bin/python || "$$python" -m venv .venv-$* || exit 1; \
-	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1' || exit 1; \
-	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
-	.venv-$*/bin/python -m pip install $(PIP_QUIETLY) dist/mapscratch-*.whl --group unit || exit 1; \
+	test -x .venv-$*/bin/python || "$$python" -m venv --without-pip .venv-$* || exit 1; \
+	$(PIP) --python .venv-$*/bin/python install $(PIP_QUIETLY) --force-reinstall --no-deps dist/mapscratch-*.whl || exit 1; \
+	$(PIP) --python .venv-$*/bin/python install $(PIP_QUIETLY) "$$(echo dist/mapscratch-*.whl)[lab]" --group unit || exit 1; \
 	warnings=; test $* = 3.11 || warnings='-W error'; \
-	tests='$(UNIT_TESTS)'; \
-	case ' $(WHEEL_FULLY) ' in *' $* '*) ;; *) tests='$(WHEEL_SMOKE_TESTS)' ;; esac; \
+	tests='$(WHEEL_SMOKE_TESTS)'; \
+	case ' $(WHEEL_MAINLY) ' in *' $* '*) tests='$(WHEEL_MAIN_TESTS)' ;; esac; \
+	case ' $(WHEEL_FULLY) ' in *' $* '*) tests='$(UNIT_TESTS)' ;; esac; \
 	.venv-$*/bin/python tests/side_by_side.py $$warnings -q -p no:cacheprovider -m 'not slow and not stress and not vm' $$tests
 
 mutants: $(TESTS) ## takes each remedy out of libscratch and sees that its test fails
-	$(call make_venv,.venv-mutants,$(PYTHON))
+	$(call make_venv,.venv-mutants,pip 'numpy>=1.26' 'jinja2>=3.1' 'msgspec>=0.18' 'pyelftools>=0.30' 'rich>=13.7')
 	.venv-mutants/bin/python tests/mutants.py
 
 bench: $(NATIVE)/build.ninja $(TESTS) ## the figures of docs/figures.md, measured on this machine and kept in bench/results/
@@ -165,8 +177,8 @@ SHORT_TESTS := $(foreach kind,import mapping_api mapping_words mapping_fixups ar
   traps_stores,tests/test_$(kind).py)
 units: prerequisites ## the package alone, into an environment that is made anew, and a minute of tests
 	$(PYTHON) -m venv --clear .venv-units
-	.venv-units/bin/python -m pip install $(PIP_QUIETLY) 'pip>=25.1'
-	.venv-units/bin/python -m pip install $(PIP_QUIETLY) $(INSTALL) --group unit
+	.venv-units/bin/python -m pip install $(PIP_QUIETLY) --disable-pip-version-check 'pip>=25.1'
+	.venv-units/bin/python -m pip install $(PIP_QUIETLY) --disable-pip-version-check $(INSTALL) --group unit
 	.venv-units/bin/python -m pytest -q -p no:cacheprovider -m 'not slow and not stress and not vm' $(SHORT_TESTS)
 
 # The roots go into a cache outside of the tree: `make distro-test TRIED='trixie --quick'`, or see --help.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from contextlib import suppress
 
 _NOBODY = 65534
 _PR_SET_DUMPABLE = 4
@@ -38,7 +39,8 @@ def become_ordinary_user() -> None:
     if os.geteuid():
         return
     for name in _NEEDED_LATER:
-        importlib.import_module(name)
+        with suppress(ModuleNotFoundError):  # of an extra, without which nobody needs it later
+            importlib.import_module(name)
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)

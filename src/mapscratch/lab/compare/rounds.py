@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
+from typing import Any
 
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.session import Effort, PageIn, Session, State
@@ -222,53 +223,63 @@ def run_round(
     ]
     with Workers(sessions) as workers:
         surroundings.adopt(workers.pids)
-        first_page_in: list[Effort] = workers.in_turn("first_page_in")
-        # All of them have read everything now, and nobody has stored: what can be shared, is.
-        clean_pss: list[int] = workers.all("pss")
-        first_fixups: list[Effort] = workers.in_turn("fixups")
-        before = _State.of(workers.all("state"))
-        counters = read_vmstat()
-        if squeezed:
-            reclaim = _squeezed(workers, surroundings, before.anonymous_bytes)
-        else:
-            reclaim = _Reclaim(workers.in_turn("reclaim"))
-        written = read_vmstat() - counters
-        cached = None
-        if sum(workers.all("swapped")):
-            cached = (
-                surroundings.empty_swap_cache()
-                if squeezed
-                else sum(workers.in_turn("leave_memory"))
-            )
-        after = _State.of(workers.all("state"))
-        counters = read_vmstat()
-        page_in: list[PageIn] = workers.in_turn("page_in")
-        read = read_vmstat() - counters
-        fixups: list[Effort] = workers.in_turn("fixups")
-        found = sum(workers.all("verify"), Verification(0, 0, 0))
-        stores = [] if strategy.page_in_fixups else workers.in_turn("time_fixups")[:1]
+        steps = _steps(workers, strategy, surroundings, squeezed=squeezed)
         workers.all("close")
-    evidence = _Evidence(
-        workload=workload,
-        strategy=strategy,
+    return Round(
         processes=processes,
+        strategy=strategy.name,
         number=number,
-        squeezed=squeezed,
+        **_Figures(workload, strategy, processes, squeezed, steps).all(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _steps(
+    workers: Workers, strategy: Strategy, surroundings: Surroundings, *, squeezed: bool
+) -> _Steps:
+    first_page_in: list[Effort] = workers.in_turn("first_page_in")
+    # All of them have read everything now, and nobody has stored: what can be shared, is.
+    clean_pss: list[int] = workers.all("pss")
+    first_fixups: list[Effort] = workers.in_turn("fixups")
+    before = _State.of(workers.all("state"))
+    counters = read_vmstat()
+    if squeezed:
+        reclaim = _squeezed(workers, surroundings, before.anonymous_bytes)
+    else:
+        reclaim = _Reclaim(workers.in_turn("reclaim"))
+    written = read_vmstat() - counters
+    cached = _empty_swap_cache(workers, surroundings, squeezed=squeezed)
+    after = _State.of(workers.all("state"))
+    counters = read_vmstat()
+    page_in: list[PageIn] = workers.in_turn("page_in")
+    read = read_vmstat() - counters
+    return _Steps(
         first_page_in=first_page_in,
         clean_pss=clean_pss,
         first_fixups=first_fixups,
         before=before,
         reclaim=reclaim,
+        written=written,
         swap_cache_pages=cached,
         after=after,
         page_in=page_in,
-        fixups=fixups,
-        found=found,
-        stores=stores,
-        written=written,
         read=read,
+        fixups=workers.in_turn("fixups"),
+        found=sum(workers.all("verify"), Verification(0, 0, 0)),
+        stores=[] if strategy.page_in_fixups else workers.in_turn("time_fixups")[:1],
     )
-    return evidence.round(time.monotonic() - started)
+
+
+def _empty_swap_cache(
+    workers: Workers, surroundings: Surroundings, *, squeezed: bool
+) -> int | None:
+    """Pages in swap that could not be made to leave memory; None if none is in swap."""
+    if not sum(workers.all("swapped")):
+        return None
+    if squeezed:
+        return surroundings.empty_swap_cache()
+    held: list[int] = workers.in_turn("leave_memory")
+    return sum(held)
 
 
 def _squeezed(workers: Workers, surroundings: Surroundings, amount: int) -> _Reclaim:
@@ -311,127 +322,167 @@ class _State:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
-    """What was seen in a round, before it is made into figures."""
+class _Steps:
+    """What was seen in a round, in the order of its steps, before it is made into figures."""
 
-    workload: Workload
-    strategy: Strategy
-    processes: int
-    number: int
-    squeezed: bool
     first_page_in: list[Effort]
     clean_pss: list[int]
     first_fixups: list[Effort]
     before: _State
     reclaim: _Reclaim
+    written: VmStat
     swap_cache_pages: int | None
     after: _State
     page_in: list[PageIn]
+    read: VmStat
     fixups: list[Effort]
     found: Verification
     stores: list[Effort]
-    written: VmStat
-    read: VmStat
 
-    def round(self, seconds: float) -> Round:
-        before, after, strategy = self.before, self.after, self.strategy
-        pages = self.processes * self.workload.pages
-        kernel_decides = strategy.reclaimed_by_kernel or self.squeezed
-        left = max(0, before.private_pages_in_memory - after.private_pages_in_memory)
-        swapped_out = max(after.pages.swapped, self.reclaim.most_swapped)
-        came_back = PageStates(0, 0, 0)
-        for one in self.page_in:
-            came_back += one.pages
-        swapped_in = max(0, after.pages.swapped - came_back.swapped)
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """The figures of a round, by their names in `Round`."""
+
+    workload: Workload
+    strategy: Strategy
+    processes: int
+    squeezed: bool
+    steps: _Steps
+
+    def all(self) -> dict[str, Any]:
+        return {
+            "pages": self.pages,
+            "fixups": self.fixups,
+            "fixups_per_page": self.workload.fixups / self.workload.pages,
+            **self._swapped(),
+            **self._dropped(),
+            **self._memory(),
+            **self._times(),
+            **self._made(),
+            **self._machine(),
+        }
+
+    @property
+    def pages(self) -> int:
+        return self.processes * self.workload.pages
+
+    @property
+    def fixups(self) -> int:
+        return self.processes * self.workload.fixups
+
+    @property
+    def kernel_decides(self) -> bool:
+        return self.strategy.reclaimed_by_kernel or self.squeezed
+
+    def _swapped(self) -> dict[str, Any]:
+        steps = self.steps
+        out = max(steps.after.pages.swapped, steps.reclaim.most_swapped)
+        came_back = sum(one.pages.swapped for one in steps.page_in)
+        back = max(0, steps.after.pages.swapped - came_back)
+        known = self.kernel_decides
+        return {
+            "swapped_out_pages": out if known else None,
+            "swapped_out_bytes": out * PAGESIZE if known else None,
+            "swapped_in_pages": back if known else None,
+            "swapped_in_bytes": back * PAGESIZE if known else None,
+            "swap_cache_pages": self._still_in_memory(back),
+        }
+
+    def _dropped(self) -> dict[str, Any]:
+        before, after = self.steps.before, self.steps.after
         dropped = max(0, before.pages.copies - after.pages.copies)
-        dropped_by_us = (
+        by_us = (
             after.dropped_by_us - before.dropped_by_us
             if self.squeezed
-            else sum(effort.count for effort in self.reclaim.efforts)
+            else sum(effort.count for effort in self.steps.reclaim.efforts)
         )
-        efforts = [one.effort for one in self.page_in]
-        storage = _sum_if_known([effort.storage_bytes for effort in efforts])
-        reclaim_seconds = _seconds(self.reclaim.efforts)
-        fixup_seconds = _seconds(self.fixups)
-        page_in_seconds = _seconds(efforts)
-        counted = [*efforts, *self.reclaim.efforts]
-        round_trip = reclaim_seconds + page_in_seconds
-        if strategy.name != "private":
-            counted += self.fixups
-            round_trip += fixup_seconds
+        return {
+            "dropped_by_kernel_pages": max(0, dropped - by_us) if self.kernel_decides else None,
+            "dropped_by_us_pages": by_us,
+            "kept_pages": after.private_pages_in_memory,
+        }
+
+    def _memory(self) -> dict[str, Any]:
+        before, after = self.steps.before, self.steps.after
         given_back = before.anonymous_bytes - after.anonymous_bytes
-        return Round(
-            processes=self.processes,
-            strategy=strategy.name,
-            number=self.number,
-            pages=pages,
-            fixups=self.processes * self.workload.fixups,
-            fixups_per_page=self.workload.fixups / self.workload.pages,
-            swapped_out_pages=swapped_out if kernel_decides else None,
-            swapped_out_bytes=swapped_out * PAGESIZE if kernel_decides else None,
-            swapped_in_pages=swapped_in if kernel_decides else None,
-            swapped_in_bytes=swapped_in * PAGESIZE if kernel_decides else None,
-            swap_cache_pages=self._still_in_memory(swapped_in),
-            dropped_by_kernel_pages=max(0, dropped - dropped_by_us) if kernel_decides else None,
-            dropped_by_us_pages=dropped_by_us,
-            kept_pages=after.private_pages_in_memory,
-            storage_bytes_read=storage,
+        asked = before.anonymous_bytes
+        return {
+            "clean_pss_bytes": sum(self.steps.clean_pss),
+            "before_resident_bytes": before.resident_bytes,
+            "before_lazily_freed_bytes": before.lazily_freed_bytes,
+            "after_resident_bytes": after.resident_bytes,
+            "after_lazily_freed_bytes": after.lazily_freed_bytes,
+            "locked_bytes": before.locked_bytes,
+            "asked_bytes": asked,
+            "given_back_bytes": given_back,
+            "given_back_per_mib": given_back / asked if asked else None,
+        }
+
+    def _times(self) -> dict[str, Any]:
+        """Of µs a page that left memory."""
+        steps = self.steps
+        left = max(0, steps.before.private_pages_in_memory - steps.after.private_pages_in_memory)
+        page_in = [one.effort for one in steps.page_in]
+        counted = [*steps.reclaim.efforts, *page_in]
+        if self.strategy.name != "private":  # Which needs not look for fixups.
+            counted += steps.fixups
+        cpu_seconds = sum(effort.cpu_seconds for effort in counted)
+        return {
+            "first_page_in_us": _seconds(steps.first_page_in) * 1e6 / self.pages,
+            "first_fixups_us": _seconds(steps.first_fixups) * 1e6 / self.pages,
+            "reclaim_us": _microseconds(_seconds(steps.reclaim.efforts), left),
+            "page_in_us": _microseconds(_seconds(page_in), left),
+            "fixups_us": _microseconds(_seconds(steps.fixups), left),
+            "round_trip_us": _microseconds(_seconds(counted), left),
+            "fixup_ns": self._fixup_ns(),
+            "cpu_us": None if self.squeezed else _microseconds(cpu_seconds, left),
+        }
+
+    def _made(self) -> dict[str, Any]:
+        steps, at_page_in = self.steps, self.strategy.page_in_fixups
+        return {
+            "fixups_at_page_in": steps.after.pages.fixups_absent if at_page_in else 0,
+            "fixups_after_page_in": sum(effort.count for effort in steps.fixups),
+            "fixup_table_bytes": self.fixups * _TABLE_ENTRY if at_page_in else None,
+            "words_checked": steps.found.checked,
+            "wrong_words": steps.found.wrong,
+            "lost_words": steps.found.lost,
+        }
+
+    def _machine(self) -> dict[str, Any]:
+        """What the kernel counts of the machine, and what was read for the processes."""
+        steps = self.steps
+        page_in = [one.effort for one in steps.page_in]
+        storage = _sum_if_known([effort.storage_bytes for effort in page_in])
+        return {
+            "storage_bytes_read": storage,
             # What is read from swap may be a worker's other memory too.
-            file_bytes_read=None if self.read.get("pswpin") else storage,
-            clean_pss_bytes=sum(self.clean_pss),
-            before_resident_bytes=before.resident_bytes,
-            before_lazily_freed_bytes=before.lazily_freed_bytes,
-            after_resident_bytes=after.resident_bytes,
-            after_lazily_freed_bytes=after.lazily_freed_bytes,
-            locked_bytes=before.locked_bytes,
-            asked_bytes=before.anonymous_bytes,
-            given_back_bytes=given_back,
-            given_back_per_mib=given_back / before.anonymous_bytes
-            if before.anonymous_bytes
-            else None,
-            first_page_in_us=_seconds(self.first_page_in) * 1e6 / pages,
-            first_fixups_us=_seconds(self.first_fixups) * 1e6 / pages,
-            reclaim_us=_microseconds(reclaim_seconds, left),
-            page_in_us=_microseconds(page_in_seconds, left),
-            fixups_us=_microseconds(fixup_seconds, left),
-            round_trip_us=_microseconds(round_trip, left),
-            fixup_ns=self._fixup_ns(),
-            fixups_at_page_in=after.pages.fixups_absent if strategy.page_in_fixups else 0,
-            fixups_after_page_in=sum(effort.count for effort in self.fixups),
-            fixup_table_bytes=self.processes * self.workload.fixups * _TABLE_ENTRY
-            if strategy.page_in_fixups
-            else None,
-            cpu_us=None
-            if self.squeezed
-            else _microseconds(sum(effort.cpu_seconds for effort in counted), left),
-            major_faults=sum(effort.major_faults for effort in efforts),
-            words_checked=self.found.checked,
-            wrong_words=self.found.wrong,
-            lost_words=self.found.lost,
-            machine_pages_written=self.written.get("pswpout"),
-            machine_pages_read=self.read.get("pswpin"),
-            machine_pages_compressed=self.written.get("zswpout"),
-            machine_pages_decompressed=self.read.get("zswpin"),
-            machine_pages_lazily_freed=self.written.get("pglazyfreed"),
-            seconds=seconds,
-        )
+            "file_bytes_read": None if steps.read.get("pswpin") else storage,
+            "major_faults": sum(effort.major_faults for effort in page_in),
+            "machine_pages_written": steps.written.get("pswpout"),
+            "machine_pages_read": steps.read.get("pswpin"),
+            "machine_pages_compressed": steps.written.get("zswpout"),
+            "machine_pages_decompressed": steps.read.get("zswpin"),
+            "machine_pages_lazily_freed": steps.written.get("pglazyfreed"),
+        }
 
     def _still_in_memory(self, swapped_in: int) -> int | None:
         """Of the pages that came back from swap, how many can't have been read."""
-        if self.swap_cache_pages is None:
+        if self.steps.swap_cache_pages is None:
             return None
-        if not any(one.effort.major_faults for one in self.page_in):
+        if not any(one.effort.major_faults for one in self.steps.page_in):
             return swapped_in
-        read = (self.read.get("pswpin") or 0) + (self.read.get("zswpin") or 0)
-        return max(self.swap_cache_pages, swapped_in - read)
+        read = (self.steps.read.get("pswpin") or 0) + (self.steps.read.get("zswpin") or 0)
+        return max(self.steps.swap_cache_pages, swapped_in - read)
 
     def _fixup_ns(self) -> float | None:
         if self.strategy.page_in_fixups:
-            made = self.after.pages.fixups_absent
-            spent = sum(one.fixup_seconds for one in self.page_in)
+            made = self.steps.after.pages.fixups_absent
+            spent = sum(one.fixup_seconds for one in self.steps.page_in)
         else:
-            made = sum(effort.count for effort in self.stores)
-            spent = _seconds(self.stores)
+            made = sum(effort.count for effort in self.steps.stores)
+            spent = _seconds(self.steps.stores)
         return spent * 1e9 / made if made else None
 
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the resolver did. Under `mapscratch run` the counts of all processes are one shared page of a
- * file (names and order: `ResolverCounts` of mapscratch.run.launch), so that they outlive whoever is killed.
+ * file, so that they outlive whoever is killed. `ResolverCounts` of mapscratch.run.launch has the same names in
+ * the same order (tests/test_runtime_build.py).
  */
 #ifndef MAPSCRATCH_COUNTS_H
 #define MAPSCRATCH_COUNTS_H

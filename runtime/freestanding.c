@@ -1,66 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The few functions of the C library that libscratch's drop policy uses, in a form that touches
- * nothing of the program's: its allocator may be one that knows of no second thread, and on the
- * reclaimer's thread the C library doesn't work (reclaim.c).
- *
- * Only that thread uses them, so nothing here is locked. Compilers call the four of memory by themselves, anywhere.
- * The names stay what they are here because of own_names.h.
+ * What freestanding.h declares. Only the reclaimer's thread uses it, so nothing here is locked; but the four
+ * functions of memory may be called anywhere.
  */
-#include <errno.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
-#include <unistd.h>
 
 #include "arena.h"
 #include "system.h"
 
-#define HIDDEN __attribute__((visibility("hidden")))
-
-HIDDEN int *__errno_location(void);
-HIDDEN long syscall(long number, ...);
-HIDDEN long sysconf(int name);
-HIDDEN int madvise(void *address, size_t length, int advice);
-HIDDEN void *mmap(void *address, size_t length, int protection, int flags, int file, off_t at);
-HIDDEN int munmap(void *address, size_t length);
-HIDDEN void *malloc(size_t bytes);
-HIDDEN void *calloc(size_t count, size_t bytes);
-HIDDEN void *realloc(void *memory, size_t bytes);
-HIDDEN void free(void *memory);
-HIDDEN char *strdup(const char *text);
-HIDDEN char *strcpy(char *to, const char *from);
-HIDDEN size_t strlen(const char *text);
-HIDDEN size_t strcspn(const char *text, const char *ends);
-HIDDEN void *memcpy(void *to, const void *from, size_t count);
-HIDDEN void *memmove(void *to, const void *from, size_t count);
-HIDDEN void *memset(void *memory, int byte, size_t count);
-HIDDEN int memcmp(const void *one, const void *other, size_t count);
-HIDDEN int memcmp(const void *one, const void *other, size_t count) {
-    const unsigned char *left = one;
-    const unsigned char *right = other;
-    for (; count; count--, left++, right++) {
-        if (*left != *right)
-            return *left < *right ? -1 : 1;
-    }
-    return 0;
-}
-
-long strtol(const char *text, char **end, int base);
-HIDDEN int snprintf(char *to, size_t size, const char *format, ...);
-
-static int last_error;
-
-int *__errno_location(void) { return &last_error; }
+int runtime_errno;
 
 static long with_errno(long result) {
     if (result >= 0 || result < -4095)
         return result;
-    last_error = (int)-result;
+    runtime_errno = (int)-result;
     return -1;
 }
 
-long syscall(long number, ...) {
+long runtime_syscall(long number, ...) {
     va_list arguments;
     long values[6];
     va_start(arguments, number);
@@ -71,18 +29,18 @@ long syscall(long number, ...) {
                                   values[5]));
 }
 
-long sysconf(int name) { return name == _SC_PAGESIZE ? 4096 : -1; }
+long runtime_sysconf(int name) { return name == _SC_PAGESIZE ? 4096 : -1; }
 
-int madvise(void *address, size_t length, int advice) {
+int runtime_madvise(void *address, size_t length, int advice) {
     return (int)with_errno(system_advise(address, length, advice));
 }
 
-void *mmap(void *address, size_t length, int protection, int flags, int file, off_t at) {
+void *runtime_mmap(void *address, size_t length, int protection, int flags, int file, off_t at) {
     return (void *)with_errno(
         (long)system_map(address, length, protection, flags, file, (uint64_t)at));
 }
 
-int munmap(void *address, size_t length) {
+int runtime_munmap(void *address, size_t length) {
     system_unmap(address, length);
     return 0;
 }
@@ -93,7 +51,7 @@ struct header {
     size_t unused; /* 16 bytes of alignment */
 };
 
-void *malloc(size_t bytes) {
+static void *allocate(size_t bytes) {
     struct header *header = arena_allocate(sizeof *header + bytes);
     if (!header)
         return NULL;
@@ -101,31 +59,31 @@ void *malloc(size_t bytes) {
     return header + 1;
 }
 
-void *calloc(size_t count, size_t bytes) {
+void *runtime_calloc(size_t count, size_t bytes) {
     size_t product;
-    return __builtin_mul_overflow(count, bytes, &product) ? NULL : malloc(product);
+    return __builtin_mul_overflow(count, bytes, &product) ? NULL : allocate(product);
 }
 
-void *realloc(void *memory, size_t bytes) {
+void *runtime_realloc(void *memory, size_t bytes) {
     size_t kept = memory ? ((struct header *)memory - 1)->bytes : 0;
-    void *grown = malloc(bytes);
+    void *grown = allocate(bytes);
     if (grown && memory)
         memcpy(grown, memory, kept < bytes ? kept : bytes);
     return grown;
 }
 
-void free(void *memory) { (void)memory; }
+void runtime_free(void *memory) { (void)memory; }
 
-size_t strlen(const char *text) { return text_length(text); }
+size_t runtime_strlen(const char *text) { return text_length(text); }
 
-char *strcpy(char *to, const char *from) { return memcpy(to, from, text_length(from) + 1); }
+char *runtime_strcpy(char *to, const char *from) { return memcpy(to, from, text_length(from) + 1); }
 
-char *strdup(const char *text) {
-    char *copy = malloc(text_length(text) + 1);
+char *runtime_strdup(const char *text) {
+    char *copy = allocate(text_length(text) + 1);
     return copy ? strcpy(copy, text) : NULL;
 }
 
-size_t strcspn(const char *text, const char *ends) {
+size_t runtime_strcspn(const char *text, const char *ends) {
     size_t length = 0;
     for (; text[length]; length++) {
         for (const char *end = ends; *end; end++) {
@@ -151,6 +109,16 @@ void *memmove(void *to, const void *from, size_t count) {
 
 void *memcpy(void *to, const void *from, size_t count) { return memmove(to, from, count); }
 
+int memcmp(const void *one, const void *other, size_t count) {
+    const unsigned char *left = one;
+    const unsigned char *right = other;
+    for (; count; count--, left++, right++) {
+        if (*left != *right)
+            return *left < *right ? -1 : 1;
+    }
+    return 0;
+}
+
 void *memset(void *memory, int byte, size_t count) {
     unsigned char *target = memory;
     for (size_t index = 0; index < count; index++)
@@ -158,8 +126,8 @@ void *memset(void *memory, int byte, size_t count) {
     return memory;
 }
 
-long strtol(const char *text, char **end, int base) {
-    (void)end, (void)base; /* none, and ten */
+long runtime_strtol(const char *text, char **end, int base) {
+    (void)end, (void)base;
     long number = 0;
     for (; *text >= '0' && *text <= '9'; text++)
         number = 10 * number + (*text - '0');
@@ -192,8 +160,7 @@ static void put_number(struct output *output, int number) {
         put(output, digits[--count]);
 }
 
-/* %s and %d. */
-int snprintf(char *to, size_t size, const char *format, ...) {
+int runtime_snprintf(char *to, size_t size, const char *format, ...) {
     struct output output = {to, size, 0};
     va_list arguments;
     va_start(arguments, format);

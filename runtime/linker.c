@@ -29,14 +29,13 @@ extern const uintptr_t _GLOBAL_OFFSET_TABLE_[] __attribute__((visibility("hidden
 /*
  * A function of ld.so that every version exports. It is never called; it stands for us in a PLT entry, so
  * that there is something to bind, and in a word, for the address that is right. Not both by one
- * name in C: the linker would then make an entry that needs no binding. (The second word only keeps
- * the linker from throwing away the jump, which nobody reaches.)
+ * name in C: the linker would then make an entry that needs no binding. Nobody reaches the jump.
  */
-__asm__(".section .text.linker_probe_entry, \"ax\"\n"
+__asm__(".text\n"
         "linker_probe_entry: jmp __tls_get_addr@PLT\n"
-        ".section .data.rel.ro.linker_probe, \"aw\"\n"
+        ".section .data.rel.ro, \"aw\"\n"
         ".balign 8\n"
-        "linker_probe_address: .quad __tls_get_addr, linker_probe_entry\n"
+        "linker_probe_address: .quad __tls_get_addr\n"
         ".text\n");
 extern const uintptr_t linker_probe_address __attribute__((visibility("hidden")));
 #define PROBE_NAME "__tls_get_addr"

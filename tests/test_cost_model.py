@@ -376,20 +376,6 @@ def test_a_damaged_document_is_an_error_that_says_so(data):
 # --- the answer and the picture -----------------------------------------------------------------
 
 
-def test_the_answer_names_prices_limits_and_shares():
-    text = answer(report_of())
-    assert "A relative one costs ld.so 2.0 ns" in text
-    assert "150 ns to 400 ns" in text
-    assert "Against swapfile (60 µs), dropping a page with lazyfree" in text
-    assert "its fixups again takes less time with any number of fixups. Against" in text
-    assert "Against zram (14 µs), it takes less time with any number of relative ones" in text
-    assert "with up to 250 known ones (67% of pages have no more)" in text
-    # 170 in the mean, three quarters relative: 0.75 * 2 + 0.25 * 150 (or 400) ns each.
-    assert "as ld.so does it 6.6 µs in a short scope and 17 µs in a long scope" in text
-    assert "symbolic ones" not in text
-    assert text.endswith(" in a long scope (33%).")
-
-
 def test_a_mixed_fixup_costs_what_those_of_a_page_do_in_the_mean():
     lines = scratch_lines(make_costs(), relative_share=0.75)
     mixed = line_of(lines, "lazyfree", "mixed, long scope")
@@ -397,13 +383,6 @@ def test_a_mixed_fixup_costs_what_those_of_a_page_do_in_the_mean():
     assert mixed.fixup.ns.minimum == pytest.approx(0.75 * 1.8 + 0.25 * 360)
     named = {one.fixup.title for one in scratch_lines(make_costs()) if one.fixup}
     assert not any(title.startswith("mixed") for title in named)
-
-
-def test_symbolic_ones_are_weighed_alone_where_the_mixture_is_not_known():
-    pages = distribution_of_counts("three pages", np.array([10, 100, 400]))
-    text = answer(cost_report(make_costs(), pages))
-    assert "with up to 47 symbolic ones alone in a short scope and with up to 18" in text
-    assert text.endswith(" in a long scope.")
 
 
 @pytest.mark.parametrize("swaps", ["", "f", "fzs"])
@@ -429,18 +408,6 @@ def test_the_answer_is_plain_english_whatever_was_measured(swaps, other, scratch
         assert text.endswith("Swap was not measured, so there is nothing to weigh.")
     elif scratch_us == 100.0 and swaps:
         assert "more time, even without fixups" in text
-
-
-def test_one_fixup_is_one():
-    costs = make_costs(lines=[make_line("swap.zram", (8.0, 0.0)), make_line("lazyfree", (7.9, 90))])
-    pages = distribution_of_counts("three pages", np.array([10, 100, 400]), relative_share=0.0)
-    assert "up to 1 one mixed as here in a short scope" in answer(cost_report(costs, pages))
-
-
-def test_without_swap_or_engine_the_answer_says_what_is_missing():
-    assert "Swap was not measured" in answer(report_of(make_costs(lines=LINES[2:])))
-    assert "A scratch engine was not measured" in answer(report_of(make_costs(lines=LINES[:2])))
-    assert "no answer" in answer(report_of(make_costs(lines=[], nanoseconds={})))
 
 
 def test_the_picture_has_every_line_and_steep_ones_leave_it():

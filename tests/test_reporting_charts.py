@@ -9,7 +9,6 @@ import pytest
 from support.comparisons import NO_SWAP, PAGES, make_comparison, make_round
 
 from mapscratch.lab.compare.charts import (
-    ASCII,
     Chart,
     ChartError,
     Series,
@@ -31,13 +30,11 @@ def test_private_rises_and_scratch_is_flat():
         Series("private", tuple((count, PAGES * count) for count in COUNTS)),
         Series("lazyfree", tuple((count, 0) for count in COUNTS)),
     )
-    assert "a swapfile" in chart.title
 
 
 def test_what_is_not_applicable_is_not_drawn_as_0():
     chart = chart_of(SWEEP)
     assert "dontneed: not applicable" in chart.note
-    assert "dontneed: not applicable" in plain(text_chart(chart))
 
 
 def test_without_swap_it_is_what_was_given_back():
@@ -53,18 +50,6 @@ def test_without_swap_it_is_what_was_given_back():
         ((2, mebibytes),),
         ((2, mebibytes),),
     ]
-    assert "without swap" in chart.title
-
-
-def test_text_without_colour_in_ascii():
-    drawn = plain(text_chart(chart_of(SWEEP), width=56, height=7, glyphs=ASCII))
-    lines = drawn.splitlines()
-    assert drawn.isascii()
-    assert lines[0] == "Fixed-up pages that N processes sent to a swapfile"
-    assert lines[2].startswith("800 +") and lines[2].endswith("o  private")
-    assert lines[8].startswith("  0 +o") and lines[8].endswith("o  lazyfree")
-    assert lines[5].startswith("400 +")
-    assert lines[10].split() == ["1", "2", "4", "8", "processes"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100])

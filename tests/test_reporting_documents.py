@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from io import StringIO
 
 import pytest
-from rich.console import Console
 from support.comparisons import NO_SWAP, make_comparison, make_round
+from support.golden import drawn_on, plain_console
 from support.places import TREE
 
 from mapscratch.doctor.diagnosis import diagnose
 from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines
 from mapscratch.lab.compare.document import comparison_document, comparison_schema
-from mapscratch.lab.compare.terminal import _LINES, NOT_KNOWN, print_comparison
+from mapscratch.lab.compare.terminal import _LINES, print_comparison
 from mapscratch.lab.rig.results import FIGURES
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -84,35 +83,9 @@ def test_every_member_is_documented():
     assert not [name for name in names if f"`{name}`" not in text and f'"{name}"' not in text]
 
 
-def printed(comparison, *, verbose, width=80):
-    console = Console(
-        file=StringIO(), width=width, highlight=False, markup=False, color_system=None
-    )
-    print_comparison(console, comparison, verbose=verbose)
-    return console.file.getvalue()
-
-
 def test_the_verbose_table_has_every_figure():
     assert {name for _, name, _ in _LINES} == set(FIGURES) - {"fixups", "asked_bytes",
         "given_back_bytes", "seconds"}  # fmt: skip
-    text = printed(FULL, verbose=True)
-    assert "ratio to private" in text
-    assert "IRELATIVE" in text
-    assert f"{NOT_KNOWN}" in text
-
-
-@pytest.mark.parametrize("verbose", [False, True])
-def test_it_fits_80_columns_and_ends_with_the_sentence(verbose):
-    text = printed(FULL, verbose=verbose)
-    assert max(map(len, text.splitlines())) <= 80
-    document = comparison_document(FULL, CREATED)
-    assert " ".join(text.split()).endswith(document["verdict"]["sentence"])
-
-
-def test_notes_and_what_is_left_out_are_printed():
-    text = printed(make_comparison(make_round("private"), notes=("Mind the gap.",)), verbose=False)
-    assert "Note: Mind the gap." in text
-    assert "Left out: kernel; this kernel has no MAP_SCRATCH." in text
 
 
 def test_the_spread_is_shown():
@@ -120,7 +93,9 @@ def test_the_spread_is_shown():
         make_round("private", number=number, round_trip_us=value)
         for number, value in enumerate((9.0, 10.0, 13.0), 1)
     ]
-    assert "10.0 ±20%" in printed(make_comparison(*rounds), verbose=True)
+    console = plain_console()
+    print_comparison(console, make_comparison(*rounds), verbose=True)
+    assert "10.0 ±20%" in drawn_on(console)
 
 
 def test_a_diagnosis_as_text_and_document_says_the_same():

@@ -9,7 +9,10 @@ from __future__ import annotations
 import html
 import os
 import re
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
 
 FOLDER = Path(__file__).parent.parent / "golden"
 _BLOCKS = (
@@ -27,6 +30,17 @@ def agrees_with_golden(text: str, name: str) -> None:
     assert text.splitlines() == kept.splitlines(), (
         f"{path} differs: if that is right, run the test with MAPSCRATCH_GOLDEN=write"
     )
+
+
+def plain_console(width: int = 80) -> Console:
+    """One that draws into a text, without colour."""
+    return Console(file=StringIO(), width=width, highlight=False, markup=False, color_system=None)
+
+
+def drawn_on(console: Console) -> str:
+    """What was drawn on a `plain_console`, without spaces at the ends of lines."""
+    assert isinstance(console.file, StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 
 
 def words_of_page(page: str) -> str:

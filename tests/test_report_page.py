@@ -16,6 +16,7 @@ from support.golden import agrees_with_golden, words_of_page
 from support.report_documents import (
     BENCH,
     CREATED,
+    MACHINE,
     MIXED,
     PAGES,
     REPORT_LINES,
@@ -37,7 +38,6 @@ from mapscratch.lab.report.charts import Scale, apart
 from mapscratch.lab.report.documents import (
     Documents,
     as_document,
-    documents_of,
     read_bench,
 )
 from mapscratch.lab.report.page import page
@@ -45,18 +45,16 @@ from mapscratch.lab.report.words import duration, percent, printable
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
 VOID = {"meta", "input"}
+NO_SWAP = make_compare()["swap"] | {"kind": "none"}
+NO_VERDICT = dict.fromkeys(make_compare()["verdict"]) | {
+    "case": "nothing measured", "sentence": "", "processes": 0,
+}  # fmt: skip
 
 
 def documents(survey=None, cost=None, compares=(), ps=None, **fields) -> Documents:
-    given = [
-        ("survey", survey),
-        ("cost", cost),
-        ("ps", ps),
-        *(("compare", one) for one in compares),
-    ]
-    return documents_of(
-        (as_document(value, name, name) for name, value in given if value), **fields
-    )
+    given = [("survey", survey), ("cost", cost), ("ps", ps)]
+    given += [("compare", one) for one in compares]
+    return Documents(tuple(as_document(one, name, name) for name, one in given if one), **fields)
 
 
 def text_of(html: str) -> str:
@@ -306,7 +304,7 @@ def test_what_is_missing_is_said_with_the_command_that_gives_it(given, lacking, 
     [
         {"survey": make_survey(libraries=[], processes=[], totals={}, skipped=[])},
         {"cost": make_cost(lines=(), measurements=(), checks=())},
-        {"compares": [make_compare(results=[], swap={"kind": "none"}, verdict={})]},
+        {"compares": [make_compare(results=[], swap=NO_SWAP, verdict=NO_VERDICT)]},
     ],
 )
 def test_nothing_measured_is_no_empty_chart(given):
@@ -342,7 +340,7 @@ def test_wrong_words_are_an_alarm():
 
 def with_hostile_texts(value):
     """Each text of a document replaced, but for those that choose between cases."""
-    kept = ("document", "kind", "what", "per", "created", "name")
+    kept = ("document", "kind", "what", "per", "created", "name", "case", "pressure", "swap")
     if isinstance(value, dict):
         return {
             key: one if key in kept and isinstance(one, str) else with_hostile_texts(one)
@@ -357,7 +355,6 @@ def test_every_text_of_a_document_is_escaped(tmp_path):
     given = [make_survey(), make_cost(MIXED), make_compare(), make_ps(), BENCH]
     survey, cost, compare, ps, bench = json.loads(json.dumps(with_hostile_texts(given)))
     survey["libraries"][0]["kinds"][HOSTILE] = 7
-    survey["created"] = HOSTILE
     cost["left_out"][HOSTILE] = HOSTILE
     compare["results"][0]["strategy"] = HOSTILE
     ps["processes"][0]["mappings"][0]["name"] = HOSTILE
@@ -409,7 +406,7 @@ def test_one_is_no_plural(full_page):
 
 
 def test_documents_of_different_machines_are_pointed_out(full_page):
-    other = make_cost() | {"machine": {"kernel": "5.10", "architecture": "aarch64"}}
+    other = make_cost() | {"machine": MACHINE | {"kernel": "5.10", "architecture": "aarch64"}}
     assert "different machines" in page(documents(make_survey(), other), CREATED)
     assert "different machines" not in full_page
 
@@ -420,13 +417,13 @@ def test_documents_of_different_machines_are_pointed_out(full_page):
 def test_the_last_class_ends_with_what_a_page_has():
     spread = {"maximum": 512, "histogram": [[256, 511, 2], [512, 1023, 1]]}
     survey = as_document(make_survey(totals={"fixups_per_page": spread}), "", "survey")
-    assert facts.fixups_of_survey(survey).bins[-1] == (512, 512, 1)
+    assert facts.fixups_of_survey(survey).histogram[-1] == (512, 512, 1)
 
 
 def test_pages_of_the_cost_document_are_classed():
     found = facts.fixups_of_pages(PAGES)
-    assert found.bins[0] == (1, 1, 1210)
-    assert found.bins[-2:] == ((256, 511, 3120), (512, 512, 240))
+    assert found.histogram[0] == (1, 1, 1210)
+    assert found.histogram[-2:] == [(256, 511, 3120), (512, 512, 240)]
     assert (found.median, found.maximum) == (PAGES.median, 512)
     assert found.pages == PAGES.total_pages
 

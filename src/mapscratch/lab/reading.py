@@ -97,11 +97,17 @@ def converted(value: object, kind: type[T], where: str) -> T:
         ReadingError: a member is missing, or has another type; the message says which.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ReadingError(
             f"{where!a}: {error}: was this file changed by hand? If not, make it again"
         ) from None
+
+
+def _path(kind: type[Any], value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError(f"Expected {kind.__name__}")
+    return Path(value)
 
 
 def read_document(path: Path, kind: type[T], name: str, version: int) -> T:

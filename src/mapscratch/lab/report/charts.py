@@ -8,12 +8,14 @@ and a name, and colour only beside them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mapscratch.lab.cost.model import WORDS_A_PAGE, break_even
-from mapscratch.lab.report.facts import SWAP_NAMES, Fixups, Sweep, Way, Ways
+from mapscratch.lab.report.documents import FixupsPerPage
+from mapscratch.lab.report.facts import SWAP_NAMES, Sweep, Way, Ways
 from mapscratch.lab.report.words import TO, duration
 from mapscratch.text import counted, listed, nanoseconds, whole
 
@@ -63,24 +65,26 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
-    """Something measured, or a crossing: where it is, what it is, and the least and the most.
+class Mark:
+    """A dot, a ring, a bar or a tick, and what is said of it.
 
     Attributes:
         x: in per cent.
         y: in pixels.
-        note: in words.
-        ends: of the whisker, in pixels; None without one.
         text: beside it, or empty.
+        note: where a pointer rests on it.
         roomy: there is room for the text only on a wide screen.
+        ends: of a whisker, in pixels; None without one.
+        width: of a bar, in per cent.
     """
 
-    x: float
-    y: float
-    note: str
-    ends: tuple[float, float] | None = None
+    x: float = 0.0
+    y: float = 0.0
     text: str = ""
+    note: str = ""
     roomy: bool = False
+    ends: tuple[float, float] | None = None
+    width: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +105,11 @@ class DrawnLine:
     key: str
     label: str
     path: str
-    dots: Sequence[Dot]
+    dots: Sequence[Mark]
     shape: str
     end: float
     place: float
     reckoned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """How many pages have so many fixups."""
-
-    x: float
-    width: float
-    y: float
-    height: float
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A mark on an axis.
-
-    Attributes:
-        at: per cent across, or pixels down.
-        text: beside it.
-        roomy: only where there is room.
-    """
-
-    at: float
-    text: str
-    roomy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +135,14 @@ class Chart:
     key: str
     title: str
     description: str
-    across: tuple[Sequence[Tick], str]
-    upwards: tuple[Sequence[Tick], str]
+    across: tuple[Sequence[Mark], str]
+    upwards: tuple[Sequence[Mark], str]
     lines: Sequence[DrawnLine]
     tables: Sequence[Table]
     height: float
-    rings: Sequence[Dot] = ()
-    bars: Sequence[Bar] = ()
-    quantiles: Sequence[Tick] = ()
+    rings: Sequence[Mark] = ()
+    bars: Sequence[Mark] = ()
+    quantiles: Sequence[Mark] = ()
     pages: str = ""
     scale: Scale | None = None
 
@@ -209,9 +187,9 @@ class Scale:
                 break
         return ticks[:: math.ceil(len(ticks) / most) or 1]
 
-    def marked(self, text: Callable[[float], str]) -> list[Tick]:
-        """Its ticks with what they say."""
-        return [Tick(self(value), text(value)) for value in self.ticks()]
+    def marked(self, text: Callable[[float], str]) -> list[Mark]:
+        """Its ticks upwards, with what they say."""
+        return [Mark(y=self(value), text=text(value)) for value in self.ticks()]
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
@@ -225,7 +203,7 @@ def _linear_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def apart(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Moves labels apart, each as little as that takes.
+    """Moves labels apart.
 
     Args:
         wanted: where each would like to be.
@@ -238,28 +216,24 @@ def apart(wanted: Sequence[float], distance: float, low: float, high: float) -> 
     """
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     places = [min(max(wanted[index], low), high) for index in order]
-    # Runs that touch are moved as one, about their middle.
-    runs: list[list[float]] = []  # sum of (wanted - offset), members, first place
-    for place in places:
-        runs.append([place, 1.0, place])
-        while len(runs) > 1 and runs[-2][2] + runs[-2][1] * distance > runs[-1][2]:
-            last = runs.pop()
-            before = runs[-1]
-            before[0] += last[0] - last[1] * before[1] * distance
-            before[1] += last[1]
-            first = before[0] / before[1]
-            before[2] = max(low, min(first, high - (before[1] - 1) * distance))
-    settled = [run[2] + number * distance for run in runs for number in range(round(run[1]))]
-    found = [0.0] * len(wanted)
-    for index, place in zip(order, settled, strict=True):
-        found[index] = place
-    return found
+    down = list(itertools.accumulate(places, lambda at, place: max(place, at + distance)))
+    up = list(itertools.accumulate(places[::-1], lambda at, place: min(place, at - distance)))[::-1]
+    # Pushed half by those above and half by those below, and then into the room that there is.
+    middle = [(one + other) / 2 for one, other in zip(down, up, strict=True)]
+    for at in range(len(middle)):
+        least = low if at == 0 else middle[at - 1] + distance
+        middle[at] = max(middle[at], least)
+    for at in reversed(range(len(middle))):
+        most = high if at == len(middle) - 1 else middle[at + 1] - distance
+        middle[at] = min(middle[at], most)
+    found = dict(zip(order, middle, strict=True))
+    return [found[index] for index in range(len(wanted))]
 
 
 # --- a page's way out of memory and back --------------------------------------------------------
 
 
-def round_trip_chart(ways: Ways, fixups: Fixups | None) -> Chart:
+def round_trip_chart(ways: Ways, fixups: FixupsPerPage | None) -> Chart:
     """What a page's way costs against the fixups on it, and how many fixups pages here have."""
     drawn = _from_the_top([*ways.swaps, *ways.drawn])
     values = [one.at(k) for one in drawn for k in (1, WORDS_A_PAGE)]
@@ -267,7 +241,7 @@ def round_trip_chart(ways: Ways, fixups: Fixups | None) -> Chart:
     values = [value for value in values if value > 0] or [1.0]
     x = Scale(1, WORDS_A_PAGE, 0, 100, logarithmic=True)
     y = Scale(min(values) / 1.6, max(values) * 1.6, BOTTOM, TOP, logarithmic=True)
-    ticks = [Tick(x(2.0**n), str(2**n), roomy=n % 2 == 1) for n in range(10)]
+    ticks = [Mark(x(2.0**n), text=str(2**n), roomy=n % 2 == 1) for n in range(10)]
     return Chart(
         key="trip",
         title="What it costs a page to leave memory and come back as it was",
@@ -290,7 +264,7 @@ def _from_the_top(ways: Sequence[Way]) -> list[Way]:
     return sorted(ways, key=lambda one: -one.at(WORDS_A_PAGE))
 
 
-def _told(drawn: Sequence[Way], fixups: Fixups | None) -> str:
+def _told(drawn: Sequence[Way], fixups: FixupsPerPage | None) -> str:
     sentences = [
         f"{one.title}: {duration(one.at(1))} with 1 fixup, {duration(one.at(WORDS_A_PAGE))} with "
         f"{WORDS_A_PAGE}."
@@ -312,11 +286,11 @@ def _way_lines(drawn: Sequence[Way], x: Scale, y: Scale) -> list[DrawnLine]:
             label=_label(way),
             path=_path((x(k), y(way.at(k))) for k in fixups),
             dots=[
-                Dot(
+                Mark(
                     x(max(k, 1)),
                     y(spread.median),
-                    f"{way.title}, {counted(round(k), 'fixup')}: {duration(spread.median)}",
-                    (y(spread.minimum), y(spread.maximum)),
+                    note=f"{way.title}, {counted(round(k), 'fixup')}: {duration(spread.median)}",
+                    ends=(y(spread.minimum), y(spread.maximum)),
                 )
                 for k, spread in way.points
             ],
@@ -366,9 +340,9 @@ def _point_table(drawn: Sequence[Way]) -> Table:
     )
 
 
-def _rings(ways: Ways, x: Scale, y: Scale) -> list[Dot]:
+def _rings(ways: Ways, x: Scale, y: Scale) -> list[Mark]:
     """Where dropping a page begins to cost more, with the number where there is room."""
-    rings: list[Dot] = []
+    rings: list[Mark] = []
     taken: list[tuple[float, float]] = []
     for way in ways.drawn:
         found = [(break_even(swap.trip, way.trip), swap) for swap in ways.swaps]
@@ -383,7 +357,7 @@ def _rings(ways: Ways, x: Scale, y: Scale) -> list[Dot]:
             narrow, wide = (_free(at, text, taken, width) for width in (_NARROW, _WIDE))
             if wide:
                 taken.append(at)
-            rings.append(Dot(*at, note, text=text if wide else "", roomy=not narrow))
+            rings.append(Mark(*at, text if wide else "", note, roomy=not narrow))
     return rings
 
 
@@ -397,25 +371,26 @@ def _free(
     )
 
 
-def _bars(fixups: Fixups, x: Scale) -> list[Bar]:
-    height = Scale(0, max(pages for *_, pages in fixups.bins), 0, STRIP_BOTTOM - STRIP_TOP)
+def _bars(fixups: FixupsPerPage, x: Scale) -> list[Mark]:
+    height = Scale(0, max(pages for *_, pages in fixups.histogram), 0, STRIP_BOTTOM - STRIP_TOP)
     bars = []
-    for low, high, pages in fixups.bins:
+    for low, high, pages in fixups.histogram:
         start, end, tall = x(max(low, 1)), x(high + 1), height(pages)
         which = counted(round(high), "fixup") if low == high else f"{span(low, high)} fixups"
         note = f"{which}: {counted(round(pages), 'page')}"
-        bars.append(Bar(start, max(end - start - 0.2, 0.3), STRIP_BOTTOM - tall, tall, note))
+        width = max(end - start - 0.2, 0.3)
+        bars.append(Mark(start, STRIP_BOTTOM - tall, note=note, width=width))
     return bars
 
 
-def _quantiles(fixups: Fixups, x: Scale) -> list[Tick]:
+def _quantiles(fixups: FixupsPerPage, x: Scale) -> list[Mark]:
     """At the median, and where 95 % of the pages have no more, if that is not too near."""
-    ticks: list[Tick] = []
+    ticks: list[Mark] = []
     for value, name in ((fixups.median, "half"), (fixups.p95, "95 %")):
         if value is not None and value >= 1:
             at, text = x(value), f"{name} ≤ {whole(value)}"
-            far = not ticks or (at - ticks[-1].at) / 100 * _NARROW > len(text) * _CHARACTER
-            ticks.append(Tick(at, text, roomy=not far))
+            far = not ticks or (at - ticks[-1].x) / 100 * _NARROW > len(text) * _CHARACTER
+            ticks.append(Mark(at, text=text, roomy=not far))
     return ticks
 
 
@@ -466,11 +441,11 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
     )
 
 
-def _count_ticks(counts: Sequence[int], x: Scale) -> list[Tick]:
-    ticks: list[Tick] = []
+def _count_ticks(counts: Sequence[int], x: Scale) -> list[Mark]:
+    ticks: list[Mark] = []
     for n in counts:
-        free = not ticks or (x(n) - ticks[-1].at) / 100 * _NARROW > 24
-        ticks.append(Tick(x(n), str(n) if free else ""))
+        free = not ticks or (x(n) - ticks[-1].x) / 100 * _NARROW > 24
+        ticks.append(Mark(x(n), text=str(n) if free else ""))
     return ticks
 
 
@@ -486,7 +461,11 @@ def _sweep_lines(
             label=name,
             path=_path((x(n), y(pages)) for n, pages in points),
             dots=[
-                Dot(x(n), y(pages), f"{name}, {counted(n, 'process', 'processes')}: {whole(pages)}")
+                Mark(
+                    x(n),
+                    y(pages),
+                    note=f"{name}, {counted(n, 'process', 'processes')}: {whole(pages)}",
+                )
                 for n, pages in points
             ],
             shape=_SHAPES.get(strategy, _CIRCLE),

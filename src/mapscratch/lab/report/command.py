@@ -33,12 +33,13 @@ from typing import get_args
 
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.errors import UserError
+from mapscratch.lab.compare.document import ComparisonDocument
 from mapscratch.lab.report.bench import files_of_the_source
 from mapscratch.lab.report.documents import (
     KINDS,
+    Documents,
     Head,
     as_document,
-    documents_of,
     read_bench,
     read_document,
 )
@@ -138,12 +139,12 @@ def run(arguments: argparse.Namespace) -> int:
     bench = tuple(map(read_bench, arguments.bench or files_of_the_source()))
     if any(getattr(arguments, name) for name in KINDS):
         given = [(name, path) for name in KINDS for path in getattr(arguments, name)]
-        documents = documents_of((read_document(path, name) for name, path in given), bench=bench)
+        documents = Documents(tuple(read_document(path, name) for name, path in given), bench)
     else:
         with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
             outcomes = _run_all(arguments, refused, Path(folder))
-        documents = documents_of(
-            (_document(one, refused) for one in outcomes if one.document),
+        documents = Documents(
+            tuple(_document(one, refused) for one in outcomes if one.document),
             bench=bench,
             missing=(
                 *((f"swap {kind}", reason) for kind, reason in refused.items()),
@@ -155,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
     _write(arguments.output, text)
     if str(arguments.output) != "-":
         print(f"{arguments.output}: {len(text) >> 10} KiB, open it in a browser")
-    if not documents.all():
+    if not documents.all:
         reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in documents.missing)
         raise ReportError(f"nothing could be measured, the page says why: {'; '.join(reasons)}")
     return EXIT_WRONG if any(one.wrong_words for one in documents.compares) else 0
@@ -303,7 +304,7 @@ def _keep(file: Path, folder: Path, say: Progress) -> None:
         say(f"{file.name}: not kept: {error.strerror or error}", 1.0)
 
 
-def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> Head:
+def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> Head | ComparisonDocument:
     """With the reason why a swap wasn't measured: it can't be made, and not that nobody asked."""
     document = outcome.document
     left_out = document.get("left_out") if isinstance(document, dict) else None

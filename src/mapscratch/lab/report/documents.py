@@ -9,42 +9,32 @@ not known, and the page says so. No text here is trusted: see `words.printable`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
+from mapscratch.lab.compare.document import ComparisonDocument, Machine
 from mapscratch.lab.cost.answer import CostReport, cost_report
 from mapscratch.lab.cost.document import Figures
 from mapscratch.lab.reading import ReadingError, checked_document, converted, read_json
-from mapscratch.lab.rig.results import Spread
 
 _VERSION = 1
 
 Count = Annotated[int, Meta(ge=0)]
-T = TypeVar("T")
-
-
-class Machine(Struct, frozen=True):
-    """Where a document was made."""
-
-    kernel: str = ""
-    architecture: str = ""
-    processors: Count | None = None
-    page_size: Count | None = None
 
 
 class Head(Struct, frozen=True, kw_only=True):
     """What all documents have."""
 
     document: str
-    created: str = ""
+    created: datetime
     seconds: float | None = None
     mapscratch: str = ""
-    machine: Machine = Machine()
+    machine: Machine
     left_out: dict[str, str] = {}
 
 
@@ -74,6 +64,11 @@ class FixupsPerPage(Struct, frozen=True):
     maximum: float | None = None
     mean: float | None = None
     histogram: Annotated[list[tuple[Count, Count, Count]], Meta(max_length=64)] = []
+
+    @property
+    def pages(self) -> int:
+        """All pages."""
+        return sum(pages for *_, pages in self.histogram)
 
 
 class Totals(Struct, frozen=True):
@@ -109,62 +104,6 @@ class Survey(Head, frozen=True, kw_only=True):
     processes: list[SurveyedProcess] = []
     skipped: list[Skipped] = []
     totals: Totals = Totals()
-
-
-class Swap(Struct, frozen=True):
-    """Where a comparison's pages were swapped to."""
-
-    kind: str = "none"
-    zswap: bool | None = None
-
-
-class Settings(Struct, frozen=True):
-    """What a comparison was asked for."""
-
-    swap: str = ""
-
-
-class Result(Struct, frozen=True):
-    """One strategy with one number of processes."""
-
-    processes: Count = 0
-    strategy: str = ""
-    figures: dict[str, Spread | None] = {}
-
-    def median(self, name: str) -> float | None:
-        """Of one figure; None where it is not known."""
-        spread = self.figures.get(name)
-        return spread.median if spread else None
-
-
-class Verdict(Struct, frozen=True):
-    """What a comparison says in the end."""
-
-    sentence: str = ""
-    scratch: str | None = None
-    fixups_per_page: float | None = None
-    fixup_ns: float | None = None
-    scratch_us: float | None = None
-    swap_us: float | None = None
-
-
-class Compare(Head, frozen=True, kw_only=True):
-    """A ``mapscratch.compare``."""
-
-    results: list[Result]
-    swap: Swap = Swap()
-    settings: Settings = Settings()
-    verdict: Verdict = Verdict()
-    notes: list[str] = []
-    wrong_words: Count = 0
-
-    @property
-    def swapped_to(self) -> str:
-        """``file``, ``partition``, ``zram`` or ``zswap``; empty for nowhere."""
-        kind = self.swap.kind
-        if self.swap.zswap and kind in ("file", "partition"):
-            return "zswap"
-        return kind if kind in ("file", "partition", "zram") else ""
 
 
 class Mapping(Struct, frozen=True):
@@ -209,55 +148,53 @@ class Bench(Struct, frozen=True):
     note: str = ""
 
 
+KINDS: dict[str, type[Head | ComparisonDocument]] = {
+    "survey": Survey,
+    "cost": Cost,
+    "compare": ComparisonDocument,
+    "ps": Ps,
+}
+"""By name, without ``mapscratch.``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What there is to make a page from; None and empty for what there is not.
+    """What there is to make a page from.
 
     Attributes:
-        survey: fixups of libraries and processes.
-        cost: what was measured of fixups, faults and swap.
-        compares: each with another swap.
-        ps: who used scratch memory.
+        all: the documents; but for comparisons one of each kind is shown.
         bench: runs of the benchmarks, of arrays and `Cache`.
         missing: name of a document, and why it could not be made.
         commands: command lines that made them, in order.
     """
 
-    survey: Survey | None = None
-    cost: Cost | None = None
-    compares: tuple[Compare, ...] = ()
-    ps: Ps | None = None
+    all: tuple[Head | ComparisonDocument, ...] = ()
     bench: tuple[Bench, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
     commands: tuple[str, ...] = ()
 
-    def all(self) -> list[Head]:
-        """The documents that there are."""
-        return [one for one in (self.survey, self.cost, *self.compares, self.ps) if one]
+    @property
+    def survey(self) -> Survey | None:
+        """Fixups of libraries and processes."""
+        return next((one for one in self.all if isinstance(one, Survey)), None)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What was measured of fixups, faults and swap."""
+        return next((one for one in self.all if isinstance(one, Cost)), None)
+
+    @property
+    def compares(self) -> list[ComparisonDocument]:
+        """Each with another swap."""
+        return [one for one in self.all if isinstance(one, ComparisonDocument)]
+
+    @property
+    def ps(self) -> Ps | None:
+        """Who used scratch memory."""
+        return next((one for one in self.all if isinstance(one, Ps)), None)
 
 
-KINDS: dict[str, type[Head]] = {"survey": Survey, "cost": Cost, "compare": Compare, "ps": Ps}
-"""By name, without ``mapscratch.``."""
-
-
-def documents_of(
-    found: Iterable[Head],
-    *,
-    bench: tuple[Bench, ...] = (),
-    missing: tuple[tuple[str, str], ...] = (),
-    commands: tuple[str, ...] = (),
-) -> Documents:
-    """The documents by their kinds; but for comparisons there is one of each."""
-    given = list(found)
-
-    def one(kind: type[T]) -> T | None:
-        return next((document for document in given if isinstance(document, kind)), None)
-
-    compares = tuple(document for document in given if isinstance(document, Compare))
-    return Documents(one(Survey), one(Cost), compares, one(Ps), bench, missing, commands)
-
-
-def read_document(path: Path, name: str) -> Head:
+def read_document(path: Path, name: str) -> Head | ComparisonDocument:
     """Reads a document.
 
     Args:
@@ -273,7 +210,7 @@ def read_document(path: Path, name: str) -> Head:
     return as_document(value, os.fspath(path), name)
 
 
-def as_document(value: Any, where: str, name: str) -> Head:
+def as_document(value: Any, where: str, name: str) -> Head | ComparisonDocument:
     """A document that was read; its name, its version and its members' types are checked.
 
     Raises:

@@ -7,14 +7,15 @@ where dropping stops paying is its `BreakEven`. Comparisons alone give such line
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
+from msgspec.structs import replace
 
+from mapscratch.lab.compare.document import ComparisonDocument, Result
 from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.costs import Line
 from mapscratch.lab.cost.model import (
@@ -33,7 +34,7 @@ from mapscratch.lab.cost.model import (
     distribution_of_survey,
     kernel_part_us,
 )
-from mapscratch.lab.report.documents import Compare, Documents, FixupsPerPage, Survey
+from mapscratch.lab.report.documents import Documents, FixupsPerPage, Survey
 from mapscratch.lab.report.words import TO, duration, percent
 from mapscratch.lab.rig.results import Spread
 
@@ -258,7 +259,7 @@ def _of_compares(documents: Documents) -> Ways | None:
     """A comparison knows one number of fixups a page, and what one of them costs."""
     found = []
     for one in documents.compares:
-        verdict, key = one.verdict, one.swapped_to
+        verdict, key = one.verdict, swapped_to(one)
         fixups, ns, us = verdict.fixups_per_page, verdict.fixup_ns, verdict.scratch_us
         if verdict.swap_us is not None and key:
             trip = _constant(f"swap.{key}", SWAP_NAMES[key], verdict.swap_us)
@@ -315,7 +316,7 @@ def verdict(documents: Documents, ways: Ways | None) -> str:
             f"Half of the pages that relocation dirties have up to {found.median:,.0f} fixups; "
             "their cost was not measured."
         )
-    if documents.all():
+    if documents.all:
         return "What a fixup costs was not measured for this page."
     return "Nothing could be measured here; below is why, and what to do."
 
@@ -340,50 +341,23 @@ def _weighed(ways: Ways) -> str:
 # --- fixups a page ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fixups:
-    """Fixups a page, over pages that have any.
-
-    Attributes:
-        bins: fewest and most fixups of a page, and how many pages; ascending.
-        median: fixups of the page in the middle; None where not known, as the others.
-        p95: 95 % of pages have at most so many.
-        maximum: the most.
-        mean: over pages.
-    """
-
-    bins: tuple[tuple[float, float, float], ...]
-    median: float | None
-    p95: float | None
-    maximum: float | None
-    mean: float | None
-
-    @property
-    def pages(self) -> float:
-        """All pages."""
-        return sum(pages for _, _, pages in self.bins)
-
-
-def fixups_of_survey(survey: Survey | None) -> Fixups | None:
+def fixups_of_survey(survey: Survey | None) -> FixupsPerPage | None:
     """Of a survey's libraries; None without any."""
     found = survey.totals.fixups_per_page if survey else FixupsPerPage()
-    most = math.inf if found.maximum is None else found.maximum
+    most = WORDS_A_PAGE if found.maximum is None else round(found.maximum)
     # The last bin may reach beyond what fits in a page.
     bins = [(low, max(low, min(high, most)), n) for low, high, n in sorted(found.histogram)]
-    if not sum(pages for _, _, pages in bins):
-        return None
-    return Fixups(tuple(bins), found.median, found.p95, found.maximum, found.mean)
+    return replace(found, histogram=bins) if sum(n for *_, n in bins) else None
 
 
-def fixups_of_pages(pages: Distribution) -> Fixups:
+def fixups_of_pages(pages: Distribution) -> FixupsPerPage:
     """Of the pages that costs were reckoned for."""
-    most = float(pages.fixups[-1])
+    most = int(pages.fixups[-1])
     bins = []
-    for power in range(math.floor(math.log2(max(most, 1.0))) + 1):
-        low, high = 2.0**power, min(2.0 ** (power + 1) - 1, most)
+    for low in (2**power for power in range(most.bit_length())):
         inside = (pages.fixups >= low) & (pages.fixups < 2 * low)
-        bins.append((low, high, float(pages.pages[inside].sum())))
-    return Fixups(tuple(bins), pages.median, pages.quantile(0.95), most, pages.mean)
+        bins.append((low, min(2 * low - 1, most), int(pages.pages[inside].sum())))
+    return FixupsPerPage(pages.median, pages.quantile(0.95), most, pages.mean, bins)
 
 
 def pages_of_survey(survey: Survey) -> Distribution | None:
@@ -457,6 +431,19 @@ def kinds_of_fixups(survey: Survey) -> list[tuple[str, int]]:
 # --- swap against the number of processes -------------------------------------------------------
 
 
+def swapped_to(compare: ComparisonDocument) -> str:
+    """``file``, ``partition``, ``zram`` or ``zswap``; empty for nowhere."""
+    kind = compare.swap.kind
+    if compare.swap.zswap and kind in ("file", "partition"):
+        return "zswap"
+    return kind if kind in SWAP_NAMES else ""
+
+
+def _median(result: Result, name: str) -> float | None:
+    spread = result.figures.get(name)
+    return spread.median if spread else None
+
+
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """One strategy of a comparison over numbers of processes.
@@ -476,7 +463,7 @@ class Sweep:
     given_back: float | None
 
 
-def sweeps_of(compare: Compare) -> list[Sweep]:
+def sweeps_of(compare: ComparisonDocument) -> list[Sweep]:
     """What a comparison shows, by strategy."""
     most = max((one.processes for one in compare.results), default=0)
     found = []
@@ -484,24 +471,24 @@ def sweeps_of(compare: Compare) -> list[Sweep]:
         own = sorted(
             (one for one in compare.results if one.strategy == name), key=lambda one: one.processes
         )
-        swapped = [(one.processes, one.median("swapped_out_pages")) for one in own]
+        swapped = [(one.processes, _median(one, "swapped_out_pages")) for one in own]
         last = own[-1] if own[-1].processes == most else None
         found.append(
             Sweep(
-                compare.swapped_to,
+                swapped_to(compare),
                 name,
                 tuple((n, pages) for n, pages in swapped if pages is not None),
                 last.figures.get("round_trip_us") if last else None,
-                last.median("given_back_per_mib") if last else None,
+                _median(last, "given_back_per_mib") if last else None,
             )
         )
     return found
 
 
-def pages_a_process(compare: Compare) -> float | None:
+def pages_a_process(compare: ComparisonDocument) -> float | None:
     """How many pages each process fixes up; None if it isn't known."""
     for one in compare.results:
-        pages = one.median("pages")
+        pages = _median(one, "pages")
         if pages is not None and one.processes:
             return pages / one.processes
     return None

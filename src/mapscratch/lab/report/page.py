@@ -15,19 +15,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
-from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from mapscratch import __version__
+from mapscratch.lab.compare.document import ComparisonDocument
 from mapscratch.lab.cost.answer import CostReport, answer
 from mapscratch.lab.cost.model import DEVICES, WORDS_A_PAGE
 from mapscratch.lab.report import charts, facts
 from mapscratch.lab.report.bench import bench_notes, bench_tables
 from mapscratch.lab.report.charts import Table, span
-from mapscratch.lab.report.documents import Documents, Head, Survey
+from mapscratch.lab.report.documents import Documents, FixupsPerPage, Head, Survey
 from mapscratch.lab.report.words import TO, digits, duration, percent, printable
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.survey.totals import LARGEST
@@ -71,7 +72,6 @@ def page(documents: Documents, created: datetime) -> str:
         HTML, to be encoded as UTF-8.
     """
     style, script = _asset("page.css"), _asset("page.js")
-    made = created.strftime("%Y-%m-%d %H:%M %Z").strip()
     return _environment().get_template("page.html").render(
         title=_title(documents),
         contents=_CONTENTS,
@@ -79,7 +79,7 @@ def page(documents: Documents, created: datetime) -> str:
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
-        made=f"mapscratch {__version__} report, {made}",
+        made=f"mapscratch {__version__} report, {_moment(created)}",
         documents=documents,
         reasons={**dict.fromkeys(COMMANDS, ""), **dict(documents.missing)},
         **_costs(documents),
@@ -143,7 +143,7 @@ def _hash(text: str) -> str:
 
 
 def _title(documents: Documents) -> str:
-    kernels = {one.machine.kernel for one in documents.all()} - {""}
+    kernels = {one.machine.kernel for one in documents.all} - {""}
     return f"{_TITLE} Linux {', '.join(sorted(kernels))}" if kernels else _TITLE
 
 
@@ -235,10 +235,14 @@ def _weighed(ways: facts.Ways) -> Iterator[tuple[facts.Way, str]]:
 def _other_pages(documents: Documents, report: CostReport | None) -> bool:
     """Whether costs were reckoned for other pages than those of the survey."""
     own = facts.pages_of_survey(documents.survey) if documents.survey else None
-    if report is None or own is None:
-        return False
-    pairs = zip_longest(report.pages.fixups, report.pages.pages, own.fixups, own.pages)
-    return any((fixups, pages) != theirs for fixups, pages, *rest in pairs for theirs in [(*rest,)])
+    return (
+        report is not None
+        and own is not None
+        and not (
+            np.array_equal(report.pages.fixups, own.fixups)
+            and np.array_equal(report.pages.pages, own.pages)
+        )
+    )
 
 
 def _others(ways: facts.Ways) -> Table:
@@ -383,10 +387,10 @@ def _tiles(survey: Survey) -> Iterator[tuple[str, str]]:
         yield "with BIND_NOW or no PLT", percent(totals.bind_now_or_no_plt_share)
 
 
-def _fixups_table(fixups: facts.Fixups) -> Table:
-    most = max(pages for *_, pages in fixups.bins)
+def _fixups_table(fixups: FixupsPerPage) -> Table:
+    most = max(pages for *_, pages in fixups.histogram)
     rows, sum_of_pages = [], 0.0
-    for low, high, pages in fixups.bins:
+    for low, high, pages in fixups.histogram:
         sum_of_pages += pages
         shares = (percent(part / fixups.pages) for part in (pages, sum_of_pages))
         rows.append((span(low, high), whole(pages), *shares))
@@ -394,11 +398,11 @@ def _fixups_table(fixups: facts.Fixups) -> Table:
         ("fixups on a page", "pages", "share", "share with at most so many"),
         rows,
         "Fixups a page, over all pages that relocation dirties",
-        [(pages / most, 0.0) for *_, pages in fixups.bins],
+        [(pages / most, 0.0) for *_, pages in fixups.histogram],
     )
 
 
-def _quantiles(fixups: facts.Fixups) -> str:
+def _quantiles(fixups: FixupsPerPage) -> str:
     named = (
         ("median", fixups.median, whole),
         ("mean", fixups.mean, digits),
@@ -447,7 +451,8 @@ def _holders(holders: Sequence[facts.Holder], who: str, caption: str) -> Table:
 
 
 def _pages(pages: int) -> str:
-    return f"{size(pages * _PAGE)} ({counted(pages, 'page')})" if pages else "0"
+    number = counted(pages, "page").replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{size(pages * _PAGE)} ({number})" if pages else "0"
 
 
 def _held(survey: Survey) -> dict[str, float | None] | None:
@@ -472,7 +477,7 @@ def _sweeps(documents: Documents) -> dict[str, Any]:
         if fixed_up
         else "",
         "sweeps": _sweep_table(found),
-        "no_swap": any(not one.swapped_to for one in compares),
+        "no_swap": any(not facts.swapped_to(one) for one in compares),
         "notes": list(dict.fromkeys(note for one in compares for note in one.notes)),
     }
 
@@ -530,8 +535,8 @@ def _method(documents: Documents) -> dict[str, Any]:
     processes = sum(one.path.startswith("/proc/") for one in skipped)
     numbers = ((len(skipped) - processes, "file", "files"), (processes, "process", "processes"))
     return {
-        "machines": list(dict.fromkeys(map(_machine, documents.all()))),
-        "origins": _origins(documents.all()),
+        "machines": list(dict.fromkeys(map(_machine, documents.all))),
+        "origins": _origins(documents.all),
         "left_out": Table(("what", "why"), list(dict.fromkeys(_left_out(documents)))),
         "skipped": Table(
             ("file", "why"), [(one.path, one.reason) for one in skipped[:_SKIPPED_SHOWN]]
@@ -542,7 +547,7 @@ def _method(documents: Documents) -> dict[str, Any]:
     }
 
 
-def _machine(head: Head) -> str:
+def _machine(head: Head | ComparisonDocument) -> str:
     machine = head.machine
     parts = [f"Linux {machine.kernel or '(release not known)'}", machine.architecture]
     if machine.processors is not None:
@@ -552,11 +557,11 @@ def _machine(head: Head) -> str:
     return ", ".join(filter(None, parts)) + "."
 
 
-def _origins(heads: Sequence[Head]) -> Table:
+def _origins(heads: Sequence[Head | ComparisonDocument]) -> Table:
     rows = [
         (
             one.document,
-            _date(one.created),
+            _moment(one.created),
             _UNKNOWN if one.seconds is None else f"{digits(one.seconds)} s",
             one.mapscratch,
         )
@@ -565,12 +570,8 @@ def _origins(heads: Sequence[Head]) -> Table:
     return Table(("document", "made at", "took", "mapscratch"), rows)
 
 
-def _date(text: str) -> str:
-    """A date and time to be read; what is none is shown as it is."""
-    try:
-        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z").strip()
-    except ValueError:
-        return text[:40]
+def _moment(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M %Z").strip()
 
 
 def _left_out(documents: Documents) -> Iterator[tuple[str, str]]:
@@ -584,17 +585,17 @@ def _left_out(documents: Documents) -> Iterator[tuple[str, str]]:
         if not found and not documents.missing:
             made = f"not among the files that this page is made from; `{COMMANDS[name]}` makes it"
             yield name, made
-    for one in documents.all():
+    for one in documents.all:
         yield from one.left_out.items()
 
 
 def _commands(documents: Documents) -> list[str]:
     lines, given = [], []
-    if documents.survey or not documents.all():
+    if documents.survey or not documents.all:
         alone = documents.survey is not None and not documents.survey.processes
         lines.append(COMMANDS["survey"].replace(" --pid all", "" if alone else " --pid all"))
         given.append("--survey survey.json")
-    if documents.cost or not documents.all():
+    if documents.cost or not documents.all:
         lines.append(_cost_command(documents))
         given.append("--cost cost.json")
     swaps = list(dict.fromkeys(one.settings.swap for one in documents.compares))

@@ -113,11 +113,13 @@ def _environment() -> Environment:
         pages=lambda number: size(number * _PAGE),
         spread=_least_to_most,
         plain=_plain,
+        digits=digits,
     )
     environment.globals.update(
         COMMANDS=COMMANDS,
         LETTERS=string.ascii_uppercase,
         WORDS_A_PAGE=WORDS_A_PAGE,
+        LARGEST=LARGEST,
         TOP=charts.TOP,
         BOTTOM=charts.BOTTOM,
         STRIP_BOTTOM=charts.STRIP_BOTTOM,
@@ -354,11 +356,8 @@ def _survey(survey: Survey | None) -> dict[str, Any]:
         return {"processes": Table((), ())}
     fixups = facts.fixups_of_survey(survey)
     return {
-        "tiles": list(_tiles(survey)),
         "fixups": fixups,
         "fixups_table": _fixups_table(fixups) if fixups else None,
-        "fixups_note": _quantiles(fixups) if fixups else "",
-        "by_library": _by_library(survey),
         "kinds": _kinds(survey),
         "libraries": _holders(
             facts.biggest_libraries(survey),
@@ -370,21 +369,7 @@ def _survey(survey: Survey | None) -> dict[str, Any]:
             "process",
             "Private pages with relocations, by process",
         ),
-        "held": _held(survey),
     }
-
-
-def _tiles(survey: Survey) -> Iterator[tuple[str, str]]:
-    totals = survey.totals
-    counts = (("libraries", totals.libraries), ("fixups", totals.fixups))
-    yield from ((name, whole(number)) for name, number in counts if number is not None)
-    pages = (
-        ("dirtied by relocation in all", totals.dirtied_pages),
-        ("of it saved by what mapscratch ships", totals.saved_pages),
-    )
-    yield from ((name, size(number * _PAGE)) for name, number in pages if number is not None)
-    if totals.bind_now_or_no_plt_share is not None:
-        yield "with BIND_NOW or no PLT", percent(totals.bind_now_or_no_plt_share)
 
 
 def _fixups_table(fixups: FixupsPerPage) -> Table:
@@ -399,32 +384,6 @@ def _fixups_table(fixups: FixupsPerPage) -> Table:
         rows,
         "Fixups a page, over all pages that relocation dirties",
         [(pages / most, 0.0) for *_, pages in fixups.histogram],
-    )
-
-
-def _quantiles(fixups: FixupsPerPage) -> str:
-    named = (
-        ("median", fixups.median, whole),
-        ("mean", fixups.mean, digits),
-        ("95 %", fixups.p95, whole),
-        ("most", fixups.maximum, whole),
-    )
-    parts = [f"{name} {text(value)}" for name, value, text in named if value is not None]
-    return f"{', '.join(parts)}; a page has room for {WORDS_A_PAGE} pointers"
-
-
-def _by_library(survey: Survey) -> str:
-    """That large libraries have most of the pages; nothing where there are few."""
-    totals = survey.totals
-    largest, middle = totals.largest_share, totals.library_median
-    symbolic = totals.library_symbolic_share
-    few = (totals.libraries or 0) <= 2 * LARGEST
-    if few or largest is None or middle is None or symbolic is None:
-        return ""
-    return (
-        f"{LARGEST} libraries have {percent(largest)} of these pages; the library in the middle "
-        f"has {whole(middle)} {'fixup' if round(middle) == 1 else 'fixups'} a page, and "
-        f"{percent(symbolic)} of its fixups look up a symbol."
     )
 
 
@@ -453,15 +412,6 @@ def _holders(holders: Sequence[facts.Holder], who: str, caption: str) -> Table:
 def _pages(pages: int) -> str:
     number = counted(pages, "page").replace(" ", "\N{NO-BREAK SPACE}")
     return f"{size(pages * _PAGE)} ({number})" if pages else "0"
-
-
-def _held(survey: Survey) -> dict[str, float | None] | None:
-    totals = survey.totals
-    figures = (totals.processes, totals.relocated_pages, totals.saved_pages_in_processes)
-    if None in figures:
-        return None
-    names = ("processes", "relocated", "saved", "pss")
-    return dict(zip(names, (*figures, totals.relocated_pss_bytes), strict=True))
 
 
 # --- swap against the number of processes -------------------------------------------------------

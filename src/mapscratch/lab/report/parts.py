@@ -51,10 +51,6 @@ class Part:
     file: str
     limit: float
 
-    def arguments(self, folder: Path) -> list[str]:
-        """The arguments, with the file in a folder."""
-        return [word.replace("{folder}", str(folder)) for word in self.words]
-
     @property
     def command(self) -> str:
         """What a user would type."""
@@ -69,14 +65,12 @@ class Outcome:
         part: which.
         document: what it saved, as JSON gave it; None if it saved nothing.
         reason: why not, or empty.
-        wrong: it says that what it found is wrong.
         seconds: that it took.
     """
 
     part: Part
     document: object
     reason: str
-    wrong: bool
     seconds: float
 
 
@@ -92,46 +86,33 @@ def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Out
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the command has ended and cleaned up.
     """
     started = time.monotonic()
-    errors = folder / f"{part.file}.errors"
+    errors, file = folder / f"{part.file}.errors", folder / part.file
     # Without the folder that we are in among the paths of modules: what lies there isn't ours.
     command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
+    command += [word.replace("{folder}", str(folder)) for word in part.words]
+    nothing = subprocess.DEVNULL
     with errors.open("wb") as stderr, _later() as came:
         process = subprocess.Popen(
-            command + part.arguments(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            process_group=0,
+            command, stdin=nothing, stdout=nothing, stderr=stderr, process_group=0
         )
         try:
-            late = _wait(process, started + part.limit, tick, started, came)
+            while process.poll() is None and not came:
+                ran = time.monotonic() - started
+                if ran >= part.limit:
+                    break
+                tick(ran)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+            late = process.poll() is None
         finally:
             _end(process)
-    seconds = time.monotonic() - started
-    document = _saved(folder / part.file) if process.returncode in (0, EXIT_WRONG) else None
+    status = process.returncode
+    document = _saved(file) if status in (0, EXIT_WRONG) else None
     reason = ""
     if document is None:
-        last = _last_words(errors)
-        reason = f"it was interrupted after {part.limit:.0f} s" if late else last
-        reason = reason or f"it ended with status {process.returncode}"
-    wrong = document is not None and process.returncode == EXIT_WRONG
-    return Outcome(part, document, reason, wrong, seconds)
-
-
-def _wait(
-    process: subprocess.Popen[bytes],
-    until: float,
-    tick: Tick,
-    started: float,
-    came: list[int],
-) -> bool:
-    """Waits for its end, or for a signal; True if it still runs when its time is over."""
-    while time.monotonic() < until and not came:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL_SECONDS)
-            return False
-        tick(time.monotonic() - started)
-    return not came
+        reason = f"it was interrupted after {part.limit:.0f} s" if late else _last_words(errors)
+        reason = reason or f"it ended with status {status}"
+    return Outcome(part, document, reason, time.monotonic() - started)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

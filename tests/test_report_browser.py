@@ -128,6 +128,14 @@ def test_no_text_is_cut_and_none_lies_on_another(opened, width):
     assert keys == ["chart-trip", "chart-sweep"]
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (PHONE, 844)])
+def test_links_and_verdict_are_within_the_first_screen(opened, width, height):
+    opened.look(width=width)
+    for what in ("nav", "#verdict"):
+        bottom = opened.run(f"document.querySelector('{what}').getBoundingClientRect().bottom")
+        assert bottom < height
+
+
 @pytest.mark.parametrize("width", [WIDE, 700, PHONE])
 def test_fixups_as_they_are_mixed_have_room(browser, tmp_path, width):
     cost = make_cost(MIXED)

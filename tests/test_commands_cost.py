@@ -25,8 +25,8 @@ from mapscratch import cli
 from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.lab.cost import command
+from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import cost_report
-from mapscratch.lab.cost.baselines import Alternatives
 from mapscratch.lab.cost.document import cost_document, read_figures
 from mapscratch.lab.cost.model import Layout, distribution_of_counts
 from mapscratch.lab.cost.timers import working_folder

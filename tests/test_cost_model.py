@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from support.costs import LINES, make_costs, make_line, make_measurement, make_spread
 
 from mapscratch.elf import default_libraries, link, relocations
+from mapscratch.lab.cost.alternatives import Alternatives, try_alternatives
 from mapscratch.lab.cost.answer import answer, cost_report
-from mapscratch.lab.cost.baselines import Alternatives, baselines, try_alternatives
+from mapscratch.lab.cost.baselines import baselines
 from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.document import NAME, VERSION, Figures, cost_document
 from mapscratch.lab.cost.model import (
@@ -296,8 +297,7 @@ def test_every_other_way_has_a_sentence_and_a_source_or_a_figure(tried, nanoseco
     for one in found:
         assert one.sentence.endswith(".") and "  " not in one.sentence
         assert one.source or one.measured
-        assert one.measured == bool(one.figures) or one.name == "zswap"
-        assert all(math.isfinite(value) for value in one.figures.values())
+        assert one.measured == ("Here: " in one.sentence)
     assert ("11 of the 100 dirty pages" in found[0].sentence) == (tried is not None)
 
 

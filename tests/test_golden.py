@@ -14,8 +14,8 @@ from support.golden import agrees_with_golden, drawn_on, plain_console
 from mapscratch.lab.compare.charts import ASCII, chart_of, plain, text_chart
 from mapscratch.lab.compare.terminal import print_comparison
 from mapscratch.lab.compare.verdict import judge
+from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import CostReport, answer, cost_report
-from mapscratch.lab.cost.baselines import Alternatives
 from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.model import Layout, device, distribution_of_counts
 from mapscratch.lab.cost.terminal import print_costs

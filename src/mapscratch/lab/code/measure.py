@@ -31,6 +31,7 @@ from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
 from mapscratch.proc import range_memory, read_vmstat
 from mapscratch.run.cache import ConversionCache
 from mapscratch.run.launch import ResolverCounts, environment, find_program, reports
+from mapscratch.terminal import Progress
 
 Start = Literal["spawned", "pre-forked"]
 Strategy = Literal["stock", "converted"]
@@ -150,9 +151,6 @@ class CodeComparison:
         document = asdict(self)
         document["interpreter"] = str(self.interpreter)
         return document
-
-
-Progress = Callable[[str, float], None]
 
 
 def compare_code(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
 from typing import Any
@@ -23,9 +23,7 @@ from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
 from mapscratch.lab.rig.workers import Workers
 from mapscratch.lab.rig.workload import Workload
 from mapscratch.proc import VmStat, read_meminfo, read_vmstat
-
-Progress = Callable[[str, float], None]
-"""Is told what is done now, and how much of the time that it may take has gone (0 to 1)."""
+from mapscratch.terminal import Progress
 
 _PROCESS_OVERHEAD = 24 << 20
 """Bytes of a worker beside what it maps: what it no longer shares with its parent."""

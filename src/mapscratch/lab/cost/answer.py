@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mapscratch.lab.cost.baselines import Alternatives, Baseline, baselines
+from mapscratch.lab.cost.alternatives import Alternatives
+from mapscratch.lab.cost.baselines import Baseline, baselines
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.fleet import Fleet
 from mapscratch.lab.cost.model import (

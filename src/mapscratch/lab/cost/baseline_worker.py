@@ -36,13 +36,10 @@ def _without_random_addresses() -> None:
 
 
 def _load_base(path: str) -> int:
+    from mapscratch.proc.maps import mapped_files
+
     real = os.path.realpath(path)
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape", newline="\n") as maps:
-        for line in maps:
-            fields = line.rstrip("\n").split(None, 5)
-            if len(fields) == 6 and fields[5] == real and int(fields[2], 16) == 0:
-                return int(fields[0].partition("-")[0], 16)
-    raise OSError(f"{path} is not mapped")
+    return next(one.start for one in mapped_files("self") if one.path == real and not one.offset)
 
 
 def _relocated_pages(path: str) -> list[bytes]:

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
+from mapscratch.lab.cost.alternatives import Alternatives, BaselineError, try_alternatives
 from mapscratch.lab.cost.answer import cost_report
-from mapscratch.lab.cost.baselines import Alternatives, BaselineError, try_alternatives
 from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.document import Figures, Survey, cost_document, read_figures, read_survey

@@ -17,8 +17,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from mapscratch.documents import Document, document_head
+from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import CostReport, answer
-from mapscratch.lab.cost.baselines import Alternatives
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.cost.model import (
     BreakEven,

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mapscratch.lab.compare.rounds import Progress
 from mapscratch.lab.cost.costs import Costs, Measurement
 from mapscratch.lab.cost.ksm_costs import KsmTimer
 from mapscratch.lab.cost.lines import LineTimer
@@ -23,6 +22,7 @@ from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, working_fo
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.rig.surroundings import Announce
+from mapscratch.terminal import Progress
 
 DEFAULT_SECONDS = 60.0
 _MOST_ROUNDS = 20

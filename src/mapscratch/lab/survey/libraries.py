@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -23,9 +23,7 @@ from pathlib import Path
 from mapscratch.elf import ElfError, LibrarySurvey, survey
 from mapscratch.lab.survey.files import Skipped
 from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
-
-Progress = Callable[[str, float], None]
-"""Is told what is being done, and the share of it that is."""
+from mapscratch.terminal import Progress
 
 SECONDS_FOR_ONE = 30.0
 """The largest library of Debian, half a gigabyte, takes one."""

@@ -34,7 +34,7 @@ from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.errors import UserError
 from mapscratch.lab.survey.files import Skipped, is_elf
-from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, LibraryCensus, Progress, survey_files
+from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, LibraryCensus, survey_files
 from mapscratch.proc import MemoryArea, MemoryUsage, page_entries, range_memory, total
 from mapscratch.proc.maps import mapped_files
 from mapscratch.proc.pagemap import (
@@ -45,6 +45,7 @@ from mapscratch.proc.pagemap import (
     SWAPPED,
 )
 from mapscratch.proc.procfs import all_pids, command_name, user_name
+from mapscratch.terminal import Progress
 
 _WHOLE_ADDRESS_SPACE = 1 << 63
 _DELETED = " (deleted)"

@@ -12,8 +12,9 @@ from pathlib import Path
 from mapscratch.elf import LibrarySurvey
 from mapscratch.errors import UserError
 from mapscratch.lab.survey.files import FoundFiles, Skipped, find_files, installed_files
-from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, Progress, survey_files
+from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, survey_files
 from mapscratch.lab.survey.processes import ProcessSurvey, survey_processes
+from mapscratch.terminal import Progress
 
 
 class CensusError(UserError, RuntimeError):

@@ -45,6 +45,7 @@ from mapscratch.lab.report.words import duration, percent, printable
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e\udcff\x00\n" + 300 * "long"
 VOID = {"meta", "input"}
+DEAR = make_report_line("lazyfree", 33.0, 2.2)
 NO_SWAP = make_compare()["swap"] | {"kind": "none"}
 NO_VERDICT = dict.fromkeys(make_compare()["verdict"]) | {
     "case": "nothing measured", "sentence": "", "processes": 0,
@@ -162,6 +163,7 @@ def test_all_that_a_page_says_of_nothing():
         {"cost": make_cost(MIXED), "survey": make_survey(), "compares": [make_compare()]},
         {"cost": make_cost(lines=REPORT_LINES[3:])},
         {"cost": make_cost(lines=REPORT_LINES[:3])},
+        {"cost": make_cost(MIXED, lines=(*REPORT_LINES[:3], DEAR))},
         {"compares": [make_compare(), make_compare("zram")]},
         {"compares": [make_compare(wrong_words=3)]},
     ],
@@ -188,6 +190,14 @@ def test_the_verdict_is_the_share_of_pages_that_have_fewer_fixups():
     verdict = element_of(page(documents(cost=cost), CREATED), "verdict")
     assert "0 % of pages (zram)" in verdict
     assert "82\N{EN DASH}100 % (swapfile)" in verdict
+
+
+def test_a_verdict_where_dropping_never_pays():
+    cost = make_cost(MIXED, lines=(*REPORT_LINES[:3], DEAR))
+    assert element_of(page(documents(cost=cost), CREATED), "verdict") == (
+        "Dropping a page never beats swapping it: zram 6.4 µs, zswap 8.2 µs, swapfile 20 µs, "
+        "dropping 33 µs."
+    )
 
 
 def test_the_answer_is_that_of_cost():

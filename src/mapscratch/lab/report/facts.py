@@ -96,12 +96,8 @@ class Way:
 
     @property
     def fixup_ns(self) -> float:
-        """Ns more for each fixup."""
-        return (
-            self.trip.fixup.ns.median
-            if self.trip.fixup
-            else float(np.median(self.trip.fixup_ns[0]))
-        )
+        """What each fixup adds, in ns."""
+        return float(np.median(self.trip.fixup_ns[0]))
 
     def at(self, fixups: float) -> float:
         """µs with so many fixups on the page."""
@@ -328,6 +324,10 @@ def _weighed(ways: Ways) -> str:
     if not ways.pages:
         limits = (f"{one.name} {ways.pays(kinds[0], one).limit}" for one in swaps)
         return f"Dropping pages beats swapping up to so many known fixups: {', '.join(limits)}."
+    if all(ways.pays(way, swap).found.pays == "never" for way in kinds for swap in ways.swaps):
+        times = (f"{one.name} {duration(one.page_us)}" for one in swaps)
+        dropped = duration(ways.scratch[0].page_us)
+        return f"Dropping a page never beats swapping it: {', '.join(times)}, dropping {dropped}."
     parts: list[str] = []
     for swap in swaps:
         shares = {round(100 * (ways.pays(way, swap).share or 0.0)) for way in kinds}

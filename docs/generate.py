@@ -69,6 +69,7 @@ def members(name: str) -> str:
     lines = ["| member | what it is |", "|---|---|"]
     for attribute, text in _ATTRIBUTE.findall(inspect.cleandoc(told)):
         plain = " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+        plain = re.sub(r"\bNone\b", "`null`", plain)
         lines.append(f"| `{attribute}` | {plain} |")
     return "\n".join(lines) + "\n"
 

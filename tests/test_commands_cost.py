@@ -28,7 +28,8 @@ from mapscratch.lab.cost import command
 from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import cost_report
 from mapscratch.lab.cost.document import cost_document, read_figures
-from mapscratch.lab.cost.model import Layout, distribution_of_counts
+from mapscratch.lab.cost.model import Layout
+from mapscratch.lab.cost.pages import distribution_of_counts
 from mapscratch.lab.cost.timers import working_folder
 from mapscratch.lab.reading import ReadingError
 from mapscratch.lab.rig import surroundings

@@ -32,11 +32,13 @@ from mapscratch.lab.cost.model import (
     break_evens,
     device,
     device_lines,
+    scratch_lines,
+    swap_lines,
+)
+from mapscratch.lab.cost.pages import (
     distribution_of_counts,
     distribution_of_libraries,
     distribution_of_survey,
-    scratch_lines,
-    swap_lines,
 )
 from mapscratch.lab.reading import ReadingError, checked_document, converted
 from mapscratch.lab.rig.results import Spread

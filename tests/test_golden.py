@@ -17,7 +17,8 @@ from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import CostReport, answer, cost_report
 from mapscratch.lab.cost.fleet import plan_fleet
-from mapscratch.lab.cost.model import Layout, device, distribution_of_counts
+from mapscratch.lab.cost.model import Layout, device
+from mapscratch.lab.cost.pages import distribution_of_counts
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.rig.results import Comparison
 

@@ -17,8 +17,6 @@ from support.comparisons import (
 )
 
 from mapscratch.lab.compare.verdict import judge
-from mapscratch.lab.rig.results import SwapDescription
-from mapscratch.text import microseconds
 
 
 def test_break_even_is_where_both_take_as_long():
@@ -80,16 +78,3 @@ def test_any_result_makes_one_sentence(
         assert verdict.break_even_fixups is not None
         assert (verdict.case == "pays") == (verdict.break_even_fixups > FIXUPS_PER_PAGE)
         assert (private_us > scratch_us) == (verdict.case == "pays") or private_us == scratch_us
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.044, "0.04 µs"), (1.26, "1.3 µs"), (12.5, "12 µs"), (1234.0, "1,234 µs")]
-)
-def test_times(value, text):
-    assert microseconds(value) == text
-
-
-def test_names_of_swap():
-    assert SWAPFILE.title == "a swapfile"
-    behind = SwapDescription("partition", "/dev/x", 1, 1, temporary=False, zswap=True)
-    assert behind.title == "a swap partition behind zswap"

@@ -14,7 +14,7 @@ from mapscratch.lab.compare.document import comparison_document
 from mapscratch.lab.cost.answer import CostReport, cost_report
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.cost.document import cost_document
-from mapscratch.lab.cost.model import Distribution, distribution_of_survey
+from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.rig.results import Spread
 from support.comparisons import SWAPFILE, ZRAM, make_comparison, make_round
 

@@ -18,7 +18,6 @@ from mapscratch.lab.cost.model import (
     DEVICE_AHEAD,
     BreakEven,
     Device,
-    Distribution,
     FixupCost,
     Pays,
     RoundTrip,
@@ -26,6 +25,7 @@ from mapscratch.lab.cost.model import (
     scratch_lines,
     swap_lines,
 )
+from mapscratch.lab.cost.pages import Distribution
 from mapscratch.lab.rig.results import ENGINES
 from mapscratch.text import listed, microseconds, nanoseconds
 

@@ -44,15 +44,8 @@ from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.document import Figures, Survey, cost_document, read_figures, read_survey
 from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.measure import DEFAULT_SECONDS, measure
-from mapscratch.lab.cost.model import (
-    DEVICES,
-    Device,
-    Distribution,
-    ModelError,
-    device,
-    distribution_of_libraries,
-    swap_lines,
-)
+from mapscratch.lab.cost.model import DEVICES, Device, ModelError, device, swap_lines
+from mapscratch.lab.cost.pages import Distribution, distribution_of_libraries
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.cost.termination import interrupted_by_termination
 from mapscratch.lab.rig.machine import SwapKind

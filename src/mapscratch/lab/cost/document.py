@@ -20,13 +20,8 @@ from mapscratch.documents import Document, document_head
 from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import CostReport, answer
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
-from mapscratch.lab.cost.model import (
-    BreakEven,
-    Distribution,
-    Layout,
-    distribution_of_survey,
-    kernel_part_us,
-)
+from mapscratch.lab.cost.model import BreakEven, Layout, kernel_part_us
+from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.reading import ReadingError, read_document
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.survey import document as surveys

@@ -18,13 +18,13 @@ from mapscratch.lab.cost.model import (
     DEVICE,
     DEVICE_AHEAD,
     Device,
-    Distribution,
     Floats,
     RoundTrip,
     kernel_part_us,
     scratch_lines,
     swap_lines,
 )
+from mapscratch.lab.cost.pages import Distribution
 from mapscratch.lab.rig.results import Spread
 
 TABLE_ENTRY = 16

@@ -24,14 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapscratch.elf import FixupPlan, default_libraries, link, relocations
-from mapscratch.elf.kinds import BASE_RELATIVE_KINDS
 from mapscratch.errors import UserError
 from mapscratch.lab.cost.costs import Costs, Line, Measurement
 from mapscratch.lab.rig.results import ENGINES, Spread
@@ -448,137 +445,3 @@ def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: F
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         meeting = gain_ns / slope
     return np.where(slope > 0, meeting, np.where(gain_ns > 0, np.inf, -np.inf))
-
-
-# --- fixups a page ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Distribution:
-    """How many fixups pages have: n different numbers.
-
-    Attributes:
-        title: whose pages these are.
-        fixups: float64, shape (n,), fixups on a page, ascending.
-        pages: int64, shape (n,), how many pages have so many.
-        relative_share: of the fixups, how many need no symbol: 0 to 1; None if that isn't known.
-        layout: what is mapped beside them; None if that isn't known.
-    """
-
-    title: str
-    fixups: Floats
-    pages: NDArray[np.int64]
-    relative_share: float | None
-    layout: Layout | None
-
-    @property
-    def total_pages(self) -> int:
-        """All of them."""
-        return int(self.pages.sum())
-
-    @property
-    def mean(self) -> float:
-        """Fixups a page."""
-        return float((self.fixups * self.pages).sum() / self.pages.sum())
-
-    @property
-    def median(self) -> float:
-        """Fixups of the page in the middle."""
-        return self.quantile(0.5)
-
-    def quantile(self, share: float) -> float:
-        """So large a share of the pages has at most so many fixups."""
-        sums = np.cumsum(self.pages)
-        return float(self.fixups[np.searchsorted(sums, share * sums[-1])])
-
-    def share_below(self, fixups: float) -> float:
-        """Of the pages, how many have fewer fixups: 0 to 1."""
-        return float(self.pages[self.fixups < fixups].sum() / self.pages.sum())
-
-
-def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
-    """The pages of libraries that relocation fixes up, linked as `mapscratch compare` does it.
-
-    Args:
-        paths: shared libraries in scope order; none for a choice of what is on the machine.
-
-    Raises:
-        ModelError: no library was found, or none has relocations that can be applied.
-        ElfError: a file is no library that can be read.
-        OSError: a file can't be read.
-    """
-    chosen = [Path(path).resolve(strict=True) for path in paths] or default_libraries()
-    if not chosen:
-        raise ModelError("no shared library was found on this machine: name one or more")
-    plans = [plan for plan in link([relocations(path) for path in chosen]) if len(plan)]
-    title = ", ".join(path.name.split(".so")[0] for path in chosen[:4])
-    if len(chosen) > 4:
-        title += f" and {len(chosen) - 4} more"
-    if not plans:
-        raise ModelError(f"{title}: no relocation that could be applied; name other libraries")
-    counts = np.concatenate([_fixups_by_page(plan) for plan in plans])
-    mapped = sum(-(-plan.window_length // PAGESIZE) for plan in plans)
-    relative = sum(plan.kinds.get(str(kind), 0) for plan in plans for kind in BASE_RELATIVE_KINDS)
-    return distribution_of_counts(
-        title,
-        counts,
-        relative_share=relative / int(counts.sum()),
-        layout=Layout(mapped / len(counts) - 1, len(plans) / len(counts)),
-    )
-
-
-def _fixups_by_page(plan: FixupPlan) -> NDArray[np.int64]:
-    _, counts = np.unique(plan.offsets // np.uint64(PAGESIZE), return_counts=True)
-    as_integers: NDArray[np.int64] = counts.astype(np.int64)
-    return as_integers
-
-
-def distribution_of_counts(
-    title: str,
-    counts: NDArray[np.int64],
-    *,
-    relative_share: float | None = None,
-    layout: Layout | None = None,
-) -> Distribution:
-    """From the fixups of each single page, those without any left out.
-
-    Args:
-        title: whose pages these are.
-        counts: shape (p,), fixups of each page.
-        relative_share: see `Distribution`.
-        layout: see `Distribution`.
-
-    Raises:
-        ModelError: no page has a fixup.
-    """
-    numbers, pages = np.unique(counts[counts > 0], return_counts=True)
-    if not len(numbers):
-        raise ModelError(f"{title}: no page has a fixup, so there is nothing to reckon")
-    return Distribution(
-        title, numbers.astype(np.float64), pages.astype(np.int64), relative_share, layout
-    )
-
-
-def distribution_of_survey(
-    title: str,
-    counted: Sequence[Sequence[float]],
-    relative_share: float | None = None,
-    layout: Layout | None = None,
-) -> Distribution:
-    """From a survey's ``[fixups, pages]``, one for each number of fixups.
-
-    Args:
-        title: whose pages these are.
-        counted: the survey's.
-        relative_share: see `Distribution`.
-        layout: see `Distribution`.
-
-    Raises:
-        ModelError: it has no pages.
-    """
-    rows = np.array([row for row in counted if row[1] > 0], dtype=np.float64)
-    if not len(rows):
-        raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
-    rows = rows[np.argsort(rows[:, 0])]
-    numbers = np.minimum(rows[:, 0], WORDS_A_PAGE)
-    return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, layout)

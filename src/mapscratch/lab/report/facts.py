@@ -24,16 +24,15 @@ from mapscratch.lab.cost.model import (
     WORDS_A_PAGE,
     BreakEven,
     Device,
-    Distribution,
     FixupCost,
     Layout,
     ModelError,
     RoundTrip,
     break_even,
     device_lines,
-    distribution_of_survey,
     kernel_part_us,
 )
+from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.report.documents import Documents, FixupsPerPage, Survey
 from mapscratch.lab.report.words import TO, duration, percent
 from mapscratch.lab.rig.results import Spread

@@ -47,20 +47,35 @@ HARDENING = (
     "-fcf-protection -fno-plt -fexceptions -fasynchronous-unwind-tables -fno-omit-frame-pointer"
 )
 LINKING = "-Wl,-z,relro,-z,now -Wl,--as-needed"
+SANITIZED = "-fsanitize=undefined"
+PROFILED = "-fprofile-generate"
 FLAGS = {
     "none": ("", ""),
+    "unoptimised": ("-O0 -g", ""),
+    "hardened, large files, the next standard, packed relocations": (
+        f"{HARDENING} -Wformat -Werror=format-security -std=gnu2x -D_FILE_OFFSET_BITS=64 "
+        "-D_TIME_BITS=64",
+        f"{LINKING} -Wl,-z,pack-relative-relocs",
+    ),
+    "link-time optimisation": (f"{HARDENING} -flto", f"{LINKING} -flto"),
+    "everything checked, profiled": (
+        f"-O1 {SANITIZED} {PROFILED}",
+        f"{SANITIZED} {PROFILED}",
+    ),
+    "all that this distribution knows": _flags_of_distribution("hardening=+all optimize=+lto"),
+}
+"""CFLAGS and LDFLAGS, as distributions and developers set them; what goes together, together."""
+
+ALONE = {
     "hardened": (f"{HARDENING} -Wformat -Werror=format-security", LINKING),
     "large files and times": ("-O2 -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64", ""),
     "the next standard": ("-std=gnu2x -O2 -D_FORTIFY_SOURCE=2", ""),
-    "link-time optimisation": (f"{HARDENING} -flto", f"{LINKING} -flto"),
     "packed relocations": ("-O2", "-Wl,-z,pack-relative-relocs"),
-    "everything checked": ("-O1 -fsanitize=undefined", "-fsanitize=undefined"),
-    "profiled": ("-O2 -fprofile-generate", "-fprofile-generate"),
-    "unoptimised": ("-O0 -g", ""),
+    "everything checked": (f"-O1 {SANITIZED}", SANITIZED),
+    "profiled": (f"-O2 {PROFILED}", PROFILED),
     "packages of this distribution": _flags_of_distribution(""),
-    "all that it knows": _flags_of_distribution("hardening=+all optimize=+lto"),
 }
-"""CFLAGS and LDFLAGS, as distributions and developers set them."""
+"""The same one by one, for `make stress`."""
 
 pytestmark = [
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="entries are x86-64 code"),
@@ -95,13 +110,15 @@ def build(folder: Path, compiler: str, c_flags: str, link_flags: str) -> tuple[P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize(
+    "kind", [*FLAGS, *(pytest.param(kind, marks=pytest.mark.stress) for kind in ALONE)]
+)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_it_needs_the_same_of_others_whatever_the_flags(
     compiler: str, kind: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("mesonbuild", reason="pip install meson")
-    c_flags, link_flags = FLAGS[kind]
+    c_flags, link_flags = (FLAGS | ALONE)[kind]
     if not understands(compiler, f"{c_flags} {link_flags}", tmp_path):
         pytest.skip(f"{compiler} here has no {c_flags} {link_flags}")
     library, _ = build(tmp_path / "build", compiler, c_flags, link_flags)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make test`: every test once, in two runs, and what they say together."""
+"""`make test`: every test once, in several runs, and what they say together."""
 
 from __future__ import annotations
 
@@ -14,33 +14,42 @@ PASSING = "def test_one(): pass\n"
 FAILING = "def test_two(): assert False\n"
 
 
-def test_every_file_is_in_one_half() -> None:
-    first, second = side_by_side.halves()
-    assert sorted(first + second) == sorted(TESTS.rglob("test_*.py"))
-    assert len(first) > 30
-    assert len(second) > 30
+def test_every_file_is_in_one_run() -> None:
+    found = side_by_side.streams()
+    assert sorted(path for files in found for path in files) == sorted(TESTS.glob("**/test_*.py"))
+    assert all(len(some) > 20 for some in found)
 
 
 def test_files_that_are_named_are_run_and_no_others(tmp_path: Path) -> None:
-    names = ("cache_one", "elf_two", "elf_three", "cache_four")
-    one, two, three, four = (tmp_path / f"test_{name}.py" for name in names)
-    assert side_by_side.halves([one, two, three, four]) == ([four, one], [three, two])
+    names = ("cache_one", "elf_two", "elf_three", "cache_four", "fork_five")
+    one, two, three, four, five = (tmp_path / f"test_{name}.py" for name in names)
+    assert side_by_side.streams([one, two, three, four, five]) == [
+        [four, one],
+        [five],
+        [three, two],
+    ]
     two.write_text(PASSING)
     three.write_text(FAILING)
-    assert side_by_side.main(["-q", "-p", "no:cacheprovider", str(two)]) == 0
-    assert side_by_side.main(["-q", "-p", "no:cacheprovider", str(two), str(three)]) == 1
+    options = ["-q", "-p", "no:cacheprovider"]
+    assert side_by_side.main([*options, str(two)]) == 0
+    assert side_by_side.main([*options, str(two), str(three)]) == 1
+
+
+def test_a_folder_is_a_kind_as_the_name_of_a_file_is() -> None:
+    nested, flat = (TESTS / name for name in ("elf/test_new.py", "test_elf_new.py"))
+    assert side_by_side.streams([nested, flat]) == [[], [], [nested, flat]]
 
 
 def test_each_kind_beside_the_others_is_there() -> None:
-    _, second = side_by_side.halves()
-    for kind in side_by_side.BESIDE:
-        assert any(path.name.startswith(f"test_{kind}") for path in second), kind
+    for kinds, files in zip(side_by_side.BESIDE, side_by_side.streams()[1:], strict=True):
+        for kind in kinds:
+            assert any(side_by_side.kind_of(path).startswith(kind) for path in files), kind
 
 
-@pytest.mark.parametrize("kind", ["traps", "compare", "cost", "kernelstats", "operating", "cache"])
+@pytest.mark.parametrize("kind", ["compare", "cost", "kernelstats", "operating", "cache_memory"])
 def test_what_needs_memory_of_the_machine_is_one_after_the_other(kind: str) -> None:
-    _, second = side_by_side.halves()
-    assert not [path for path in second if path.name.startswith(f"test_{kind}")]
+    for files in side_by_side.streams()[1:]:
+        assert not [path for path in files if side_by_side.kind_of(path).startswith(kind)]
 
 
 def test_the_closing_line_has_the_sum() -> None:

@@ -79,7 +79,7 @@ compare: $(BASE) ## the main job: MAP_PRIVATE against scratch mappings, on this 
 # The tests start thousands of interpreters, and an editable install takes a tenth of a second of each: it
 # looks whether it is to be built. So the tree is installed as users do it, beside the packages of $(VENV).
 TESTED := .venv-tested
-test: $(TESTS) ## the tests, in less than five minutes
+test: $(TESTS) ## the tests
 	@test -x $(TESTED)/bin/python || $(BIN)/python -m venv --without-pip $(TESTED)
 	@echo $(CURDIR)/$(VENV)/lib/python3*/site-packages >$$(echo $(TESTED)/lib/python3*/site-packages)/packages.pth
 	$(PIP) --python $(TESTED)/bin/python install --quiet --no-deps --no-build-isolation --force-reinstall \

@@ -32,7 +32,7 @@ from mapscratch.lab.cost.lines import LineTimer, regressors
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.measure import measure
 from mapscratch.lab.cost.timers import working_folder
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
+from mapscratch.lab.rig.machine import probe_temporary_swap
 from mapscratch.lab.rig.results import Settings, Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import read_workload
@@ -108,7 +108,7 @@ def costs(said: list[str]) -> Costs:
         )
     assert eventually(lambda: is_clean(os.getpid(), before))
     # What can't be measured here isn't tried again.
-    assert 5 <= len(steps) <= 5 * found.rounds
+    assert 4 <= len(steps) <= 4 * found.rounds
     assert all(0 <= share <= 1 for _, share in steps)
     return found
 
@@ -182,8 +182,7 @@ def test_there_is_a_line_for_everything_that_runs_here(costs):
 
 
 def test_what_is_made_is_announced(costs, said):
-    groups = bool(KINDS and probe_temporary_memory_cgroup())
-    assert len(said) == len(KINDS) + groups
+    assert len(said) == len(KINDS)
     assert all("removed" in sentence for sentence in said)
 
 

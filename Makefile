@@ -9,15 +9,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13 3.14
 WHEEL_TESTS := $(WHEEL_PYTHONS:%=wheel-test-%)
-UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,tests/test_$(kind)*.py)
+UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,$(wildcard tests/*/test_$(kind)*.py))
 # On these all of them; on those what depends on the version of Python; on others the wheel is asked whether
 # it is whole. `make WHEEL_FULLY=3.13 wheel-test` for one.
 WHEEL_FULLY ?= $(WHEEL_PYTHONS)
 WHEEL_MAINLY ?=
-WHEEL_SMOKE_TESTS := $(foreach kind,import mapping_api arrays_api cache_api,tests/test_$(kind).py)
+WHEEL_SMOKE_TESTS := $(foreach kind,import mapping_api arrays_api cache_api,$(wildcard tests/*/test_$(kind).py))
 WHEEL_MAIN_TESTS := $(WHEEL_SMOKE_TESTS) $(foreach kind,arrays_files arrays_pickles arrays_python arrays_shapes cache_habits \
   cache_threads commands_extras fork_multiprocessing fork_scratch mapping_arguments purgeable_model traps_signals \
-  traps_warnings,tests/test_$(kind).py)
+  traps_warnings,$(wildcard tests/*/test_$(kind).py))
 
 BASE := $(VENV)/installed-base
 TESTS := $(VENV)/installed-tests
@@ -93,7 +93,7 @@ lint: $(LINT) ## linters, type checker, the direction of imports and of calls in
 	$(BIN)/mypy --explicit-package-bases --package kernel.vm --package distributions
 	$(BIN)/mypy libscratch/layers.py
 	$(BIN)/python libscratch/layers.py
-	$(PYTEST) -q tests/test_layering.py
+	$(PYTEST) -q tests/tree/test_layering.py
 
 format: $(LINT) ## lays out the Python code
 	$(BIN)/ruff check --fix .
@@ -125,9 +125,9 @@ asan: build/asan/build.ninja ## everything native under AddressSanitizer and Und
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	.venv-asan/bin/python -m pytest -q -p no:cacheprovider --timeout 600 -m 'not slow and not stress and not vm' \
-	  $(foreach kind,fixups pages words,tests/test_mapping_$(kind).py) \
-	  $(foreach kind,page_states state_machine,tests/test_contract_$(kind).py) \
-	  $(foreach kind,conversions streams gathering,tests/test_arrays_$(kind).py)
+	  $(foreach kind,fixups pages words,$(wildcard tests/*/test_mapping_$(kind).py)) \
+	  $(foreach kind,page_states state_machine,$(wildcard tests/*/test_contract_$(kind).py)) \
+	  $(foreach kind,conversions streams gathering,$(wildcard tests/*/test_arrays_$(kind).py))
 
 build/tsan/build.ninja: tests/native/meson.build $(BASE)
 	$(BIN)/meson setup $$(test ! -f $@ || echo --reconfigure) build/tsan -Dnative_tests=true -Dwerror=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
@@ -181,7 +181,7 @@ docs: $(TESTS) ## writes what is generated into the README and docs/
 # What is installed: the tree, as `pip install .` does it, or `make units INSTALL=dist/*.whl`.
 INSTALL ?= .
 SHORT_TESTS := $(foreach kind,import mapping_api mapping_words mapping_fixups arrays_api arrays_conversions cache_api \
-  traps_stores,tests/test_$(kind).py)
+  traps_stores,$(wildcard tests/*/test_$(kind).py))
 units: prerequisites ## the package alone, into an environment that is made anew, and a minute of tests
 	$(PYTHON) -m venv --clear .venv-units
 	.venv-units/bin/python -m pip install $(PIP_QUIETLY) --disable-pip-version-check 'pip>=25.1'

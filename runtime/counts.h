@@ -2,7 +2,7 @@
 /*
  * What the resolver did. Under `mapscratch run` the counts of all processes are one shared page of a
  * file, so that they outlive whoever is killed. `ResolverCounts` of mapscratch.run.launch has the same names in
- * the same order (tests/test_runtime_build.py).
+ * the same order (tests/run/test_runtime_build.py).
  */
 #ifndef MAPSCRATCH_COUNTS_H
 #define MAPSCRATCH_COUNTS_H

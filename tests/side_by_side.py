@@ -53,10 +53,8 @@ def streams(named: Sequence[Path] = ()) -> list[list[Path]]:
 
 
 def kind_of(path: Path) -> str:
-    """Of tests/elf/test_reader.py, and of tests/test_elf_reader.py, "elf_reader"."""
-    whole = path.resolve()
-    folder = whole.parent.relative_to(TESTS).parts if whole.is_relative_to(TESTS) else ()
-    return "_".join((*folder, path.stem.removeprefix("test_")))
+    """Of tests/elf/test_elf_reader.py "elf_reader"."""
+    return path.stem.removeprefix("test_")
 
 
 def total(*outputs: str) -> str:

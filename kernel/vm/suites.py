@@ -73,7 +73,9 @@ def _pytest(
 
 def _contract_files() -> tuple[str, ...]:
     return tuple(
-        str(path) for kind in CONTRACT_TESTS for path in sorted(TREE.glob(f"tests/test_{kind}*.py"))
+        str(path)
+        for kind in CONTRACT_TESTS
+        for path in sorted(TREE.glob(f"tests/*/test_{kind}*.py"))
     )
 
 
@@ -117,7 +119,7 @@ def contract() -> tuple[Step, ...]:
             "word stress", (str(NATIVE / "word_stress"), "kernel", "--operations", "1000000"), 120
         ),
         Step("page order", (str(NATIVE / "page_order"), "kernel", "--seconds", "10"), 60),
-        _pytest("dontneed", (str(TREE / "tests/test_engines_dontneed.py"),), 240),
+        _pytest("dontneed", (str(TREE / "tests/engine/test_engines_dontneed.py"),), 240),
         _pytest("lazyfree", quick, 180, select="lazyfree"),
     )
 

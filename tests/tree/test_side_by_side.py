@@ -35,9 +35,9 @@ def test_files_that_are_named_are_run_and_no_others(tmp_path: Path) -> None:
     assert side_by_side.main([*options, str(two), str(three)]) == 1
 
 
-def test_a_folder_is_a_kind_as_the_name_of_a_file_is() -> None:
-    nested, flat = (TESTS / name for name in ("elf/test_new.py", "test_elf_new.py"))
-    assert side_by_side.streams([nested, flat]) == [[], [], [nested, flat]]
+def test_names_of_files_are_there_once() -> None:
+    names = [path.name for path in TESTS.glob("**/test_*.py")]
+    assert len(names) == len(set(names))
 
 
 def test_each_kind_beside_the_others_is_there() -> None:
@@ -46,7 +46,9 @@ def test_each_kind_beside_the_others_is_there() -> None:
             assert any(side_by_side.kind_of(path).startswith(kind) for path in files), kind
 
 
-@pytest.mark.parametrize("kind", ["compare", "cost", "kernelstats", "operating", "cache_memory"])
+@pytest.mark.parametrize(
+    "kind", ["compare", "cost", "proc", "machine", "operating", "cache_memory"]
+)
 def test_what_needs_memory_of_the_machine_is_one_after_the_other(kind: str) -> None:
     for files in side_by_side.streams()[1:]:
         assert not [path for path in files if side_by_side.kind_of(path).startswith(kind)]

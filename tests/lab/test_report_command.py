@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from support.interpreter import run_python
 from support.patience import communicate
-from support.report_documents import make_compare, make_cost, make_survey, saved
+from support.report_documents import BENCH, make_compare, make_cost, make_survey, saved
 from support.waiting import eventually
 
 from mapscratch.cli import main
 from mapscratch.lab.report import command as report
+from mapscratch.lab.report.bench import files_of_the_source
 from mapscratch.lab.report.parts import Outcome, Part, run_part
 from mapscratch.lab.rig import surroundings
 from mapscratch.proc.availability import Availability
@@ -142,6 +143,40 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["report", "--survey", str(tmp_path / "pipe")]) == 2
     assert "regular file" in capsys.readouterr().err
+
+
+def test_results_of_benchmarks_are_those_named_or_those_of_the_source(tmp_path, monkeypatch):
+    output, cost = tmp_path / "x.html", str(saved(make_cost(), tmp_path))
+    named = tmp_path / "run.json"
+    named.write_text(json.dumps(BENCH))
+    command = ["report", "-o", str(output), "--cost", cost]
+    assert main([*command, "--bench", str(named), str(named)]) == 0
+    assert output.read_text().count('<th scope="col">A Processor, 2026-02</th>') == 4
+    assert main(command) == 0
+    (source,) = {path.parent for path in files_of_the_source()}
+    assert source == Path(__file__).parent.parent / "bench" / "results"
+    assert "A Processor" not in output.read_text()
+    assert "were not given" not in output.read_text()
+    monkeypatch.setattr(report, "files_of_the_source", list)
+    assert main(command) == 0
+    assert "were not given" in output.read_text()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"figures": {"arrays.scan": "much"}}', "x"])
+def test_results_that_are_none_are_one_line(content, tmp_path, capsys):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    cost = str(saved(make_cost(), tmp_path))
+    assert main(["report", "-o", str(tmp_path / "x"), "--cost", cost, "--bench", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+
+
+def test_one_document_is_not_given_twice(tmp_path, capsys):
+    path = str(saved(make_cost(), tmp_path))
+    assert main(["report", "-o", str(tmp_path / "x"), "--cost", path, "--cost", path]) == 2
+    assert "--cost is given twice" in capsys.readouterr().err
 
 
 def test_files_that_are_not_there(tmp_path, capsys):

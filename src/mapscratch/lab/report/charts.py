@@ -372,7 +372,8 @@ def _free(
 
 
 def _bars(fixups: FixupsPerPage, x: Scale) -> list[Mark]:
-    height = Scale(0, max(pages for *_, pages in fixups.histogram), 0, STRIP_BOTTOM - STRIP_TOP)
+    tallest = max(1, *(pages for *_, pages in fixups.histogram))
+    height = Scale(0, tallest, 0, STRIP_BOTTOM - STRIP_TOP)
     bars = []
     for low, high, pages in fixups.histogram:
         start, end, tall = x(max(low, 1)), x(high + 1), height(pages)
@@ -418,20 +419,20 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
     if not alike:
         return None
     several = len({one.swap for one in sweeps}) > 1
-    named = {
-        (f"{strategy}: {listed(swaps)}" if several else strategy): (strategy, points)
+    named = [
+        (f"{strategy}: {listed(dict.fromkeys(swaps))}" if several else strategy, strategy, points)
         for (strategy, points), swaps in alike.items()
-    }
-    every = [point for _, points in named.values() for point in points]
-    most = max(n for n, _ in every)
-    x = Scale(0, most, 0, 100)
-    y = Scale(0, max(pages for _, pages in every) * 1.05 or 1.0, BOTTOM, TOP)
+    ]
+    named.sort(key=lambda one: -one[2][-1][1])
+    every = [point for *_, points in named for point in points]
+    x = Scale(0, max(1, *(n for n, _ in every)), 0, 100)
+    y = Scale(0, max(1.0, *(1.05 * pages for _, pages in every)), BOTTOM, TOP)
     return Chart(
         key="sweep",
         title="Fixed-up pages that N processes sent to swap",
         description=" ".join(
             f"{name}: {', '.join(f'{n} → {whole(pages)}' for n, pages in points)}."
-            for name, (_, points) in named.items()
+            for name, _, points in named
         ),
         across=(_count_ticks(sorted({n for n, _ in every}), x), "processes"),
         upwards=(y.marked(whole), "pages to swap"),
@@ -450,10 +451,9 @@ def _count_ticks(counts: Sequence[int], x: Scale) -> list[Mark]:
 
 
 def _sweep_lines(
-    named: dict[str, tuple[str, tuple[tuple[int, float], ...]]], x: Scale, y: Scale
+    named: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], x: Scale, y: Scale
 ) -> list[DrawnLine]:
-    order = sorted(named.items(), key=lambda one: -one[1][1][-1][1])
-    ends = [y(points[-1][1]) for _, (_, points) in order]
+    ends = [y(points[-1][1]) for *_, points in named]
     places = apart(ends, _LINE_HEIGHT, TOP, BOTTOM - 2)
     return [
         DrawnLine(
@@ -472,5 +472,5 @@ def _sweep_lines(
             end=end,
             place=place,
         )
-        for (name, (strategy, points)), end, place in zip(order, ends, places, strict=True)
+        for (name, strategy, points), end, place in zip(named, ends, places, strict=True)
     ]

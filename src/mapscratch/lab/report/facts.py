@@ -108,7 +108,7 @@ class Way:
 
         None where it is near all of its points.
         """
-        off = [(k, self.at(k), spread.median) for k, spread in self.points]
+        off = [(k, self.at(k), spread.median) for k, spread in self.points if spread.median > 0]
         worst = max(off, key=lambda one: abs(one[1] / one[2] - 1), default=None)
         return worst if worst and abs(worst[1] / worst[2] - 1) > _MISSES else None
 
@@ -351,7 +351,7 @@ def fixups_of_survey(survey: Survey | None) -> FixupsPerPage | None:
 
 def fixups_of_pages(pages: Distribution) -> FixupsPerPage:
     """Of the pages that costs were reckoned for."""
-    most = int(pages.fixups[-1])
+    most = max(int(pages.fixups[-1]), 1)
     bins = []
     for low in (2**power for power in range(most.bit_length())):
         inside = (pages.fixups >= low) & (pages.fixups < 2 * low)

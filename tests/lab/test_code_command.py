@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_no_worker(tmp_path: Path) -> None:
     _, errors = communicate(process, seconds=30)
     assert process.returncode == EXIT_INTERRUPTED
     assert "Traceback" not in errors
-    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}/exe")]
+    assert eventually(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in workers))
 
 
 def _workers_of(pid: int) -> list[int]:

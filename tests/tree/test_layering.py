@@ -93,7 +93,7 @@ def test_imports_flow_one_way(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Contracts: 2 kept, 0 broken" in result.stdout
+    assert "Contracts: 3 kept, 0 broken" in result.stdout
 
 
 def layers_of_libscratch(tree: Path) -> tuple[int, str]:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from support.places import TESTS
 
 from mapscratch.lab.cost.termination import interrupted_by_termination
 from mapscratch.lab.rig.workers import WorkerError, Workers
@@ -123,7 +122,7 @@ def test_workers_end_with_a_parent_that_is_killed():
         "    print(*workers.pids, flush=True)\n"
         "    workers.all('hang')\n"
     )
-    command = [sys.executable, "-c", program, str(TESTS)]
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         pids = [int(pid) for pid in parent.stdout.readline().split()]

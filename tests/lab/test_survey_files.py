@@ -16,10 +16,10 @@ import pytest
 from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler
 from support.held import sleeping
+from support.hostile import handmade
 from support.interpreter import run_python, start_python
 from support.patience import communicate
 from support.waiting import eventually
-from test_elf_hostile import handmade
 
 from mapscratch.elf import default_libraries
 from mapscratch.lab.survey import libraries as census_libraries

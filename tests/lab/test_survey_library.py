@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from elf_mutation import mutate
 from elf_oracle import compile_library, needs_compiler, needs_readelf, supports
-from test_elf_hostile import HOSTILE, handmade
+from support.hostile import HOSTILE, handmade
 
 from mapscratch.elf import (
     ElfError,

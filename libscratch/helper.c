@@ -12,7 +12,7 @@
 
 #include "raw.h"
 
-/* Both sides: src/mapscratch/fixup_process.py. */
+/* Both sides: src/mapscratch/arrays/fixup_process.py. */
 struct question {
     uint64_t number;
     uint64_t first_unit;

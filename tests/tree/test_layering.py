@@ -77,6 +77,23 @@ def test_every_source_file_names_its_license(path: Path) -> None:
     assert "SPDX-License-Identifier: Apache-2.0" in path.read_text().splitlines()[0]
 
 
+def test_files_that_are_named_are_there() -> None:
+    """In comments, documents and makefiles; by their path from the tree's top, or from there."""
+    command = ["git", "ls-files", ":!CHANGELOG.md", ":!*.patch", ":!tests/tree"]
+    listed = subprocess.run(command, cwd=TREE, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this tree is no clone")
+    named = re.compile(r"(?<![\w./])(?:src|tests|libscratch|runtime|bench)/[\w/]+\.(?:py|c|h|sh)\b")
+    missing = [
+        (str(path.relative_to(TREE)), name)
+        for path in map(TREE.joinpath, listed.stdout.split())
+        if path.is_file()
+        for name in named.findall(path.read_text(encoding="utf-8", errors="replace"))
+        if not any((folder / name).exists() for folder in (TREE, path.parent))
+    ]
+    assert missing == []
+
+
 def test_imports_flow_one_way(tmp_path: Path) -> None:
     linter = pytest.importorskip("importlinter", reason="pip install --group lint")
     # The source as it is now, not as it was when it was installed: so without site (-S).

@@ -4,7 +4,7 @@
  *
  * It holds what must run without an interpreter: the page-fault path, the drop policy that memory
  * pressure wakes, and the ownership of address ranges. It decides nothing that a user could want to
- * change: sizes, windows and shares come in through `scratch_settings`.
+ * change: sizes, windows and shares are all in `scratch_settings`.
  *
  * Functions return 0 or a positive errno value; results come back through parameters named `ret`.
  *

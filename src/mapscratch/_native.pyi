@@ -23,6 +23,7 @@ RULE_ADD: Final[int]
 PRESSURE_CGROUP1: Final[int]
 PRESSURE_CGROUP2: Final[int]
 PRESSURE_STALL: Final[int]
+REARM_WINDOW_NS: Final[int]
 STALL_TRIGGERS: Final[str]
 
 def become_base(instance: object, base: type, /) -> bool:

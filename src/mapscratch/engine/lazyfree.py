@@ -40,7 +40,7 @@ from mapscratch.engine.program import first_in_program, remove_at_exit
 from mapscratch.errors import caller_level
 from mapscratch.proc import range_memory
 
-REARM_WINDOW_SECONDS = 0.010
+REARM_WINDOW_SECONDS = _native.REARM_WINDOW_NS / 1e9
 """At the latest so long after a store its page is droppable again."""
 
 _NO_THREAD = (

@@ -43,6 +43,8 @@ static int add_constants(PyObject *module) {
     for (size_t index = 0; index < sizeof constants / sizeof constants[0]; index++)
         if (PyModule_AddIntConstant(module, constants[index].name, constants[index].value))
             return -1;
+    if (PyModule_AddIntConstant(module, "REARM_WINDOW_NS", (long)scratch_settings.rearm_window_ns))
+        return -1;
     return PyModule_AddStringConstant(module, "STALL_TRIGGERS", SCRATCH_STALL_TRIGGERS);
 }
 

@@ -51,7 +51,7 @@ def with_numpy_alone(folder: Path, *words: str | Path) -> subprocess.CompletedPr
         (("demo", "--limit", "8"), "of scaled float32"),
         (("doctor",), "lazyfree"),
         (("doctor", "--json"), '"engines"'),
-        (("ps",), "process"),
+        (("ps", "--json"), '"processes"'),
         (("run", "--", "echo", "it", "ran"), "it ran"),
     ],
     ids=lambda argument: " ".join(argument) if isinstance(argument, tuple) else "",

@@ -243,7 +243,7 @@ def test_dask_pauses_a_worker_for_droppable_pages(
         assert looks(ordinary, default) is distributed.Status.running
         array.max()
         full = monitor.get_process_memory()
-        assert full == psutil.Process().memory_info().rss
+        assert abs(full - psutil.Process().memory_info().rss) < 1 << 20
         assert full - empty > decoded * 0.9, (full, empty)
         assert looks(ordinary, default) is distributed.Status.paused
         array.scratch.reclaim()

@@ -201,7 +201,9 @@ def test_text_that_may_not_be_made_writable(calls: Path, tmp_path: Path) -> None
         pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3)")
     assert json.loads(result.stdout)["wrong"] == 0
     assert counts.unwritable > 0
-    assert counts.remembered > 40000
+    # The others found that another thread was at it, and went the long way.
+    assert counts.remembered + counts.busy > 40_000
+    assert counts.remembered > counts.resolved
     assert counts.patched == 0
 
 

@@ -51,12 +51,16 @@ def take_back(run: Run) -> bool:
 
 
 def reclaim_all(cache: Cache) -> None:
-    """Has the kernel reclaim all that a cache has released."""
+    """Has the kernel reclaim all that a cache has released.
+
+    It passes over pages that are just in another processor's hands, so it is asked a few times.
+    """
 
     def reclaim_regions() -> None:
         cache._release_recent(0)
-        drain()
-        for region in cache._memory._regions:
-            reclaim(region, 0, len(region.memory))
+        for _ in range(5):
+            drain()
+            for region in cache._memory._regions:
+                reclaim(region, 0, len(region.memory))
 
     cache._alone(reclaim_regions)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "descriptor.h"
 #include "raw.h"
 
 int scratch_handover_bind(struct scratch_handover *ret) {
@@ -27,25 +28,14 @@ int scratch_handover_send(const struct scratch_handover *handover, int descripto
     int sender = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (sender < 0)
         return errno;
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec payload = {(void *)handover->cookie, sizeof handover->cookie};
-    struct msghdr message = {
-        .msg_name = (void *)&handover->receiver,
-        .msg_namelen = handover->receiver_length,
-        .msg_iov = &payload,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof control.bytes,
+    struct scratch_parcel parcel = {
+        .descriptor = descriptor,
+        .bytes = handover->cookie,
+        .length = sizeof handover->cookie,
+        .receiver = &handover->receiver,
+        .receiver_length = handover->receiver_length,
     };
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-    int error = syscall(SYS_sendmsg, sender, &message, MSG_DONTWAIT) < 0 ? errno : 0;
+    int error = scratch_send_descriptor(sender, &parcel, MSG_DONTWAIT);
     raw_close(sender);
     return error;
 }

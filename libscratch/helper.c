@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "descriptor.h"
 #include "raw.h"
 
 /* Both sides: src/mapscratch/arrays/fixup_process.py. */
@@ -60,26 +61,6 @@ static int share_memory(struct scratch_helper *helper, int *ret_memory) {
     return 0;
 }
 
-static int send_descriptor(int socket, int sent, const void *bytes, size_t length, int flags) {
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec payload = {(void *)bytes, length};
-    struct msghdr message = {
-        .msg_iov = &payload,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof control.bytes,
-    };
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &sent, sizeof(int));
-    return syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL | flags) < 0 ? errno : 0;
-}
-
 static bool is_file(int descriptor, uint64_t file) {
     struct stat status;
     return descriptor >= 0 && !fstat(descriptor, &status) && S_ISSOCK(status.st_mode) &&
@@ -106,7 +87,8 @@ static int connect_through_owner(const struct scratch_helper *helper) {
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return -1;
     const char connection = 'c';
-    int error = send_descriptor(helper->owner, ends[1], &connection, 1, MSG_DONTWAIT);
+    struct scratch_parcel parcel = {ends[1], &connection, 1, NULL, 0};
+    int error = scratch_send_descriptor(helper->owner, &parcel, MSG_DONTWAIT);
     close(ends[1]);
     if (!error)
         return ends[0];
@@ -173,7 +155,8 @@ static int begin(struct scratch_helper *helper, int socket, uintptr_t token) {
     int memory = -1;
     int error = share_memory(helper, &memory);
     if (!error) {
-        error = send_descriptor(socket, memory, helper->key, sizeof helper->key, 0);
+        struct scratch_parcel parcel = {memory, helper->key, sizeof helper->key, NULL, 0};
+        error = scratch_send_descriptor(socket, &parcel, 0);
         raw_close(memory);
     }
     if (!error)

@@ -37,7 +37,8 @@ LAYERS = (
     ),
     (
         "the ground",
-        "base clock decode figures lock number placement raw signals sparse states uapi word",
+        "base clock decode descriptor figures lock number placement raw signals sparse states uapi "
+        "word",
     ),
 )
 """From the highest to the lowest, each with its files: a .c, a .h, or both. Those of one layer know

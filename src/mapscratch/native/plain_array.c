@@ -18,12 +18,7 @@ static PyObject *native_subclass_alike(PyObject *module, PyObject *args) {
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
         .slots = no_slots,
     };
-    PyObject *bases = PyTuple_Pack(1, base);
-    if (!bases)
-        return NULL;
-    PyObject *type = PyType_FromSpecWithBases(&spec, bases);
-    Py_DECREF(bases);
-    return type;
+    return PyType_FromSpecWithBases(&spec, (PyObject *)base);
 }
 
 static int has_equal_size(PyTypeObject *one, PyTypeObject *other) {

@@ -526,12 +526,7 @@ static PyObject *make_word_map_type(void) {
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
         .slots = word_map_slots,
     };
-    PyObject *bases = PyTuple_Pack(1, mmap_type);
-    if (!bases)
-        return NULL;
-    PyObject *type = PyType_FromSpecWithBases(&spec, bases);
-    Py_DECREF(bases);
-    return type;
+    return PyType_FromSpecWithBases(&spec, (PyObject *)mmap_type);
 }
 
 int native_add_word_map(PyObject *module) {

@@ -53,9 +53,9 @@ COMMANDS = {
     "convert": "run.convert",
     "run": "run.command",
 }
-"""Modules of this package, by command; imported when they are asked for, because some take long.
+"""Modules of this package with a `HELP`, `add_arguments` and `run`, by command.
 
-Those of `lab` need the extra of that name.
+They are imported when they are asked for, because some take long.
 """
 
 
@@ -138,7 +138,15 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    import_module(f"mapscratch.{COMMANDS[name]}").add_parser(commands)
+    command = import_module(f"mapscratch.{COMMANDS[name]}")
+    parser = commands.add_parser(
+        name,
+        help=command.HELP,
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def _message(error: BaseException) -> str:

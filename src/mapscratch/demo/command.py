@@ -30,14 +30,11 @@ from mapscratch.demo.trial import Demo, prepare, run_demo
 _CLEAR_LINE = "\r\x1b[K"
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="more decoded data than memory, beside the ordinary way, which is killed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "more decoded data than memory, beside the ordinary way, which is killed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "--limit",
         type=_mebibytes,
@@ -46,7 +43,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="memory for each process; the array is four times that (default: 64)",
     )
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

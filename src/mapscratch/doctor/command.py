@@ -17,17 +17,12 @@ import json
 from mapscratch.doctor.diagnosis import diagnose
 from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines
 
+HELP = "do arrays and caches work here, and what to do if not"
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "doctor",
-        help="do arrays and caches work here, and what to do if not",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

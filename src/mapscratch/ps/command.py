@@ -37,14 +37,11 @@ _SHORTEST_WATCH = 0.1
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "ps",
-        help="all processes that use scratch memory: droppable, dropped, rebuilt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "all processes that use scratch memory: droppable, dropped, rebuilt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "--pid",
         type=process_number,
@@ -70,7 +67,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     form.add_argument(
         "--prometheus", action="store_true", help="print Prometheus's text exposition format"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -32,15 +32,11 @@ from mapscratch.elf import Conversion, convert
 from mapscratch.elf.check import CheckReport, check
 from mapscratch.run.runtime import RUNTIME_NAME, RuntimeMissing, runtime_library
 
+HELP = "a library whose PLT entries bind themselves again"
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "convert",
-        help="a library whose PLT entries bind themselves again",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "library",
         type=Path,
@@ -59,7 +55,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="disassemble the result and verify every entry (needs capstone)",
     )
     parser.add_argument("--json", action="store_true", help="print what was done for programs")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

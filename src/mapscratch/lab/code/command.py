@@ -24,17 +24,12 @@ from mapscratch.lab.rig.results import Settings
 from mapscratch.lab.rig.surroundings import check_swap
 from mapscratch.terminal import check_output_files, make_console, progress_bar
 
+HELP = "what PLT entries that bind themselves cost and save: workers with them and without"
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "code",
-        help="what PLT entries that bind themselves cost and save: workers with them and without",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     add_options(parser, processes=DEFAULT_WORKERS)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ import argparse
 import os
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from mapscratch.lab.compare.charts import chart_of, check_chart_file, save_chart
 from mapscratch.lab.compare.document import comparison_document
@@ -45,20 +45,14 @@ from mapscratch.terminal import (
     whole_number,
 )
 
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_PROCESSES = (1, 2, 4, 8)
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "compare",
-        help="MAP_PRIVATE against each scratch engine, on real libraries",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "MAP_PRIVATE against each scratch engine, on real libraries"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "libraries",
         nargs="*",
@@ -94,7 +88,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="save the picture as .svg or .png (matplotlib)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="print all figures")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -147,5 +147,5 @@ def comparison_schema() -> Document:
 
 def _schema_of_path(kind: type) -> dict[str, Any]:
     if not issubclass(kind, Path):
-        raise NotImplementedError
+        raise NotImplementedError  # so msgspec is told that a hook doesn't know a type
     return {"type": "string"}

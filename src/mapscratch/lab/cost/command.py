@@ -75,14 +75,11 @@ _LEAST_SWAP = 256 << 20
 _MOST = 1_000_000
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "cost",
-        help="how expensive fixups are: what a page costs by swap and by fixups, and break-even",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "how expensive fixups are: what a page costs by swap and by fixups, and break-even"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "libraries",
         nargs="*",
@@ -153,7 +150,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="save the picture as .svg or .png (matplotlib)",
     )
-    parser.set_defaults(run=run)
 
 
 class CostError(UserError, ValueError):

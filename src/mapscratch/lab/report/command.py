@@ -75,14 +75,11 @@ _SWAP_KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
 _LEAST_SWAP = 256 << 20
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "report",
-        help="one HTML page: how expensive the fixups are here",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "one HTML page: how expensive the fixups are here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "-o",
         "--output",
@@ -129,7 +126,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FOLDER",
         help="save the JSON of what it runs itself, too, each when it is done",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -46,14 +46,11 @@ DEFAULT_TOP = 20
 _MOST = 10_000_000
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "survey",
-        help="fixups by kind and page, of libraries and of running processes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "fixups by kind and page, of libraries and of running processes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
     parser.add_argument(
         "names",
         nargs="*",
@@ -105,7 +102,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="save a line a library, or with --pid a line a process; - prints them instead of the "
         "tables",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,11 @@ from support.patience import communicate
 
 from mapscratch import ScratchMap, _native
 from mapscratch.engine import dontneed
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine import (
+    TemporaryMemoryCgroup,
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 from mapscratch.proc import MemoryCgroup, memory_cgroup
 
 CHUNK = 64 * PAGESIZE
@@ -279,6 +283,21 @@ HOG = """
 """
 
 
+def needs_memory_in(group: TemporaryMemoryCgroup, process: subprocess.Popen[str]) -> None:
+    """Puts a `HOG` that is ready into a group, where it notices that memory is short."""
+    with process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            group.add(process.pid)
+            output, errors = communicate(process, "\n", seconds=40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert process.returncode == 0, errors
+    assert "announcements" in output
+
+
 def test_a_short_memory_cgroup_wakes_it(big: PatternFile, on_disk: Path) -> None:
     probe = probe_temporary_memory_cgroup()
     group_now = memory_cgroup()
@@ -287,18 +306,9 @@ def test_a_short_memory_cgroup_wakes_it(big: PatternFile, on_disk: Path) -> None
     # Its pages are charged to who reads it; those of a tmpfs, to who wrote it.
     (on_disk / "cache").write_bytes(os.urandom(1 << 20) * 48)
     with temporary_memory_cgroup(32 << 20) as group:
-        process = start_python(HOG, big.path, on_disk / "cache", "memory cgroup's pressure_level")
-        with process:
-            try:
-                assert process.stdout
-                assert process.stdout.readline() == "ready\n"
-                group.add(process.pid)
-                output, errors = communicate(process, "\n", seconds=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-    assert process.returncode == 0, errors
-    assert "announcements" in output
+        needs_memory_in(
+            group, start_python(HOG, big.path, on_disk / "cache", "memory cgroup's pressure_level")
+        )
 
 
 def test_a_short_memory_cgroup_of_version_2_wakes_it(big: PatternFile) -> None:
@@ -310,18 +320,7 @@ def test_a_short_memory_cgroup_of_version_2_wakes_it(big: PatternFile) -> None:
         if not (group.directory / "memory.high").exists():
             pytest.skip("this kernel's memory cgroups have no memory.high")
         (group.directory / "memory.high").write_text(str(16 << 20))
-        process = start_python(HOG, big.path, "-", "memory.events")
-        with process:
-            try:
-                assert process.stdout
-                assert process.stdout.readline() == "ready\n"
-                group.add(process.pid)
-                output, errors = communicate(process, "\n", seconds=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-    assert process.returncode == 0, errors
-    assert "announcements" in output
+        needs_memory_in(group, start_python(HOG, big.path, "-", "memory.events"))
 
 
 def second_version_mounts() -> list[Path]:

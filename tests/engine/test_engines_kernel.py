@@ -15,6 +15,7 @@ import pytest
 from support.files import PatternFile, make_file
 from support.interpreter import run_python, start_python
 from support.processors import on_one_processor
+from support.squeezing import reclaim_when_asked
 from support.swap import some_swap
 
 from mapscratch import ScratchMap, _native
@@ -117,16 +118,7 @@ def test_a_squeezed_cgroup_swaps_nothing_of_it(kernel: str, big: PatternFile) ->
             big.path,
             kernel,
         )
-        with process:
-            assert process.stdout
-            assert process.stdin
-            group.add(process.pid)
-            while process.stdout.readline():
-                group.reclaim(200 << 20)
-                process.stdin.write("\n")
-                process.stdin.flush()
-            _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        reclaim_when_asked(group, process)
 
 
 def test_a_pinned_page_is_not_reclaimed(m: ScratchMap, big: PatternFile) -> None:

@@ -14,6 +14,7 @@ from support.engines import AVAILABLE
 from support.files import PatternFile
 from support.interpreter import run_python, start_python
 from support.processors import on_one_processor
+from support.squeezing import reclaim_when_asked
 from support.swap import some_swap
 from support.waiting import eventually
 
@@ -396,16 +397,7 @@ def test_a_squeezed_cgroup_swaps_nothing_of_it(lazyfree: str, file: PatternFile)
             file.path,
             lazyfree,
         )
-        with process:
-            assert process.stdout
-            assert process.stdin
-            group.add(process.pid)
-            while process.stdout.readline():
-                group.reclaim(200 << 20)
-                process.stdin.write("\n")
-                process.stdin.flush()
-            _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        reclaim_when_asked(group, process)
 
 
 def test_fixup_time_is_counted(map_lazyfree: MapFile) -> None:

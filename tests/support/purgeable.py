@@ -7,8 +7,11 @@ import mmap
 import os
 from mmap import PAGESIZE
 
+import numpy as np
+
 from mapscratch import Cache
 from mapscratch.cache.purgeable import Region, Run
+from mapscratch.proc import range_memory
 
 MADV_PAGEOUT = 21  # Linux 5.4
 
@@ -51,16 +54,24 @@ def take_back(run: Run) -> bool:
 
 
 def reclaim_all(cache: Cache) -> None:
-    """Has the kernel reclaim all that a cache has released.
-
-    It passes over pages that are just in another processor's hands, so it is asked a few times.
-    """
+    """Has the kernel reclaim all that a cache has released."""
 
     def reclaim_regions() -> None:
         cache._release_recent(0)
-        for _ in range(5):
-            drain()
-            for region in cache._memory._regions:
-                reclaim(region, 0, len(region.memory))
+        for region in cache._memory._regions:
+            drop_region(region)
 
     cache._alone(reclaim_regions)
+
+
+def drop_region(region: Region) -> None:
+    """Has the kernel drop what is released of a region; it passes over pages that somebody holds.
+
+    That may be another processor, or whoever moves pages about to make room.
+    """
+    address = np.frombuffer(region.memory, "u1").__array_interface__["data"][0]
+    for _ in range(50):
+        drain()
+        reclaim(region, 0, len(region.memory))
+        if not range_memory(address, len(region.memory)).usage.lazy_free:
+            return

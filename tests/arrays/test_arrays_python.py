@@ -441,6 +441,14 @@ def test_no_other_user_is_served(lazyfree: str, path: Path) -> None:
     array.sum()
 
 
+def has_been_closed(connection: socket.socket) -> bool:
+    """By the other side, which may not even have accepted it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 def test_strangers_neither_hinder_nor_keep_it(lazyfree: str, path: Path) -> None:
     """Anybody on the machine may connect to an abstract socket."""
     array = mapscratch.array(path, "i4", fixup=Python(array_fixups.talks))
@@ -452,12 +460,12 @@ def test_strangers_neither_hinder_nor_keep_it(lazyfree: str, path: Path) -> None
         stranger.settimeout(patient(20))
         stranger.connect(b"\0" + process.helper.address.encode())
         strangers.append(stranger)
-    assert strangers[0].recv(1) == b""
+    assert has_been_closed(strangers[0])
     array.sum()
     del array
     gc.collect()
     assert eventually(lambda: not is_running(process.pid))
-    assert strangers[-1].recv(1) == b""
+    assert has_been_closed(strangers[-1])
     for stranger in strangers:
         stranger.close()
 

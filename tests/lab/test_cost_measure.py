@@ -129,8 +129,8 @@ def test_figures_make_sense(costs):
     assert costs.rounds >= 1
     assert costs.seconds > 0
     for one in costs.measurements:
-        assert one.spread.median > 0
-        assert one.spread.minimum <= one.spread.median <= one.spread.maximum
+        assert one.median > 0
+        assert one.minimum <= one.median <= one.maximum
         assert 0 < one.rounds <= costs.rounds
         assert one.title and one.note.endswith(".")
         assert one.per in ("fixup", "page", "call")
@@ -143,7 +143,7 @@ def test_figures_make_sense(costs):
     ):
         smaller, larger = costs.measurement(less), costs.measurement(more)
         if smaller and larger:
-            assert smaller.spread.minimum < 10 * larger.spread.maximum, (less, more)
+            assert smaller.minimum < 10 * larger.maximum, (less, more)
 
 
 def test_there_is_a_line_for_everything_that_runs_here(costs):
@@ -177,8 +177,8 @@ def test_there_is_a_line_for_everything_that_runs_here(costs):
                 for point in line.points
             )
             assert least * 0.999 <= predicted <= most * 1.001
-        assert line.clean_page_us.minimum >= 0
-        assert line.mapping_us.minimum >= 0
+        assert line.fitted("clean_page_us").minimum >= 0
+        assert line.fitted("mapping_us").minimum >= 0
 
 
 def test_what_is_made_is_announced(costs, said):

@@ -29,7 +29,6 @@ from mapscratch.lab.cost.model import (
     Layout,
     ModelError,
     break_even,
-    break_evens,
     device,
     device_lines,
     scratch_lines,
@@ -434,9 +433,8 @@ def test_a_device_far_above_the_others_is_named_and_not_drawn():
 
 
 def test_all_pairs_are_weighed():
-    costs = make_costs()
-    found = break_evens(swap_lines(costs, device("disk")), scratch_lines(costs))
-    assert len(found) == 4 * 2 * 4
+    found = report_of(device=device("disk")).break_even
+    assert len(found) == 4 * 2 * 6
     assert all(one.fixups.minimum <= one.fixups.median <= one.fixups.maximum for one in found)
 
 

@@ -21,7 +21,7 @@ from mapscratch.lab.cost.model import (
     FixupCost,
     Pays,
     RoundTrip,
-    break_evens,
+    break_even,
     scratch_lines,
     swap_lines,
 )
@@ -80,7 +80,7 @@ def cost_report(
     swaps = tuple(swap_lines(costs, device, layout))
     scratches = tuple(scratch_lines(costs, layout, pages.relative_share))
     engine = next((name for name in ENGINES if costs.line(name)), "")
-    weighed = tuple(break_evens(swaps, scratches))
+    weighed = tuple(break_even(swap, scratch) for swap in swaps for scratch in scratches)
     return CostReport(
         costs=costs,
         pages=pages,

@@ -122,7 +122,7 @@ def _prefork(costs: Costs, tried: Alternatives | None) -> Iterator[str]:
         )
         yield f"{microseconds(tried.fork_us)} a fork"
     if page := costs.measurement("fork.page"):
-        yield f"{_at_most(page.spread)} a page at fork"
+        yield f"{_at_most(page)} a page at fork"
 
 
 def _at_most(spread: Spread) -> str:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fixups and pages cost on this machine: the figures of ``mapscratch cost --measure``.
 
-`mapscratch.lab.cost.measure.measure` finds them in one run. Times are ns, but for a page's round
-trip, which is µs, as in `mapscratch.lab.rig.results`.
+Times are ns, but for a page's round trip, which is µs, as in `mapscratch.lab.rig.results`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,7 @@ Per: TypeAlias = Literal["fixup", "page", "call"]
 class Measurement(Spread):
     """One figure: ns for each of what it counts, over the rounds.
 
-    Attributes:
-        name: ``relocation.relative``, ``fault.copy_on_write``, ...; unique.
-        title: what is measured, in a few words.
-        per: what one of is timed.
-        rounds: how many.
-        note: how it was measured, and what is or isn't in it; a sentence or two.
+    Its name is unique; the note says how it was measured, and what is or isn't in it.
     """
 
     name: str
@@ -35,21 +29,13 @@ class Measurement(Spread):
     rounds: int
     note: str
 
-    @property
-    def spread(self) -> Spread:
-        """The figure alone."""
-        return Spread(self.median, self.minimum, self.maximum)
-
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A plane through the points of one round, by least squares.
 
-    Attributes:
-        page_us: µs for a page without any fixup.
-        fixup_ns: ns more for each fixup on it.
-        clean_page_us: µs more for each mapped page without fixups, such as lie between the others.
-        mapping_us: µs more for each mapping, however large.
+    A page without any fixup takes `page_us`. More is taken by each fixup on it, by each mapped page
+    without fixups that lies between the others, and by each mapping, however large.
     """
 
     page_us: float
@@ -61,23 +47,15 @@ class Fit:
         self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
     ) -> float:
         """What the plane says: see `Line.round_trip_us`."""
-        return (
-            self.page_us
-            + self.fixup_ns * fixups / 1e3
-            + self.clean_page_us * clean_pages
-            + self.mapping_us * mappings
-        )
+        beside = self.clean_page_us * clean_pages + self.mapping_us * mappings
+        return self.page_us + self.fixup_ns * fixups / 1e3 + beside
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """A page's round trip on one generated library, as `rounds.run_round` measures it.
 
-    Attributes:
-        fixups: on each page that has any.
-        clean_pages: mapped pages without fixups for each page with some.
-        mappings: for each page with fixups.
-        round_trip_us: µs for each page with fixups, over the rounds.
+    Fixups are of each page that has any; the others are for each page with fixups.
     """
 
     fixups: float
@@ -107,25 +85,9 @@ class Line:
     points: tuple[Point, ...]
     cpu_us: Spread | None = None
 
-    @property
-    def page_us(self) -> Spread:
-        """µs for a page without any fixup, over the rounds."""
-        return _spread([fit.page_us for fit in self.fits])
-
-    @property
-    def fixup_ns(self) -> Spread:
-        """What each fixup adds in ns, over the rounds."""
-        return _spread([fit.fixup_ns for fit in self.fits])
-
-    @property
-    def clean_page_us(self) -> Spread:
-        """µs more for each mapped page without fixups, over the rounds."""
-        return _spread([fit.clean_page_us for fit in self.fits])
-
-    @property
-    def mapping_us(self) -> Spread:
-        """µs more for each mapping, over the rounds."""
-        return _spread([fit.mapping_us for fit in self.fits])
+    def fitted(self, figure: str) -> Spread:
+        """A figure of `Fit`, over the rounds."""
+        return _spread([getattr(fit, figure) for fit in self.fits])
 
     def round_trip_us(
         self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
@@ -142,15 +104,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The same thing measured by somebody else.
+    """The same thing measured by somebody else, and the ratio of our figure to theirs.
 
-    Attributes:
-        what: it is.
-        ours: our figure.
-        theirs: the other one.
-        ratio: of ours to theirs.
-        agrees: the ratio is within the tolerance that the note names.
-        note: who they are, the unit, and the tolerance.
+    The note says who they are, the unit, and the tolerance within which the ratio agrees.
     """
 
     what: str
@@ -163,16 +119,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Everything that was measured.
+    """Everything that was measured, in rounds in which all measurements took turns.
 
-    Attributes:
-        measurements: in the order of the document.
-        lines: one for each swap and each engine that runs here.
-        checks: against other measurers.
-        left_out: name of a measurement, or ``line.`` and that of a line, and why it isn't there.
-        notes: what else the reader should know, a sentence each.
-        rounds: that all measurements took turns in.
-        seconds: that everything took.
+    There is a line for each swap and each engine that runs here. What isn't there is in `left_out`:
+    the name of a measurement, or ``line.`` and that of a line, and why.
     """
 
     measurements: tuple[Measurement, ...]

@@ -75,7 +75,7 @@ def cost_document(
 
 def _line(line: Line) -> Document:
     fitted = {
-        name: getattr(line, name) for name in ("page_us", "fixup_ns", "clean_page_us", "mapping_us")
+        name: line.fitted(name) for name in ("page_us", "fixup_ns", "clean_page_us", "mapping_us")
     }
     return {
         "what": line.what,

@@ -62,15 +62,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a fleet would do.
+    """What so many processes on each of so many hosts would do, by each swap and each engine.
 
-    Attributes:
-        processes: on each host.
-        hosts: how many.
-        pages: with fixups, of all processes.
-        page_cache_bytes: memory of the files' own pages, once a host; fixups are made on them.
-        compression: what a page takes in zram or zswap: a share of its size.
-        plans: one for each swap and each engine.
+    Pages are those with fixups, of all processes. The files' own pages, on which fixups are made,
+    are in the page cache once a host. In zram or zswap a page takes a share of its size.
     """
 
     processes: int
@@ -100,17 +95,15 @@ def plan_fleet(
         hosts: how many.
         pages_each: pages with fixups of one process, in the mean; None for all of `pages`.
         other: another device to swap to.
-        compression: what a page takes in zram or zswap: a share of its size; None if that is not
-            known.
+        compression: what a page takes in zram or zswap, a share; None if that is not known.
     """
     layout = pages.layout or ALONE
     count = round(processes * hosts * (pages.total_pages if pages_each is None else pages_each))
     share = ASSUMED_COMPRESSION if compression is None else compression
-    swaps = swap_lines(costs, other, layout)
-    engines = [
-        line
-        for line in scratch_lines(costs, layout)
-        if line.fixup and line.fixup.fixup == "known value"
+    trips = swap_lines(costs, other, layout) + [
+        trip
+        for trip in scratch_lines(costs, layout)
+        if trip.fixup and trip.fixup.fixup == "known value"
     ]
     return Fleet(
         processes=processes,
@@ -118,66 +111,44 @@ def plan_fleet(
         pages=count,
         page_cache_bytes=round(hosts * pages.total_pages * (1 + layout.clean_pages) * PAGESIZE),
         compression=share,
-        plans=(
-            *(_by_swap(line, costs, pages, count, share) for line in swaps),
-            *(_by_engine(line, costs, pages, count) for line in engines),
-        ),
+        plans=tuple(_plan(trip, costs, pages, count, share) for trip in trips),
     )
 
 
-def _by_swap(
-    line: RoundTrip, costs: Costs, pages: Distribution, count: int, compression: float
+def _plan(
+    trip: RoundTrip, costs: Costs, pages: Distribution, count: int, compression: float
 ) -> Plan:
-    kept = compression if line.what in _COMPRESSED else 0.0
+    swapped, what = trip.fixup is None, trip.what
+    # An engine keeps a table of fixups, and lazyfree has a copy of what lies between as well.
+    table = 0.0 if swapped else TABLE_ENTRY * pages.mean
+    between = (pages.layout or ALONE).clean_pages if what == "lazyfree" else 0.0
+    in_memory = PAGESIZE * compression if what in _COMPRESSED else table
+    waiting_us = trip.at(pages.mean)[:, 0]
+    times = (waiting_us, _processor_us(trip, costs, waiting_us))
+    waiting, processor = (Spread(*(each * count / 1e6).tolist()) for each in times)
     return Plan(
-        strategy="private",
-        swap=line.what,
-        title=f"private, {line.title}",
-        written_bytes=count * PAGESIZE,
-        private_bytes=count * PAGESIZE,
-        kept_bytes=round(count * PAGESIZE * kept),
-        seconds=_seconds(line.at(pages.mean)[:, 0], count),
-        cpu_seconds=_seconds(_processor_us(line, costs, pages.mean), count),
-    )
-
-
-def _by_engine(line: RoundTrip, costs: Costs, pages: Distribution, count: int) -> Plan:
-    table = TABLE_ENTRY * pages.mean
-    # lazyfree has a copy of what lies between as well.
-    between = (pages.layout or ALONE).clean_pages if line.what == "lazyfree" else 0.0
-    return Plan(
-        strategy=line.what,
-        swap=None,
-        title=line.title,
-        written_bytes=0,
+        strategy="private" if swapped else what,
+        swap=what if swapped else None,
+        title=f"private, {trip.title}" if swapped else trip.title,
+        written_bytes=count * PAGESIZE if swapped else 0,
         private_bytes=round(count * (PAGESIZE * (1 + between) + table)),
-        kept_bytes=round(count * table),
-        seconds=_seconds(line.at(pages.mean)[:, 0], count),
-        cpu_seconds=_seconds(_processor_us(line, costs, pages.mean), count),
+        kept_bytes=round(count * in_memory),
+        seconds=waiting,
+        cpu_seconds=processor,
     )
 
 
-def _processor_us(trip: RoundTrip, costs: Costs, fixups: float) -> Floats:
+def _processor_us(trip: RoundTrip, costs: Costs, waiting_us: Floats) -> Floats:
     """µs of processor time a page: as it was measured, or the round trip but what a device takes.
 
     It was measured for pages with other numbers of fixups, and with other things mapped beside
     them; the share of the round trip counts.
-
-    Returns:
-        shape (3,): the median, the least, the most.
     """
-    waiting: Floats = trip.at(fixups)[:, 0]
     line = costs.line(trip.what)
     if line and line.cpu_us and line.points:
         points = [(one.fixups, one.clean_pages, one.mappings) for one in line.points]
         measured = line.round_trip_us(*np.mean(points, axis=0).tolist()).median
-        cpu: Floats = np.array(astuple(line.cpu_us)) * (waiting[0] / measured)
+        cpu: Floats = np.array(astuple(line.cpu_us)) * (waiting_us[0] / measured)
         return cpu
-    if trip.what in _ON_A_DEVICE:
-        kernel: Floats = np.minimum(kernel_part_us(costs), waiting)
-        return kernel
-    return waiting
-
-
-def _seconds(each_us: Floats, pages: int) -> Spread:
-    return Spread(*(each_us * pages / 1e6).tolist())
+    on_device = trip.what in _ON_A_DEVICE
+    return np.minimum(kernel_part_us(costs), waiting_us) if on_device else waiting_us

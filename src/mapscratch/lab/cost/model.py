@@ -21,8 +21,7 @@ was measured, so *S* and *T* are what was left of that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import PAGESIZE
 from typing import Literal, TypeAlias
 
@@ -30,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mapscratch.errors import UserError
-from mapscratch.lab.cost.costs import Costs, Line, Measurement
+from mapscratch.lab.cost.costs import Costs, Line
 from mapscratch.lab.rig.results import ENGINES, Spread
 from mapscratch.text import swap_name
 
@@ -40,6 +39,7 @@ Scope: TypeAlias = Literal["short", "long"]
 Pays: TypeAlias = Literal["never", "up to", "always"]
 
 WORDS_A_PAGE = PAGESIZE // 8
+SCOPES: tuple[Scope, ...] = ("short", "long")
 SWAPS = ("swap.file", "swap.partition", "swap.zram", "swap.zswap")
 _CONTENT_DOES_NOT_MATTER = ("swap.file", "swap.partition")
 _STORING, _HEALING = {"lazyfree": "fixup.at_page_in"}, "fixup.word"
@@ -50,6 +50,8 @@ DEVICES = {"nvme": 80.0, "ssd": 150.0, "disk": 10_000.0}
 """Assumed latencies of reading or writing 4 KiB alone, in µs: what data sheets and reviews give for
 flash behind NVMe and SATA, and seek and half a turn of a disk of 7,200 a minute."""
 _SLOWEST_DEVICE = 60_000_000.0
+_OPPOSITE = [0, 2, 1]
+"""Rows that turn the median, the least and the most into those of what is taken away."""
 
 
 class ModelError(UserError, ValueError):
@@ -61,12 +63,7 @@ class ModelError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Another device to swap to.
-
-    Attributes:
-        name: of `DEVICES`, or empty.
-        latency_us: µs for reading or writing one page, alone.
-    """
+    """Another device to swap to: its name in `DEVICES`, or none, and µs for one page, alone."""
 
     name: str
     latency_us: float
@@ -99,12 +96,10 @@ def device(text: str) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class FixupCost:
-    """What making one fixup again takes.
+    """What making one fixup again takes, its page in memory, by how its value is found.
 
-    Attributes:
-        fixup: how its value is found; a mixed one is the mean over those that pages have.
-        scope: of a symbolic or mixed one: how many libraries are searched.
-        ns: for one, its page in memory.
+    A mixed one is the mean over those that pages have; the scope of a symbolic or mixed one says
+    how many libraries are searched.
     """
 
     fixup: FixupName
@@ -120,41 +115,28 @@ class FixupCost:
 def measured_fixups(costs: Costs, relative_share: float | None = None) -> list[FixupCost]:
     """What ld.so takes for each kind of fixup, as far as it was measured.
 
-    Args:
-        costs: what was measured.
-        relative_share: of the fixups that pages have, how many are relative: 0 to 1. Then also what
-            it takes for one of them in the mean, the others looked up.
+    The share, 0 to 1, is that of relative ones among the fixups that pages have. With it there is
+    also what one of them takes in the mean, the others looked up.
     """
     relative = costs.measurement("relocation.relative")
-    scopes: tuple[Scope, ...] = ("short", "long")
-    symbolic = {scope: costs.measurement(f"relocation.symbolic.{scope}") for scope in scopes}
-    found = [FixupCost("relative", None, relative.spread)] if relative else []
-    for scope, one in symbolic.items():
-        if relative and one and relative_share is not None:
-            mixed = _mixed(relative.spread, one.spread, relative_share)
-            found.append(FixupCost("mixed", scope, mixed))
-    looked_up = [FixupCost("symbolic", scope, one.spread) for scope, one in symbolic.items() if one]
+    found = [FixupCost("relative", None, relative)] if relative else []
+    looked_up = [
+        FixupCost("symbolic", scope, one)
+        for scope in SCOPES
+        if (one := costs.measurement(f"relocation.symbolic.{scope}"))
+    ]
+    if relative and relative_share is not None:
+        for other in looked_up:
+            mean = relative_share * _row(relative) + (1 - relative_share) * _row(other.ns)
+            found.append(FixupCost("mixed", other.scope, _spread(mean)))
     return found + looked_up
-
-
-def _mixed(one: Spread, other: Spread, share_of_one: float) -> Spread:
-    def mean(value: float, other_value: float) -> float:
-        return share_of_one * value + (1 - share_of_one) * other_value
-
-    return Spread(
-        mean(one.median, other.median),
-        mean(one.minimum, other.minimum),
-        mean(one.maximum, other.maximum),
-    )
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What is mapped beside a page with fixups, and leaves memory and comes back with it.
+    """What leaves memory and comes back with a page with fixups: clean pages and mappings for each.
 
-    Attributes:
-        clean_pages: mapped pages without fixups for each page with some.
-        mappings: for each page with fixups: 0.01 if a library has a hundred of them.
+    There are 0.01 mappings a page if a library has a hundred pages with fixups.
     """
 
     clean_pages: float
@@ -187,22 +169,17 @@ class RoundTrip:
     fixup_ns: Floats
 
     def at(self, fixups: ArrayLike) -> Floats:
-        """µs for pages with so many fixups each.
-
-        Args:
-            fixups: shape (n,).
+        """µs for pages with so many fixups each, shape (n,).
 
         Returns:
             shape (3, n): the median over the rounds, the least, the most.
         """
         numbers = np.atleast_1d(np.asarray(fixups, dtype=np.float64))
-        every = self.page_us[:, :, None] + self.fixup_ns[:, :, None] * numbers / 1e3
-        return np.stack([np.median(every[0], axis=0), every[1].min(axis=0), every[2].max(axis=0)])
+        return _over_rounds(self.page_us[:, :, None] + self.fixup_ns[:, :, None] * numbers / 1e3)
 
     def spread_at(self, fixups: float) -> Spread:
         """µs for a page with so many fixups."""
-        median, least, most = (float(value) for value in self.at(fixups)[:, 0])
-        return Spread(median, least, most)
+        return _spread(self.at(fixups)[:, 0])
 
 
 def swap_lines(
@@ -210,39 +187,32 @@ def swap_lines(
 ) -> list[RoundTrip]:
     """The round trip by each swap that was measured, and by another device, if one is given.
 
-    Args:
-        costs: what was measured.
-        other: the device.
-        layout: what is mapped beside the pages.
+    The layout is of what is mapped beside the pages.
     """
     found = []
-    for line in map(costs.line, SWAPS):
-        if line:
-            trip = _round_trip(line, swap_name(line.what), None, layout)
-            found.append(_level(trip, line) if line.what in _CONTENT_DOES_NOT_MATTER else trip)
-    if other:
-        found += device_lines(costs, other)
-    return found
+    for line in filter(None, map(costs.line, SWAPS)):
+        trip = _round_trip(line, swap_name(line.what), layout)
+        level = line.what in _CONTENT_DOES_NOT_MATTER
+        found.append(_turned(trip, np.zeros(3), _middle(line)) if level else trip)
+    return found + (device_lines(costs, other) if other else [])
 
 
 def scratch_lines(
     costs: Costs, layout: Layout = ALONE, relative_share: float | None = None
 ) -> list[RoundTrip]:
-    """The round trip by each engine that was measured, with each kind of fixup.
+    """The round trip by each engine that was measured, with known values, then as ld.so makes them.
 
-    Args:
-        costs: what was measured.
-        layout: what is mapped beside the pages.
-        relative_share: as for `measured_fixups`.
+    See `swap_lines` for the layout, and `measured_fixups` for the share.
     """
     found = []
-    for line in map(costs.line, ENGINES):
-        if line is None:
-            continue
-        with_known = _known(_round_trip(line, line.what, None, layout), line, costs)
-        found.append(with_known)
+    for line in filter(None, map(costs.line, ENGINES)):
+        trip = _round_trip(line, line.what, layout)
+        if stored := costs.measurement(_STORING.get(line.what, _HEALING)):
+            trip = _turned(trip, _row(stored), _middle(line))
+        known = FixupCost("known value", None, _spread(_over_rounds(trip.fixup_ns)))
+        found.append(replace(trip, fixup=known))
         fixups = measured_fixups(costs, relative_share)
-        found += [_with_fixups(with_known, fixup) for fixup in fixups]
+        found += [replace(_turned(trip, _row(one.ns)), fixup=one) for one in fixups]
     return found
 
 
@@ -260,14 +230,14 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
     With read-ahead, where neighbours come back with a page, each waits for a part of the latency
     only: for the second line that is the part that it was here, see `read_ahead`.
     """
-    kernel_us = kernel_part_us(costs)
-    part = read_ahead(costs)
-    lines = [_device_line(DEVICE, other.title, kernel_us + other.latency_us)]
-    if part:
-        parts = np.array([part.median, part.minimum, part.maximum])
-        title = f"{other.title}, read-ahead"
-        lines.append(_device_line(DEVICE_AHEAD, title, kernel_us + parts * other.latency_us))
-    return lines
+    waits = {(DEVICE, other.title): np.ones(3)}
+    if part := read_ahead(costs):
+        waits[DEVICE_AHEAD, f"{other.title}, read-ahead"] = _row(part)
+    return [
+        RoundTrip(*names, None, page_us[:, None], np.zeros((3, 1)))
+        for names, wait in waits.items()
+        for page_us in [kernel_part_us(costs) + wait * other.latency_us]
+    ]
 
 
 def kernel_part_us(costs: Costs) -> Floats:
@@ -276,9 +246,8 @@ def kernel_part_us(costs: Costs) -> Floats:
     Returns:
         shape (3,): the median, the least, the most.
     """
-    out, fault = costs.measurement("swap.file.out"), costs.measurement("fault.copy_on_write")
-    result: Floats = (_bounds(out) + _bounds(fault)) / 1e3
-    return result
+    names = ("swap.file.out", "fault.copy_on_write")
+    return sum((_row(one) for one in map(costs.measurement, names) if one), np.zeros(3)) / 1e3
 
 
 def read_ahead(costs: Costs) -> Spread | None:
@@ -288,76 +257,52 @@ def read_ahead(costs: Costs) -> Spread | None:
     in random order took beyond one from the page cache. None if one of them was not measured.
     """
     names = ("swap.file.in", "fault.copy_on_write", "fault.disk", "fault.page_cache")
-    found = [one.spread for one in map(costs.measurement, names) if one]
+    found = [_row(one) for one in map(costs.measurement, names) if one]
     if len(found) < len(names):
         return None
     swapped, fault, disk, cached = found
-
-    def share(waited_ns: float, latency_ns: float) -> float:
-        return min(max(waited_ns, 0.0) / latency_ns, 1.0) if latency_ns > 0 else 1.0
-
-    return Spread(
-        share(swapped.median - fault.median, disk.median - cached.median),
-        share(swapped.minimum - fault.maximum, disk.maximum - cached.minimum),
-        share(swapped.maximum - fault.minimum, disk.minimum - cached.maximum),
-    )
+    waited, latency = swapped - fault[_OPPOSITE], disk[_OPPOSITE] - cached
+    share = np.divide(waited.clip(0.0), latency, out=np.ones(3), where=latency > 0)
+    return _spread(share.clip(max=1.0))
 
 
-def _device_line(what: str, title: str, page_us: Floats) -> RoundTrip:
-    return RoundTrip(what, title, None, page_us[:, None], np.zeros((3, 1)))
+def _round_trip(line: Line, title: str, layout: Layout) -> RoundTrip:
+    beside = (layout.clean_pages, layout.mappings)
+    page_us = [fit.round_trip_us(0, *beside) for fit in line.fits]
+    fixup_ns = [fit.fixup_ns for fit in line.fits]
+    return RoundTrip(line.what, title, None, np.array([page_us] * 3), np.array([fixup_ns] * 3))
 
 
-def _round_trip(line: Line, title: str, fixup: FixupCost | None, layout: Layout) -> RoundTrip:
-    page_us = np.array(
-        [fit.round_trip_us(0, layout.clean_pages, layout.mappings) for fit in line.fits]
-    )
-    fixup_ns = np.array([fit.fixup_ns for fit in line.fits])
-    return RoundTrip(line.what, title, fixup, _thrice(page_us), _thrice(fixup_ns))
+def _middle(line: Line) -> float:
+    """Fixups a page where it was measured, in the mean."""
+    return float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
 
 
-def _level(trip: RoundTrip, line: Line) -> RoundTrip:
-    """The same for any number of fixups: what it is for the mean number that was measured."""
-    page_us = _turned(trip, line, 0.0)
-    return RoundTrip(trip.what, trip.title, None, page_us, np.zeros_like(page_us))
+def _turned(trip: RoundTrip, fixup_ns: Floats, about: float = 0.0) -> RoundTrip:
+    """The same with another slope, shape (3,), and as it was for `about` fixups a page."""
+    page_us = trip.page_us + (trip.fixup_ns - fixup_ns[0]) * about / 1e3
+    slopes = np.broadcast_to(fixup_ns[:, None], page_us.shape)
+    return replace(trip, page_us=page_us, fixup_ns=slopes)
 
 
-def _known(trip: RoundTrip, line: Line, costs: Costs) -> RoundTrip:
-    """An engine that stores known values, each for what storing it alone takes."""
-    stored = costs.measurement(_STORING.get(trip.what, _HEALING))
-    page_us, fixup_ns = trip.page_us, trip.fixup_ns
-    if stored:
-        page_us = _turned(trip, line, stored.median)
-        fixup_ns = np.broadcast_to(_bounds(stored)[:, None], fixup_ns.shape).copy()
-    spread = Spread(
-        float(np.median(fixup_ns[0])), float(fixup_ns[1].min()), float(fixup_ns[2].max())
-    )
-    known = FixupCost("known value", None, spread)
-    return RoundTrip(trip.what, trip.title, known, page_us, fixup_ns)
-
-
-def _turned(trip: RoundTrip, line: Line, fixup_ns: float) -> Floats:
-    """Where each line begins if it has another slope, and its mean is what was measured."""
-    fixups = float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
-    return trip.page_us + (trip.fixup_ns - fixup_ns) * fixups / 1e3
-
-
-def _with_fixups(known: RoundTrip, fixup: FixupCost) -> RoundTrip:
-    """The same engine, whose fixups take as long as ld.so's."""
-    ns = np.array([fixup.ns.median, fixup.ns.minimum, fixup.ns.maximum])
-    fixup_ns = np.broadcast_to(ns[:, None], known.fixup_ns.shape).copy()
-    return RoundTrip(known.what, known.title, fixup, known.page_us, fixup_ns)
-
-
-def _thrice(values: Floats) -> Floats:
-    return np.broadcast_to(values, (3, len(values))).copy()
-
-
-def _bounds(measurement: Measurement | None) -> Floats:
-    """Median, least and most in ns; 0 for what was not measured."""
-    if measurement is None:
-        return np.zeros(3)
-    spread = measurement.spread
+def _row(spread: Spread) -> Floats:
     return np.array([spread.median, spread.minimum, spread.maximum])
+
+
+def _spread(row: Floats) -> Spread:
+    return Spread(*row.tolist())
+
+
+def _over_rounds(values: Floats) -> Floats:
+    """Of likely, least and most values, shape (3, r, ...), the median, the least and the most.
+
+    Between a finite and an infinite median, or two infinite ones, it is the lower: that for swap.
+    """
+    ordered = np.sort(values[0], axis=0)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    with np.errstate(invalid="ignore"):
+        median = np.where(np.isfinite(high), (low + high) / 2, low)
+    return np.stack([median, values[1].min(axis=0), values[2].max(axis=0)])
 
 
 # --- break-even ---------------------------------------------------------------------------------
@@ -406,10 +351,10 @@ def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
     assert scratch.fixup is not None
     figures = [swap.page_us, swap.fixup_ns, scratch.page_us, scratch.fixup_ns]
     if swap.page_us.shape != scratch.page_us.shape:  # Not measured in the same rounds.
-        figures = [_over_rounds(values) for values in figures]
+        figures = [_over_rounds(values)[:, None] for values in figures]
     swap_us, swap_ns, scratch_us, scratch_ns = figures
     # The least of the meetings has the most that scratch may cost.
-    values = _meeting(swap_us, swap_ns, scratch_us[[0, 2, 1]], scratch_ns[[0, 2, 1]])
+    meeting = _meeting(swap_us, swap_ns, scratch_us[_OPPOSITE], scratch_ns[_OPPOSITE])
     return BreakEven(
         swap=swap.what,
         swap_title=swap.title,
@@ -418,25 +363,8 @@ def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
         page_swap_us=swap.spread_at(0),
         swap_fixup_ns=float(np.median(swap.fixup_ns[0])),
         page_scratch_us=scratch.spread_at(0),
-        fixups=Spread(_median(values[0]), float(values[1].min()), float(values[2].max())),
+        fixups=_spread(_over_rounds(meeting)),
     )
-
-
-def break_evens(swaps: Iterable[RoundTrip], scratches: Sequence[RoundTrip]) -> list[BreakEven]:
-    """Each swap against each engine with each kind of fixup."""
-    return [break_even(swap, scratch) for swap in swaps for scratch in scratches]
-
-
-def _median(values: Floats) -> float:
-    """Of values that may be infinite; between the two infinities the lower, which is for swap."""
-    ordered = np.sort(values)
-    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
-    return (low + high) / 2 if np.isfinite(low) and np.isfinite(high) else low
-
-
-def _over_rounds(values: Floats) -> Floats:
-    """Median, least and most: shape (3, 1)."""
-    return np.array([[np.median(values[0])], [values[1].min()], [values[2].max()]])
 
 
 def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: Floats) -> Floats:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mapscratch.elf import FixupPlan, default_libraries, link, relocations
+from mapscratch.elf import default_libraries, link, relocations
 from mapscratch.elf.kinds import BASE_RELATIVE_KINDS
 from mapscratch.lab.cost.model import WORDS_A_PAGE, Floats, Layout, ModelError
 
@@ -79,21 +79,13 @@ def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
         title += f" and {len(chosen) - 4} more"
     if not plans:
         raise ModelError(f"{title}: no relocation that could be applied; name other libraries")
-    counts = np.concatenate([_fixups_by_page(plan) for plan in plans])
+    pages = [plan.offsets // np.uint64(PAGESIZE) for plan in plans]
+    counts = np.concatenate([np.unique(one, return_counts=True)[1] for one in pages])
     mapped = sum(-(-plan.window_length // PAGESIZE) for plan in plans)
     relative = sum(plan.kinds.get(str(kind), 0) for plan in plans for kind in BASE_RELATIVE_KINDS)
-    return distribution_of_counts(
-        title,
-        counts,
-        relative_share=relative / int(counts.sum()),
-        layout=Layout(mapped / len(counts) - 1, len(plans) / len(counts)),
-    )
-
-
-def _fixups_by_page(plan: FixupPlan) -> NDArray[np.int64]:
-    _, counts = np.unique(plan.offsets // np.uint64(PAGESIZE), return_counts=True)
-    as_integers: NDArray[np.int64] = counts.astype(np.int64)
-    return as_integers
+    layout = Layout(mapped / len(counts) - 1, len(plans) / len(counts))
+    share = relative / int(counts.sum())
+    return distribution_of_counts(title, counts, relative_share=share, layout=layout)
 
 
 def distribution_of_counts(
@@ -105,21 +97,13 @@ def distribution_of_counts(
 ) -> Distribution:
     """From the fixups of each single page, those without any left out.
 
-    Args:
-        title: whose pages these are.
-        counts: shape (p,), fixups of each page.
-        relative_share: see `Distribution`.
-        layout: see `Distribution`.
-
     Raises:
         ModelError: no page has a fixup.
     """
     numbers, pages = np.unique(counts[counts > 0], return_counts=True)
     if not len(numbers):
         raise ModelError(f"{title}: no page has a fixup, so there is nothing to reckon")
-    return Distribution(
-        title, numbers.astype(np.float64), pages.astype(np.int64), relative_share, layout
-    )
+    return Distribution(title, numbers.astype(np.float64), pages, relative_share, layout)
 
 
 def distribution_of_survey(
@@ -130,18 +114,11 @@ def distribution_of_survey(
 ) -> Distribution:
     """From a survey's ``[fixups, pages]``, one for each number of fixups.
 
-    Args:
-        title: whose pages these are.
-        counted: the survey's.
-        relative_share: see `Distribution`.
-        layout: see `Distribution`.
-
     Raises:
         ModelError: it has no pages.
     """
-    rows = np.array([row for row in counted if row[1] > 0], dtype=np.float64)
+    rows = np.array(sorted(tuple(row) for row in counted if row[1] > 0), dtype=np.float64)
     if not len(rows):
         raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")
-    rows = rows[np.argsort(rows[:, 0])]
-    numbers = np.minimum(rows[:, 0], WORDS_A_PAGE)
-    return Distribution(title, numbers, rows[:, 1].astype(np.int64), relative_share, layout)
+    numbers, pages = np.minimum(rows[:, 0], WORDS_A_PAGE), rows[:, 1].astype(np.int64)
+    return Distribution(title, numbers, pages, relative_share, layout)

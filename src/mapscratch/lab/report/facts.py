@@ -243,8 +243,8 @@ def _points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
     for point in line.points:
         if (point.clean_pages, point.mappings) != closest:
             continue  # It was measured for what its neighbours cost, and says little by itself.
-        moved = (layout.clean_pages - point.clean_pages) * line.clean_page_us.median
-        moved += (layout.mappings - point.mappings) * line.mapping_us.median
+        moved = (layout.clean_pages - point.clean_pages) * line.fitted("clean_page_us").median
+        moved += (layout.mappings - point.mappings) * line.fitted("mapping_us").median
         spread = point.round_trip_us
         values = (spread.median, spread.minimum, spread.maximum)
         yield point.fixups, Spread(*(max(value + moved, 0.001) for value in values))

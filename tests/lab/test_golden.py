@@ -108,8 +108,8 @@ def test_charts() -> None:
     )
     drawn = [
         plain(text_chart(chart_of(SWEEP))),
-        plain(text_chart(chart_of(SWEEP), width=56, height=7, glyphs=ASCII)),
-        plain(text_chart(chart_of(without_swap), width=56, height=7, glyphs=ASCII)),
+        plain(text_chart(chart_of(SWEEP), width=56, height=7)).translate(ASCII),
+        plain(text_chart(chart_of(without_swap), width=56, height=7)).translate(ASCII),
     ]
     assert drawn[1].isascii() and drawn[2].isascii()
     agrees_with_golden("\n\n".join(drawn) + "\n", "charts.txt")

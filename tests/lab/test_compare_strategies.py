@@ -97,7 +97,7 @@ def test_a_fixup_that_is_never_made_is_wrong_everywhere(window, monkeypatch):
 def test_page_in_fixups_come_with_the_page(workload):
     if "lazyfree" not in RUNNABLE:
         pytest.skip(STRATEGIES["lazyfree"].unavailable())
-    session = Session(workload, "lazyfree", "test")
+    session = Session(workload, STRATEGIES["lazyfree"], "test")
     session.ready()
     session.first_page_in()
     assert session.fixups().count == 0
@@ -111,7 +111,7 @@ def test_page_in_fixups_come_with_the_page(workload):
 
 
 def test_a_session_measures_its_windows_only(workload):
-    session = Session(workload, "private", "test")
+    session = Session(workload, STRATEGIES["private"], "test")
     session.ready()
     session.first_page_in()
     session.fixups()

@@ -6,14 +6,17 @@ from __future__ import annotations
 import resource
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
 from mmap import PAGESIZE
+from typing import Any
 
 from mapscratch import SystemCallWarning
-from mapscratch.lab.rig.strategies import STRATEGIES, PageStates, Verification, Window
+from mapscratch.lab.rig.strategies import PageStates, Strategy, Verification, Window
 from mapscratch.lab.rig.workload import Workload
 from mapscratch.proc import MemoryUsage, range_memory, total
+from mapscratch.proc.procfs import read_numbers, read_text
 
 _SECONDS_TO_LEAVE_MEMORY = 2.0
 _PAUSE_SECONDS = 0.01
@@ -21,76 +24,58 @@ _PAUSE_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What a step took.
+    """What a step took."""
 
-    Attributes:
-        seconds: of the clock.
-        cpu_seconds: of all threads of the process, in user mode and in the kernel.
-        major_faults: page faults that waited for a device (getrusage(2), ru_majflt).
-        storage_bytes: read from storage for this process, files and swap (``/proc/self/io``,
-            read_bytes); None if the kernel doesn't say.
-        count: what the step returns: pages dropped by us, or fixups made.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    major_faults: int
-    storage_bytes: int | None
-    count: int = 0
+    seconds: float  # of the clock
+    cpu_seconds: float = 0.0  # of all threads of the process, in user mode and in the kernel
+    major_faults: int = 0  # page faults that waited for a device (getrusage(2), ru_majflt)
+    storage_bytes: int | None = None  # read from storage, files and swap; None: not known
+    count: int = 0  # what the step returns: pages dropped by us, or fixups made
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The windows of a worker at one moment.
+    """The windows at one moment."""
 
-    Attributes:
-        pages: those with fixups.
-        memory: all pages of the windows (smaps).
-        dropped_by_us: pages dropped by our own policy so far.
-    """
-
-    pages: PageStates
-    memory: MemoryUsage
-    dropped_by_us: int
+    pages: PageStates  # those with fixups
+    memory: MemoryUsage  # of all pages (smaps)
+    dropped_by_us: int  # pages dropped by our own policy so far
 
 
 @dataclass(frozen=True, slots=True)
 class PageIn:
-    """Pages coming back.
+    """Pages coming back."""
 
-    Attributes:
-        effort: of touching every page with fixups.
-        pages: as they are afterwards.
-        fixup_seconds: of it, time in page-in fixups.
-    """
+    effort: Effort  # of touching every page with fixups
+    pages: PageStates  # as they are afterwards
+    fixup_seconds: float  # of the effort, time in page-in fixups
 
-    effort: Effort
-    pages: PageStates
-    fixup_seconds: float
+
+def together(parts: Sequence[Any]) -> Any:
+    """What several processes say, added member by member; None where one of them doesn't know."""
+    if None in parts:
+        return None
+    if not is_dataclass(parts[0]):
+        return sum(parts)
+    kind: Any = type(parts[0])
+    columns = ([getattr(part, member.name) for part in parts] for member in fields(kind))
+    return kind(*map(together, columns))
 
 
 @dataclass(slots=True)
 class Session:
-    """The worker's side of a round. The methods are called by name from the parent.
-
-    Args:
-        workload: what is mapped.
-        strategy_name: how.
-        seed: names this worker; its load bases follow from that.
-    """
+    """The worker's side of a round. The methods are called by name from the parent."""
 
     workload: Workload
-    strategy_name: str
-    seed: str
+    strategy: Strategy
+    seed: str  # names this worker; its load bases follow from that
     _windows: list[Window] = field(default_factory=list)
 
     def ready(self) -> None:
         """Works out what is to be stored and expected, which takes memory that is not measured."""
-        strategy = STRATEGIES[self.strategy_name]
         for bases in self.workload.load_bases(self.seed):
-            self._windows += [
-                Window(strategy, library, bases) for library in self.workload.libraries
-            ]
+            libraries = self.workload.libraries
+            self._windows += [Window(self.strategy, library, bases) for library in libraries]
 
     def first_page_in(self) -> Effort:
         """Maps everything and reads every page with fixups; only the reading is measured."""
@@ -106,8 +91,7 @@ class Session:
 
     def state(self) -> State:
         """Pages and memory now."""
-        strategy = STRATEGIES[self.strategy_name]
-        dropped = sum(strategy.dropped_by_us(window.memory) for window in self._windows)
+        dropped = sum(self.strategy.dropped_by_us(window.memory) for window in self._windows)
         return State(self._pages(), self._memory(), dropped)
 
     def swapped(self) -> int:
@@ -115,30 +99,28 @@ class Session:
         return self._pages().swapped
 
     def reclaim(self) -> Effort:
-        """Makes the pages leave memory."""
-        strategy = STRATEGIES[self.strategy_name]
-        return _measured(lambda: sum(strategy.reclaim(window.memory) for window in self._windows))
+        """Makes the pages leave memory, as the strategy does."""
+        return _measured(
+            lambda: sum(self.strategy.reclaim(window.memory) for window in self._windows)
+        )
 
     def leave_memory(self) -> int:
-        """Makes swapped pages leave memory altogether; takes no part in what is timed.
+        """Makes swapped pages leave memory altogether; returns how many are still held.
 
         After MADV_PAGEOUT to a file or a disk the kernel still holds the pages (the *swap cache*),
         and a page-in would find them. But a page that is written, touched again and not stored to
         is dropped at once by another MADV_PAGEOUT, and one that is still being written stays mapped
         (mm/vmscan.c, shrink_folio_list), which the page tables show: so repeat until all are gone.
-
-        Returns:
-            pages that are still held. More are if swap is over half full: then a page loses its
-            place in swap when it is touched, and is written once more.
+        If swap is over half full more are held: then a page loses its place in swap when it is
+        touched, and is written once more. Nothing of this is timed.
         """
-        strategy = STRATEGIES[self.strategy_name]
         swapped = {window: window.states().swapped for window in self._windows}
         held = {window: count for window, count in swapped.items() if count}
         end = time.monotonic() + _SECONDS_TO_LEAVE_MEMORY
         while held and time.monotonic() < end:
             for window in held:
                 window.touch()
-                strategy.reclaim(window.memory)
+                self.strategy.reclaim(window.memory)
             missing = {window: swapped[window] - window.states().swapped for window in held}
             held = {window: count for window, count in missing.items() if count > 0}
             if held:
@@ -157,7 +139,8 @@ class Session:
 
     def verify(self) -> Verification:
         """Checks every word of every page."""
-        return sum((window.verify() for window in self._windows), Verification(0, 0, 0))
+        found: Verification = together([window.verify() for window in self._windows])
+        return found
 
     def time_fixups(self) -> Effort:
         """Makes all fixups once more where pages are in memory and ours: stores, no page faults."""
@@ -179,13 +162,13 @@ class Session:
         return sum(window.heal() for window in self._windows)
 
     def _pages(self) -> PageStates:
-        return sum((window.states() for window in self._windows), PageStates(0, 0, 0))
+        states: PageStates = together([window.states() for window in self._windows])
+        return states
 
     def _fixup_seconds(self) -> float:
-        strategy = STRATEGIES[self.strategy_name]
-        if not strategy.page_in_fixups:
+        if not self.strategy.page_in_fixups:
             return 0.0
-        return sum(strategy.page_in_fixup_seconds(window.memory) for window in self._windows)
+        return sum(self.strategy.page_in_fixup_seconds(window.memory) for window in self._windows)
 
     def _memory(self) -> MemoryUsage:
         """The windows' figures, in one pass over smaps."""
@@ -194,9 +177,8 @@ class Session:
             for window in self._windows
         )
         first, end = spans[0][0], spans[-1][1]
-        areas = range_memory(first, end - first).areas
         usages = []
-        for area in areas:
+        for area in range_memory(first, end - first).areas:
             while spans and spans[0][1] <= area.start:
                 spans.pop(0)
             if spans and spans[0][0] < area.end:
@@ -211,25 +193,14 @@ def _measured(step: Callable[[], int]) -> Effort:
     count = step()
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
-    storage_after = _storage_bytes()
-    return Effort(
-        seconds=seconds,
-        cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        major_faults=after.ru_majflt - before.ru_majflt,
-        storage_bytes=None
-        if storage_before is None or storage_after is None
-        else storage_after - storage_before,
-        count=count,
-    )
+    storage = _storage_bytes()
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    read = None if storage is None or storage_before is None else storage - storage_before
+    return Effort(seconds, cpu_seconds, after.ru_majflt - before.ru_majflt, read, count)
 
 
 def _storage_bytes() -> int | None:
     """Bytes read from storage for this process (proc_pid_io(5), CONFIG_TASK_IO_ACCOUNTING)."""
-    try:
-        with open("/proc/self/io", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("read_bytes:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
+    with suppress(OSError):
+        return read_numbers(read_text("/proc/self/io")).get("read_bytes")
     return None

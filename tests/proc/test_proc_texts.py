@@ -165,7 +165,7 @@ def test_smaps_without_a_figure_is_no_zero() -> None:
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_maps(name: str) -> None:
     line = b"7f00-7f02 rw-p 00001000 08:01 12                     " + in_maps(name) + b"\n"
-    found = maps._mapped_file(line)
+    found = maps.MappedFile(*maps.header_members(line))
     assert (found.start, found.offset, found.inode) == (0x7F00, 0x1000, 12)
     assert found.path == os.fsdecode(in_maps(name))
 

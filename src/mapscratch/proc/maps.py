@@ -48,19 +48,20 @@ def mapped_files(pid: Pid) -> list[MappedFile]:
             lines = maps.readlines()  # A carriage return may stand in a name.
         except ProcessLookupError:
             raise no_such_process(pid) from None
-    return [_mapped_file(line) for line in lines]
+    return [MappedFile(*header_members(line)) for line in lines]
 
 
-def _mapped_file(line: bytes) -> MappedFile:
+def header_members(line: bytes) -> tuple[int, int, str, int, str, int, str]:
+    """The members of `MappedFile`, as a line of maps has them, and a mapping's first of smaps."""
     # As bytes: more than these count as spaces between characters.
     addresses, permissions, offset, device, inode, *path = line.rstrip(b"\n").split(maxsplit=5)
     start, _, end = addresses.partition(b"-")
-    return MappedFile(
-        start=int(start, 16),
-        end=int(end, 16),
-        permissions=permissions.decode(),
-        offset=int(offset, 16),
-        device=device.decode(),
-        inode=int(inode),
-        path=os.fsdecode(path[0]) if path else "",
+    return (
+        int(start, 16),
+        int(end, 16),
+        permissions.decode(),
+        int(offset, 16),
+        device.decode(),
+        int(inode),
+        os.fsdecode(path[0]) if path else "",
     )

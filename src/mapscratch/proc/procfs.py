@@ -7,9 +7,11 @@ import errno
 import os
 import pwd
 import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
 Pid = int | Literal["self"]
 """A process id, or ``"self"`` for the calling process."""
 
@@ -67,6 +69,33 @@ def all_pids() -> list[int]:
     return pids
 
 
+def look_at_each(
+    pids: Iterable[int], look: Callable[[int], T], *, named: bool
+) -> tuple[dict[int, T], dict[int, PermissionError]]:
+    """What is seen of processes that go on meanwhile, and of which of them nothing may be seen.
+
+    Args:
+        pids: which.
+        look: looks at one.
+        named: somebody has asked for these very ones, so the first that can't be seen is an error.
+            Otherwise those that end are left out, as are threads of the kernel.
+
+    Raises:
+        ProcessLookupError: one that was named does not exist, or has no memory.
+        PermissionError: one that was named belongs to somebody else.
+    """
+    seen, refused = {}, {}
+    for pid in sorted(set(pids)):
+        try:
+            seen[pid] = look(pid)
+        except (ProcessLookupError, PermissionError) as problem:
+            if named:
+                raise
+            if isinstance(problem, PermissionError):
+                refused[pid] = problem
+    return seen, refused
+
+
 def command_name(pid: int) -> str:
     """The name of a process (/proc/PID/comm).
 
@@ -84,18 +113,35 @@ def user_name(pid: int) -> str:
     Raises:
         ProcessLookupError: there is no such process.
     """
-    number = _user_number(pid)
+    # The owner of /proc/PID is root where a process isn't dumpable.
+    number = int(status_words(pid, "Uid")[1])
     with suppress(KeyError, OverflowError):
         return pwd.getpwuid(number).pw_name
     return str(number)
 
 
-def _user_number(pid: int) -> int:
-    # The owner of /proc/PID is root where a process isn't dumpable. Lines of bytes: the name of the
-    # process, which stands there too, may hold what str.splitlines takes for the end of a line.
+def status_words(pid: int, name: str) -> list[str]:
+    """What stands behind a name in /proc/PID/status; nothing where this kernel has no such line.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    # Lines of bytes: the name of the process, which stands there too, may hold what str.splitlines
+    # takes for the end of a line.
+    start = f"{name}:".encode()
     with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
-        return next((int(line.split()[2]) for line in file if line.startswith(b"Uid:")), -1)
+        return next((line.decode().split()[1:] for line in file if line.startswith(start)), [])
     raise no_such_process(pid)
+
+
+def threads_named(pid: int, name: str) -> Iterator[str]:
+    """The folders in /proc of the threads of a process that have a name, none if it has ended."""
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            folder = f"/proc/{pid}/task/{thread}"
+            with suppress(OSError), open(f"{folder}/comm", "rb") as file:
+                if file.read() == f"{name}\n".encode():
+                    yield folder
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
+from mapscratch.proc.maps import MappedFile, header_members
 from mapscratch.proc.procfs import Pid, check_range, no_such_process, open_process_file
 
 
@@ -49,24 +51,14 @@ class MemoryUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryArea:
-    """One mapping (VMA) of a process.
+class MemoryArea(MappedFile):
+    """One mapping (VMA) of a process, as maps has it, with its figures.
 
     Attributes:
-        start: first address.
-        end: the address after the last.
-        permissions: as in maps, such as ``rw-p``.
-        offset: where in the file it starts, in bytes.
-        path: the file, or a name such as ``[heap]``, or empty.
         usage: its figures.
         vm_flags: the two-letter flags, such as ``{"rd", "wr", "mr"}``.
     """
 
-    start: int
-    end: int
-    permissions: str
-    offset: int
-    path: str
     usage: MemoryUsage
     vm_flags: frozenset[str]
 
@@ -108,7 +100,7 @@ _LABELS = {
     "pss_dirty": "Pss_Dirty",
 }
 _NOTHING = MemoryUsage(**dict.fromkeys(_LABELS, 0))
-_NO_AREA = MemoryArea(0, 0, "----", 0, "", _NOTHING, frozenset())
+_NO_AREA = MemoryArea(0, 0, "----", 0, "00:00", 0, "", _NOTHING, frozenset())
 
 
 def range_memory(address: int, length: int, pid: Pid = "self") -> RangeMemory:
@@ -186,17 +178,8 @@ def _areas(lines: Iterable[str], pid: Pid) -> Iterator[MemoryArea]:
 
 
 def _area(header: str, figures: dict[str, str]) -> MemoryArea:
-    addresses, permissions, offset, _device, _inode, *path = header.split(maxsplit=5)
-    start, end = addresses.split("-")
-    return MemoryArea(
-        start=int(start, 16),
-        end=int(end, 16),
-        permissions=permissions,
-        offset=int(offset, 16),
-        path=path[0] if path else "",
-        usage=_usage(figures),
-        vm_flags=frozenset(figures.get("VmFlags", "").split()),
-    )
+    flags = frozenset(figures.get("VmFlags", "").split())
+    return MemoryArea(*header_members(os.fsencode(header)), _usage(figures), flags)
 
 
 def _usage(figures: dict[str, str]) -> MemoryUsage:

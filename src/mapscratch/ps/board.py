@@ -18,14 +18,14 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from typing import Literal
 
 from mapscratch.proc.maps import MappedFile
-from mapscratch.proc.procfs import no_such_process
+from mapscratch.proc.procfs import no_such_process, status_words, threads_named
 
 Kind = Literal["map", "array", "cache", "region"]
 
@@ -66,50 +66,28 @@ class _NotABoard(BoardError):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What a process says of one thing.
-
-    Attributes:
-        number: of the slot.
-        kind: what it is; a region is memory of a cache.
-        engine: how its pages are dropped; None for caches.
-        address: where it is; 0 for caches.
-        length: bytes, whole pages.
-        owner: of a region: the slot of its cache.
-        name: the file; the end of it if it is longer than fits.
-        figures: eight numbers, ``enum scratch_figure`` or ``enum scratch_cache_figure``.
-    """
+    """What a process says of one thing; a region is memory of a cache."""
 
     number: int
     kind: Kind
     engine: str | None
-    address: int
-    length: int
-    owner: int
-    name: str
+    address: int  # 0 for caches
+    length: int  # whole pages
+    owner: int  # of a region: the slot of its cache
+    name: str  # of the file; the end of it if it is longer than fits
     figures: tuple[int, ...]
+    """Eight: ``enum scratch_figure`` or ``enum scratch_cache_figure``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What a process says of its scratch memory.
-
-    Attributes:
-        slots: what there is now.
-        beyond: things for which no slot was left.
-        wrong: slots that make no sense, or were being written each time they were read.
-        ended_ranges: figures of maps and arrays that are closed, summed.
-        ended_caches: the same of caches.
-    """
+    """What a process says of its scratch memory, and the summed figures of what is closed."""
 
     slots: tuple[Slot, ...]
-    beyond: int
-    wrong: int
+    beyond: int  # things for which no slot was left
+    wrong: int  # slots that make no sense, or were being written each time they were read
     ended_ranges: tuple[int, ...]
     ended_caches: tuple[int, ...]
-
-
-Reader = Callable[[int, int], bytes]
-"""Reads so many bytes from an offset on; less at the end."""
 
 
 def is_board(mapped: MappedFile) -> bool:
@@ -146,10 +124,6 @@ def read_board(pid: int, maps: list[MappedFile]) -> Board | None:
 
     A child between a fork and its exec may still have its parent's, which says nothing of it.
 
-    Args:
-        pid: the process.
-        maps: its mappings.
-
     Raises:
         BoardError: it has one, but it can't be read.
         ProcessLookupError: it ended.
@@ -159,7 +133,9 @@ def read_board(pid: int, maps: list[MappedFile]) -> Board | None:
         if not is_board(mapped):
             continue
         try:
-            board = _parse(_reader(pid, mapped), mapped.end - mapped.start, _own_number(pid))
+            # A process in a container knows itself by another number. Older kernels have none.
+            own = int((status_words(pid, "NSpid") or [str(pid)])[-1])
+            board = _parse(_reader(pid, mapped), mapped.end - mapped.start, own)
         except BoardError as error:
             if not _is_of_no_file(mapped) or _is_surely_a_board(error, maps):
                 problem = error
@@ -188,22 +164,24 @@ def read_shared_page(pid: int, mapped: MappedFile, size: int) -> bytes:
     return _reader(pid, mapped)(0, size)
 
 
-def _own_number(pid: int) -> int:
-    """The process's number as it knows it itself: in the innermost of its namespaces."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"NSpid:"):
-                    return int(line.split()[-1])
-    except (FileNotFoundError, ProcessLookupError):
-        raise no_such_process(pid) from None
-    return pid  # a kernel without namespaces
-
-
 # --- ways in
 
 
-def _reader(pid: int, mapped: MappedFile) -> Reader:
+class _Reader:
+    """Reads so many bytes, less at the end, from an offset on; closes its file at its own end."""
+
+    def __init__(self, descriptor: int, base: int = 0) -> None:
+        self._descriptor = descriptor
+        self._base = base
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, self._base + offset)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _reader(pid: int, mapped: MappedFile) -> _Reader:
     """The first way in that is open to us."""
     # Reading the memory makes the page where nobody has stored: nothing to do to who has no board.
     ways = (
@@ -225,65 +203,35 @@ def _reader(pid: int, mapped: MappedFile) -> Reader:
     )
 
 
-class _Descriptor:
-    """Reads an open file, and closes it when nobody reads any more."""
-
-    def __init__(self, descriptor: int, base: int = 0) -> None:
-        self._descriptor = descriptor
-        self._base = base
-
-    def __call__(self, offset: int, size: int) -> bytes:
-        pieces = []
-        while size:
-            piece = os.pread(self._descriptor, size, self._base + offset)
-            if not piece:
-                break
-            pieces.append(piece)
-            offset += len(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
-
-
-def _by_memory(pid: int, mapped: MappedFile) -> Reader:
+def _by_memory(pid: int, mapped: MappedFile) -> _Reader:
     """Its memory: for who may attach to it (ptrace(2), "Ptrace access mode checking")."""
-    return _Descriptor(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC), mapped.start)
+    return _Reader(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC), mapped.start)
 
 
-def _by_mapping(pid: int, mapped: MappedFile) -> Reader | None:
+def _by_mapping(pid: int, mapped: MappedFile) -> _Reader | None:
     """The mapping's file: for root (proc(5))."""
-    name = f"/proc/{pid}/map_files/{mapped.start:x}-{mapped.end:x}"
-    return _open_file(name, mapped)
+    return _open_file(f"/proc/{pid}/map_files/{mapped.start:x}-{mapped.end:x}", mapped)
 
 
-def _by_descriptor(pid: int, mapped: MappedFile) -> Reader | None:
+def _by_descriptor(pid: int, mapped: MappedFile) -> _Reader | None:
     """A descriptor of it in the table of the pager: for who may look at the process."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        for name in _descriptors_of_pager(pid, thread):
-            with suppress(OSError):
-                if os.readlink(name) == mapped.path and (reader := _open_file(name, mapped)):
-                    return reader
+    for folder in threads_named(pid, "mapscratch"):
+        with suppress(OSError):
+            for number in os.listdir(f"{folder}/fd"):
+                name = f"{folder}/fd/{number}"
+                with suppress(OSError):
+                    if os.readlink(name) == mapped.path and (reader := _open_file(name, mapped)):
+                        return reader
     return None
 
 
-def _descriptors_of_pager(pid: int, thread: str) -> Iterator[str]:
-    folder = f"/proc/{pid}/task/{thread}"
-    with suppress(OSError):
-        with open(f"{folder}/comm", "rb") as comm:
-            is_pager = comm.read() == b"mapscratch\n"
-        if is_pager:
-            yield from (f"{folder}/fd/{number}" for number in os.listdir(f"{folder}/fd"))
-
-
-def _open_file(name: str, mapped: MappedFile) -> Reader | None:
+def _open_file(name: str, mapped: MappedFile) -> _Reader | None:
     # It may be anything that the process has put in the place of a file: a pipe would block.
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     status = os.fstat(descriptor)
     # The device is not compared: on btrfs and overlayfs maps and stat name different ones.
     if stat.S_ISREG(status.st_mode) and status.st_ino == mapped.inode:
-        return _Descriptor(descriptor)
+        return _Reader(descriptor)
     os.close(descriptor)
     return None
 
@@ -291,7 +239,7 @@ def _open_file(name: str, mapped: MappedFile) -> Reader | None:
 # --- what is read
 
 
-def _parse(read: Reader, size: int, process: int) -> Board | None:
+def _parse(read: _Reader, size: int, process: int) -> Board | None:
     header = _read_all(read, 0, _HEADER.size)
     magic, version, slot_bytes, slots, owner, used, beyond, *_ = _HEADER.unpack(header)
     if magic != _MAGIC:
@@ -300,11 +248,8 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
         raise BoardError(
             f"its figures are of another version of mapscratch ({version}, not {_VERSION})"
         )
-    if (
-        slot_bytes != _SLOT_BYTES
-        or not 1 <= used <= slots <= _MOST_SLOTS
-        or used * slot_bytes > size
-    ):
+    is_whole = slot_bytes == _SLOT_BYTES and used * slot_bytes <= size
+    if not is_whole or not 1 <= used <= slots <= _MOST_SLOTS:
         raise BoardError("its figures are damaged")
     if owner != process:
         return None
@@ -320,16 +265,10 @@ def _parse(read: Reader, size: int, process: int) -> Board | None:
         elif content is None or _SLOT.unpack_from(content)[1]:
             wrong += 1
     ended = _HEADER.unpack_from(first)[7:]
-    return Board(
-        slots=tuple(found),
-        beyond=beyond,
-        wrong=wrong,
-        ended_ranges=tuple(ended[:8]),
-        ended_caches=tuple(ended[8:]),
-    )
+    return Board(tuple(found), beyond, wrong, ended[:8], ended[8:])
 
 
-def _read_twice(read: Reader, size: int) -> tuple[bytes, bytes]:
+def _read_twice(read: _Reader, size: int) -> tuple[bytes, bytes]:
     """All of it, and once more while nothing was written or ended.
 
     The second reading tells what was written during the first. What ends meanwhile is in neither
@@ -362,7 +301,7 @@ def _is_settled(first: bytes, second: bytes) -> bool:
     return first == second and not first[0] & 1
 
 
-def _read_all(read: Reader, offset: int, size: int) -> bytes:
+def _read_all(read: _Reader, offset: int, size: int) -> bytes:
     try:
         content = read(offset, size)
     except OSError:
@@ -372,7 +311,7 @@ def _read_all(read: Reader, offset: int, size: int) -> bytes:
     return content
 
 
-def _settled(read: Reader, number: int, first: bytes, second: bytes) -> bytes | None:
+def _settled(read: _Reader, number: int, first: bytes, second: bytes) -> bytes | None:
     """What a slot holds while nobody writes it; None if it is written all the time."""
     for _ in range(_ATTEMPTS):
         if _is_settled(first[:4], second[:4]):
@@ -390,15 +329,13 @@ def _slot(number: int, content: bytes) -> Slot | None:
     kind = _KINDS.get(kind_number)
     if kind is None:
         return None
-    is_mapped = kind != "cache"
-    if is_mapped and not (
-        0 < length < 1 << _ADDRESS_BITS
-        and address < 1 << _ADDRESS_BITS
-        and address % PAGESIZE == length % PAGESIZE == 0
-    ):
-        return None
-    has_engine = kind in ("map", "array")
-    if has_engine and engine >= len(_ENGINES):
+    is_mapped, has_engine = kind != "cache", kind in ("map", "array")
+    is_wrong = (
+        not 0 < length < 1 << _ADDRESS_BITS
+        or address >= 1 << _ADDRESS_BITS
+        or not address % PAGESIZE == length % PAGESIZE == 0
+    )
+    if (is_mapped and is_wrong) or (has_engine and engine >= len(_ENGINES)):
         return None
     name = os.fsdecode(content[_SLOT.size :][: min(name_length, _NAME_BYTES)])
     return Slot(

@@ -24,7 +24,14 @@ from typing import Literal
 
 from mapscratch.proc.maps import MappedFile, mapped_files
 from mapscratch.proc.pagemap import PageFlags, count_pages
-from mapscratch.proc.procfs import all_pids, command_name, user_name
+from mapscratch.proc.procfs import (
+    all_pids,
+    command_name,
+    look_at_each,
+    status_words,
+    threads_named,
+    user_name,
+)
 from mapscratch.proc.smaps import MemoryArea, range_memory
 from mapscratch.ps.board import Board, BoardError, Slot, is_board, read_board, read_shared_page
 from mapscratch.run.launch import ResolverCounts
@@ -44,21 +51,11 @@ _KERNEL_THREAD = 0x00200000
 
 @dataclass(frozen=True, slots=True)
 class CacheFigures:
-    """What a cache has done, and holds.
-
-    Attributes:
-        hits: uses of an entry that was there.
-        made: entries that were made.
-        lost: entries that the kernel took, as far as that has been noticed.
-        evicted: entries that were given up for others.
-        uncached: values that were made and not kept, for want of room.
-        entries: how many there are.
-        bytes_held: memory of the entries, in whole pages.
-    """
+    """What a cache has done, and holds: as `mapscratch.Cache.stats` has it."""
 
     hits: int
     made: int
-    lost: int
+    lost: int  # as far as that has been noticed
     evicted: int
     uncached: int
     entries: int
@@ -69,27 +66,14 @@ class CacheFigures:
 class ScratchMapping:
     """Something in a process that consists of scratch memory. What can't be known is None, not 0.
 
-    Attributes:
-        kind: what it is; code is the text of a library or program with converted PLT entries.
-        name: the file that it is of; empty for a cache.
-        engine: how its pages are dropped.
-        bytes: of addresses; of a cache, its regions.
-        resident_bytes: in memory.
-        droppable_bytes: what the kernel may drop now, without writing it to swap.
-        dirty_bytes: stored to, and not droppable by the kernel now.
-        swapped_bytes: in swap.
-        pinned_bytes: pinned by the process.
-        filled_pages: made at page-in so far.
-        dropped_pages: gone so far.
-        rebuilt_pages: of those made, what had been made before.
-        fixup_seconds: processor time spent on page-in fixups so far.
-        cache: of a cache: its own figures.
+    The figures are those of `mapscratch.ScratchMap.counts`, of what is mapped now.
     """
 
     kind: Literal["map", "array", "cache", "code"]
-    name: str
+    """Code is the text of a library or program with converted PLT entries."""
+    name: str  # of the file; empty for a cache
     engine: str | None
-    bytes: int
+    bytes: int  # of addresses; of a cache, its regions
     resident_bytes: int | None = None
     droppable_bytes: int | None = None
     dirty_bytes: int | None = None
@@ -104,16 +88,7 @@ class ScratchMapping:
 
 @dataclass(frozen=True, slots=True)
 class ProcessTotals:
-    """What a process has done in its life, also with what is closed by now: these never fall.
-
-    Attributes:
-        filled_pages: made at page-in.
-        rebuilt_pages: of those, what had been made before.
-        fixup_seconds: processor time spent on page-in fixups.
-        cache_hits: uses of cache entries that were there.
-        cache_made: cache entries that were made.
-        cache_lost: cache entries that the kernel took.
-    """
+    """What a process has done in its life, also with what is closed by now: these never fall."""
 
     filled_pages: int
     rebuilt_pages: int
@@ -125,56 +100,36 @@ class ProcessTotals:
 
 @dataclass(frozen=True, slots=True)
 class ScratchProcess:
-    """A process that uses scratch memory.
-
-    Attributes:
-        pid: its number.
-        command: its name (/proc/PID/comm).
-        user: whose it is, by effective user.
-        problem: why its figures can't be read; None if they can.
-        mappings: what it has.
-        unlisted: mappings that it has and that are not among these: its board was full, or what
-            it says of them can't be.
-        totals: None without a board.
-    """
+    """A process that uses scratch memory."""
 
     pid: int
     command: str
     user: str
     problem: str | None
+    """Why its figures can't be read; None if they can."""
     mappings: tuple[ScratchMapping, ...]
     unlisted: int
-    totals: ProcessTotals | None
+    """Mappings beside these: its board was full, or what it says of them can't be."""
+    totals: ProcessTotals | None  # None without a board
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedRun:
-    """A `mapscratch run` that is under way: its processes count together.
+    """A `mapscratch run` that is under way: its processes count together."""
 
-    Attributes:
-        counts_file: where, as they name it.
-        pids: the processes that were found.
-        counts: of all its processes so far, also those that have ended.
-    """
-
-    counts_file: str
+    counts_file: str  # as they name it
     pids: tuple[int, ...]
-    counts: ResolverCounts
+    counts: ResolverCounts  # also of those of its processes that have ended
 
 
 @dataclass(frozen=True, slots=True)
 class ScratchCensus:
-    """The processes that use scratch memory.
-
-    Attributes:
-        processes: by number.
-        runs: each once.
-        unreadable: processes of other users of which nobody told us whether they do.
-    """
+    """The processes that use scratch memory, by number; and each run once."""
 
     processes: tuple[ScratchProcess, ...]
     runs: tuple[ConvertedRun, ...]
     unreadable: int
+    """Processes of other users of which nobody told us whether they do."""
 
 
 def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
@@ -188,34 +143,18 @@ def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
         ProcessLookupError: a process that was named does not exist, or has no memory.
         PermissionError: one that was named belongs to somebody else.
     """
-    processes = []
-    runs: dict[tuple[str, int], tuple[str, ResolverCounts, list[int]]] = {}
-    unreadable = 0
-    for pid in sorted(set(all_pids() if pids is None else pids)):
-        try:
-            maps = mapped_files(pid)
-            process = _process(pid, maps)
-            run = _run_of(pid, maps)
-        except ProcessLookupError:
-            if pids is not None:
-                raise
-            continue
-        except PermissionError:
-            if pids is not None:
-                raise
-            unreadable += not _is_kernel_thread(pid)
-            continue
-        if process:
-            processes.append(process)
-        if run:
-            identity, name, counts = run
-            runs.setdefault(identity, (name, counts, []))[2].append(pid)
+    wanted = all_pids() if pids is None else pids
+    seen, refused = look_at_each(wanted, _look, named=pids is not None)
+    runs: dict[tuple[str, int], ConvertedRun] = {}
+    for pid, (_, found) in seen.items():
+        if found:
+            identity, run = found
+            others = runs[identity].pids if identity in runs else ()
+            runs[identity] = replace(run, pids=(*others, pid))
     return ScratchCensus(
-        processes=tuple(processes),
-        runs=tuple(
-            ConvertedRun(name, tuple(members), counts) for name, counts, members in runs.values()
-        ),
-        unreadable=unreadable,
+        processes=tuple(process for process, _ in seen.values() if process),
+        runs=tuple(runs.values()),
+        unreadable=sum(not _is_kernel_thread(pid) for pid in refused),
     )
 
 
@@ -229,24 +168,26 @@ def _is_kernel_thread(pid: int) -> bool:
         return True  # it has ended: nobody to count
 
 
-def _process(pid: int, maps: list[MappedFile]) -> ScratchProcess | None:
+_Run = tuple[tuple[str, int], ConvertedRun]
+"""The run of a process, behind device and inode of its page of counts."""
+
+
+def _look(pid: int) -> tuple[ScratchProcess | None, _Run | None]:
+    maps = mapped_files(pid)
     has_board = any(is_board(mapped) for mapped in maps)
     has_code = any(_is_runtime(mapped) for mapped in maps)
-    if not has_board and not has_code:
-        return None
     board = problem = None
     try:
         board = read_board(pid, maps) if has_board else None
     except BoardError as error:
         problem = str(error)
-    mappings: list[ScratchMapping] = []
-    if board:
-        mappings += _Memory(pid, board.slots).mappings()
+    mappings = [*_Memory(pid, board.slots).mappings()] if board else []
     if has_code:
         mappings += _code(pid, maps)
+    run = _run_of(pid, maps) if has_code else None
     if not mappings and not board and not problem:
-        return None  # a child that has only its parent's board: it is about to execute something
-    return ScratchProcess(
+        return None, run  # or a child that has only its parent's board, about to execute something
+    process = ScratchProcess(
         pid=pid,
         command=command_name(pid),
         user=user_name(pid),
@@ -255,6 +196,7 @@ def _process(pid: int, maps: list[MappedFile]) -> ScratchProcess | None:
         unlisted=board.beyond + board.wrong if board else 0,
         totals=_totals(board) if board else None,
     )
+    return process, run
 
 
 # --- what the board has, and what the kernel says of it
@@ -265,24 +207,17 @@ def _totals(board: Board) -> ProcessTotals:
     caches = [slot.figures for slot in board.slots if slot.kind == "cache"]
     filled, rebuilt, _, fixup_ns, *_ = map(sum, zip(board.ended_ranges, *ranges, strict=True))
     hits, made, lost, *_ = map(sum, zip(board.ended_caches, *caches, strict=True))
-    return ProcessTotals(
-        filled_pages=filled,
-        rebuilt_pages=rebuilt,
-        fixup_seconds=fixup_ns / 1e9,
-        cache_hits=hits,
-        cache_made=made,
-        cache_lost=lost,
-    )
+    return ProcessTotals(filled, rebuilt, fixup_ns / 1e9, hits, made, lost)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Usage:
     """Bytes; `lazy_free` is None where the kernel has merged memory with somebody else's."""
 
-    resident: int
-    private: int
-    swapped: int
-    lazy_free: int | None
+    resident: int = 0
+    private: int = 0
+    swapped: int = 0
+    lazy_free: int | None = 0
 
 
 class _Memory:
@@ -311,24 +246,15 @@ class _Memory:
                 yield self._range(slot.kind, slot)
 
     def _cache(self, slot: Slot, regions: Sequence[Slot]) -> ScratchMapping:
-        cache = ScratchMapping(
-            kind="cache",
-            name="",
-            engine=None,
-            bytes=sum(region.length for region in regions),
-            cache=CacheFigures(*slot.figures[: len(fields(CacheFigures))]),
-        )
-        usage = self._usage(regions)
-        return _freed_lazily(cache, usage) if usage else cache
+        length = sum(region.length for region in regions)
+        figures = CacheFigures(*slot.figures[: len(fields(CacheFigures))])
+        cache = ScratchMapping("cache", "", None, length, cache=figures)
+        return _in_memory(cache, self._usage(regions))
 
     def _range(self, kind: Literal["map", "array"], slot: Slot) -> ScratchMapping:
         filled, rebuilt, dropped, fixup_ns, pinned, *_ = slot.figures
         mapping = ScratchMapping(
-            kind=kind,
-            name=slot.name,
-            engine=slot.engine,
-            bytes=slot.length,
-            pinned_bytes=pinned * PAGESIZE,
+            kind, slot.name, slot.engine, slot.length, pinned_bytes=pinned * PAGESIZE
         )
         usage = self._usage([slot])
         # As `counts` of each engine has it.
@@ -341,48 +267,35 @@ class _Memory:
                 rebuilt_pages=rebuilt,
                 fixup_seconds=fixup_ns / 1e9,
             )
-            return _freed_lazily(mapping, usage, pinned) if usage else mapping
-        if slot.engine == "dontneed":
+        elif slot.engine == "dontneed":
             mapping = replace(mapping, dropped_pages=dropped)
-        if not usage:
-            return mapping
-        by_kernel = slot.engine == "kernel"
-        droppable = max(0, usage.private - pinned * PAGESIZE) if by_kernel else 0
-        return replace(
-            mapping,
-            resident_bytes=usage.resident,
-            droppable_bytes=droppable if by_kernel else None,
-            dirty_bytes=usage.private - droppable,
-            swapped_bytes=usage.swapped,
-        )
+        return _in_memory(mapping, usage)
 
     def _usage(self, parts: Sequence[Slot]) -> _Usage | None:
         """Of some slots together; None if too much memory would have to be looked at."""
-        pieces = _united((part.address, part.address + part.length) for part in parts)
-        resident = private = swapped = 0
-        lazy_free: int | None = 0
-        for start, end in pieces:
+        whole = _Usage()
+        for start, end in _united((part.address, part.address + part.length) for part in parts):
             for area in self._areas_of(start, end):
                 self._areas_left -= 1
                 if self._areas_left < 0:
                     return None
                 usage = area.usage
                 if start <= area.start and area.end <= end:
-                    resident += usage.rss
-                    private += usage.anonymous
-                    swapped += usage.swap
-                    if lazy_free is not None:
-                        lazy_free += min(usage.lazy_free, usage.rss)
+                    whole.resident += usage.rss
+                    whole.private += usage.anonymous
+                    whole.swapped += usage.swap
+                    if whole.lazy_free is not None:
+                        whole.lazy_free += min(usage.lazy_free, usage.rss)
                     continue
                 pages = self._pages(max(start, area.start), min(end, area.end))
                 if pages is None:
                     return None
-                resident += pages.present * PAGESIZE
-                private += (pages.private - pages.swapped) * PAGESIZE
-                swapped += pages.swapped * PAGESIZE
+                whole.resident += pages.present * PAGESIZE
+                whole.private += (pages.private - pages.swapped) * PAGESIZE
+                whole.swapped += pages.swapped * PAGESIZE
                 if usage.lazy_free:
-                    lazy_free = None  # of this memory, or of its neighbour's
-        return _Usage(resident, private, swapped, lazy_free)
+                    whole.lazy_free = None  # of this memory, or of its neighbour's
+        return whole
 
     def _areas_of(self, start: int, end: int) -> Iterator[MemoryArea]:
         for number in range(max(bisect_right(self._starts, start) - 1, 0), len(self._areas)):
@@ -397,15 +310,26 @@ class _Memory:
         return None if self._pages_left < 0 else count_pages(start, end - start, self._pid)
 
 
-def _freed_lazily(mapping: ScratchMapping, usage: _Usage, pinned: int = 0) -> ScratchMapping:
-    droppable = usage.lazy_free
-    if droppable is not None:  # what is pinned of an array is locked, and lazily freed all the same
-        droppable = min(droppable, max(0, usage.resident - pinned * PAGESIZE))
+def _in_memory(mapping: ScratchMapping, usage: _Usage | None) -> ScratchMapping:
+    """A mapping with what the kernel says of it; what may be dropped depends on the engine."""
+    if not usage:
+        return mapping
+    pinned = mapping.pinned_bytes or 0
+    droppable: int | None = None
+    dirty: int | None = usage.private
+    if mapping.engine == "kernel":
+        droppable = max(0, usage.private - pinned)
+        dirty = usage.private - droppable
+    elif mapping.engine != "dontneed":
+        # What is pinned of an array is locked, and lazily freed all the same.
+        free, unpinned = usage.lazy_free, max(0, usage.resident - pinned)
+        droppable = None if free is None else min(free, unpinned)
+        dirty = None if droppable is None else usage.resident - droppable
     return replace(
         mapping,
         resident_bytes=usage.resident,
         droppable_bytes=droppable,
-        dirty_bytes=None if droppable is None else usage.resident - droppable,
+        dirty_bytes=dirty,
         swapped_bytes=usage.swapped,
     )
 
@@ -437,25 +361,22 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
     text = [each for each in maps if "x" in each.permissions and each.inode]
     if not text:
         return
-    start, end = text[0].start, text[-1].end
-    has_reclaimer = _has_thread(pid, "mapscratch")
+    has_reclaimer = any(threads_named(pid, "mapscratch"))
     names = _names_of_text(maps)
-    for area in range_memory(start, end - start, pid).areas:
+    for area in range_memory(text[0].start, text[-1].end - text[0].start, pid).areas:
+        usage = area.usage
         is_text = "x" in area.permissions and area.path.startswith("/")
-        is_converted = area.start in names
-        if not is_text or not (is_converted or area.usage.anonymous or area.usage.swap):
-            continue
-        copies = area.usage.anonymous
-        yield ScratchMapping(
-            kind="code",
-            name=names.get(area.start, area.path),
-            engine="dontneed" if has_reclaimer else None,
-            bytes=area.end - area.start,
-            resident_bytes=area.usage.rss,
-            droppable_bytes=copies if has_reclaimer else None,
-            dirty_bytes=0 if has_reclaimer else copies,
-            swapped_bytes=area.usage.swap,
-        )
+        if is_text and (area.start in names or usage.anonymous or usage.swap):
+            yield ScratchMapping(
+                kind="code",
+                name=names.get(area.start, area.path),
+                engine="dontneed" if has_reclaimer else None,
+                bytes=area.end - area.start,
+                resident_bytes=usage.rss,
+                droppable_bytes=usage.anonymous if has_reclaimer else None,
+                dirty_bytes=0 if has_reclaimer else usage.anonymous,
+                swapped_bytes=usage.swap,
+            )
 
 
 def _names_of_text(maps: Sequence[MappedFile]) -> dict[int, str]:
@@ -471,32 +392,17 @@ def _names_of_text(maps: Sequence[MappedFile]) -> dict[int, str]:
     return names
 
 
-def _has_thread(pid: int, name: str) -> bool:
-    with suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/comm", "rb") as comm:
-                if comm.read() == name.encode() + b"\n":
-                    return True
-    return False
-
-
-def _run_of(
-    pid: int, maps: Sequence[MappedFile]
-) -> tuple[tuple[str, int], str, ResolverCounts] | None:
-    """The run that a process belongs to: the identity of its page of counts, its name, and it."""
-    if not any(_is_runtime(mapped) for mapped in maps):
-        return None
+def _run_of(pid: int, maps: Sequence[MappedFile]) -> _Run | None:
     name = _variable(pid, b"MAPSCRATCH_COUNTS")
     for mapped in maps:
-        if not name or mapped.path != name or not mapped.permissions.endswith("s"):
-            continue
-        if not _is_harmless(pid, mapped.device):
+        is_counts = name and mapped.path == name and mapped.permissions.endswith("s")
+        if not is_counts or not _is_harmless(pid, mapped.device):
             continue
         with suppress(BoardError):
             page = read_shared_page(pid, mapped, _RUN_COUNTS.size)
             if len(page) == _RUN_COUNTS.size:
                 counts = ResolverCounts(*_RUN_COUNTS.unpack(page))
-                return (mapped.device, mapped.inode), name, counts
+                return (mapped.device, mapped.inode), ConvertedRun(mapped.path, (pid,), counts)
     return None
 
 
@@ -510,11 +416,7 @@ def _is_harmless(pid: int, device: str) -> bool:
                 if mount.split()[2] == number:
                     return not source.startswith("fuse")
     # With overlayfs and btrfs the device is of no mount. Then it must be one of our own processes.
-    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
-        return any(
-            line.split()[1:2] == [b"%d" % os.geteuid()] for line in status if line[:4] == b"Uid:"
-        )
-    return False
+    return status_words(pid, "Uid")[:1] == [str(os.geteuid())]
 
 
 def _variable(pid: int, name: bytes) -> str | None:
@@ -523,7 +425,7 @@ def _variable(pid: int, name: bytes) -> str | None:
             variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
     except OSError:
         return None
-    prefix = name + b"="
-    return next(
-        (os.fsdecode(each[len(prefix) :]) for each in variables if each.startswith(prefix)), None
-    )
+    values = [
+        value for key, _, value in (each.partition(b"=") for each in variables) if key == name
+    ]
+    return os.fsdecode(values[0]) if values else None

@@ -5,52 +5,29 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from mapscratch.documents import Document, document_head
-from mapscratch.ps.census import ScratchCensus, ScratchProcess
+from mapscratch.ps.census import ScratchCensus
 
 NAME = "mapscratch.ps"
 VERSION = 1
 
 
 def ps_document(census: ScratchCensus, created: datetime, seconds: float) -> Document:
-    """The document of a census: nothing but what JSON has; what can't be known is null.
+    """The document of a census, when it was taken (with a time zone) and how long that took.
 
-    Args:
-        census: what was found.
-        created: when, with a time zone.
-        seconds: that it took.
+    It has nothing but what JSON has; what can't be known is null.
     """
-    return {
-        **document_head(NAME, VERSION, created),
-        "seconds": seconds,
-        "processes": [_process_document(process) for process in census.processes],
-        "runs": [
-            {
-                "counts_file": any_text(run.counts_file),
-                "pids": list(run.pids),
-                "counts": asdict(run.counts),
-            }
-            for run in census.runs
-        ],
-        "unreadable": census.unreadable,
-    }
+    found = asdict(census, dict_factory=_members)
+    return {**document_head(NAME, VERSION, created), "seconds": seconds, **found}
 
 
-def _process_document(process: ScratchProcess) -> Document:
-    mappings = [asdict(mapping) for mapping in process.mappings]
-    for mapping in mappings:
-        mapping["name"] = any_text(mapping["name"])
-    return {
-        "pid": process.pid,
-        "command": any_text(process.command),
-        "user": process.user,
-        "readable": process.problem is None,
-        "problem": process.problem,
-        "mappings": mappings,
-        "unlisted": process.unlisted,
-        "totals": asdict(process.totals) if process.totals else None,
-    }
+def _members(pairs: list[tuple[str, Any]]) -> Document:
+    members = {name: any_text(each) if isinstance(each, str) else each for name, each in pairs}
+    if "problem" in members:
+        members["readable"] = members["problem"] is None
+    return members
 
 
 def any_text(name: str) -> str:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from mapscratch.ps.census import ScratchCensus, ScratchMapping, ScratchProcess
+from mapscratch.ps.census import ScratchMapping, ScratchProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,15 @@ class Group:
         values = [getattr(mapping, name) for mapping in self.mappings]
         return None if None in values else sum(values)
 
+    def cache_sum(self, name: str) -> Any:
+        """Of a figure of `CacheFigures`; None where these are no caches."""
+        values = [getattr(mapping.cache, name, None) for mapping in self.mappings]
+        return None if None in values else sum(values)
 
-def groups(census: ScratchCensus) -> Iterator[Group]:
-    """All of them, process by process."""
-    for process in census.processes:
-        alike: dict[tuple[str, str | None], list[ScratchMapping]] = {}
-        for mapping in process.mappings:
-            alike.setdefault((mapping.kind, mapping.engine), []).append(mapping)
-        for (kind, engine), mappings in alike.items():
-            yield Group(process, kind, engine, tuple(mappings))
+
+def groups(process: ScratchProcess) -> list[Group]:
+    """All of them."""
+    alike = defaultdict(list)
+    for mapping in process.mappings:
+        alike[mapping.kind, mapping.engine].append(mapping)
+    return [Group(process, *what, tuple(mappings)) for what, mappings in alike.items()]

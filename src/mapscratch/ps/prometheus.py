@@ -6,161 +6,42 @@ https://prometheus.io/docs/instrumenting/exposition_formats/, "Text-based format
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
 from mmap import PAGESIZE
 from typing import TypeAlias
 
-from mapscratch.ps.census import ConvertedRun, ScratchCensus, ScratchProcess
+from mapscratch.ps.census import ScratchCensus
 from mapscratch.ps.document import any_text
-from mapscratch.ps.groups import Group, groups
+from mapscratch.ps.groups import groups
 
-Samples: TypeAlias = list[tuple[dict[str, str], float | None]]
-"""Labels and a value; what isn't known is None and has no sample."""
+Labels: TypeAlias = dict[str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class _Metric:
-    name: str
-    kind: str
-    meaning: str
-    samples: Callable[[ScratchCensus], Samples]
-
-
-def prometheus_lines(census: ScratchCensus, seconds: float) -> Iterator[str]:
-    """The text exposition format. What isn't known has no sample.
-
-    Args:
-        census: what was found.
-        seconds: that it took.
-    """
-    meaning = "What it took to look at all processes."
-    took = _Metric("census_seconds", "gauge", meaning, lambda _: [({}, seconds)])
-    for metric in (*_METRICS, took):
-        yield from _lines(metric, census)
-
-
-def _lines(metric: _Metric, census: ScratchCensus) -> Iterator[str]:
-    known = [(labels, value) for labels, value in metric.samples(census) if value is not None]
-    if not known:
-        return
-    name = f"mapscratch_{metric.name}"
-    yield f"# HELP {name} {metric.meaning}"
-    yield f"# TYPE {name} {metric.kind}"
-    for labels, value in known:
-        pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-        yield f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}"
-
-
-def _escaped(text: str) -> str:
-    return any_text(text).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-# --- what is told -------------------------------------------------------------------------------
-
-
-def _of_groups(value: Callable[[Group], float | None]) -> Callable[[ScratchCensus], Samples]:
-    return lambda census: [(_group_labels(group), value(group)) for group in groups(census)]
-
-
-def _sum(name: str) -> Callable[[ScratchCensus], Samples]:
-    return _of_groups(lambda group: group.sum(name))
-
-
-def _total(name: str) -> Callable[[ScratchCensus], Samples]:
-    return lambda census: [
-        (_labels(process), getattr(process.totals, name))
-        for process in census.processes
-        if process.totals
-    ]
-
-
-def _of_runs(name: str) -> Callable[[ScratchCensus], Samples]:
-    return lambda census: [(_run_labels(run), getattr(run.counts, name)) for run in census.runs]
-
-
-def _dropped_bytes(group: Group) -> float | None:
-    pages = group.sum("dropped_pages")
-    return None if pages is None else pages * PAGESIZE
-
-
-def _cache_entries(group: Group) -> float | None:
-    if group.kind != "cache":
-        return None
-    return sum(one.cache.entries for one in group.mappings if one.cache)
-
-
-def _labels(process: ScratchProcess) -> dict[str, str]:
-    return {"pid": str(process.pid), "command": process.command, "user": process.user}
-
-
-def _group_labels(group: Group) -> dict[str, str]:
-    return {**_labels(group.process), "kind": group.kind, "engine": group.engine or ""}
-
-
-def _run_labels(run: ConvertedRun) -> dict[str, str]:
-    # Two containers may have a file of the same name; a process is of one run only.
-    return {"run": run.counts_file, "first_pid": str(run.pids[0])}
-
-
-_METRICS = (
-    _Metric(
-        "processes",
-        "gauge",
-        "Processes that use scratch memory.",
-        lambda census: [({}, len(census.processes))],
-    ),
-    _Metric(
-        "unreadable_processes",
-        "gauge",
-        "Processes of other users that could not be read.",
-        lambda census: [({}, census.unreadable)],
-    ),
-    _Metric(
-        "process_readable",
-        "gauge",
-        "Whether the figures of a process could be read.",
-        lambda census: [(_labels(one), 0 if one.problem else 1) for one in census.processes],
-    ),
-    _Metric(
-        "mappings",
-        "gauge",
-        "Maps, arrays, caches and converted texts.",
-        _of_groups(lambda group: len(group.mappings)),
-    ),
-    *(
-        _Metric(name, "gauge", meaning, _sum(name))
-        for name, meaning in {
-            "bytes": "Addresses of scratch memory.",
-            "resident_bytes": "Scratch memory that is in memory.",
-            "droppable_bytes": "What the kernel may drop now, without writing it to swap.",
-            "dirty_bytes": "Stored to, and not droppable by the kernel now.",
-            "swapped_bytes": "Scratch memory in swap.",
-            "pinned_bytes": "Pinned by its process.",
-        }.items()
-    ),
-    _Metric(
-        "dropped_bytes", "gauge", "Of what is mapped now: gone so far.", _of_groups(_dropped_bytes)
-    ),
-    _Metric("cache_entries", "gauge", "Entries of caches.", _of_groups(_cache_entries)),
-    *(
-        _Metric(f"{name}_total", "counter", meaning, _total(name))
-        for name, meaning in {
-            "filled_pages": "Pages made at page-in.",
-            "rebuilt_pages": "Pages made at page-in that had been made before.",
-            "fixup_seconds": "Processor time spent on page-in fixups.",
-            "cache_hits": "Uses of cache entries that were there.",
-            "cache_made": "Cache entries that were made.",
-            "cache_lost": "Cache entries that the kernel took.",
-        }.items()
-    ),
-    *(
-        _Metric(
-            f"run_{name}_total",
-            "counter",
-            f"Of all processes of a mapscratch run: {meaning}.",
-            _of_runs(name),
-        )
+_SUMS = {
+    "bytes": "Addresses of scratch memory.",
+    "resident_bytes": "Scratch memory that is in memory.",
+    "droppable_bytes": "What the kernel may drop now, without writing it to swap.",
+    "dirty_bytes": "Stored to, and not droppable by the kernel now.",
+    "swapped_bytes": "Scratch memory in swap.",
+    "pinned_bytes": "Pinned by its process.",
+}
+_MEANINGS = {
+    "processes": "Processes that use scratch memory.",
+    "unreadable_processes": "Processes of other users that could not be read.",
+    "process_readable": "Whether the figures of a process could be read.",
+    "mappings": "Maps, arrays, caches and converted texts.",
+    **_SUMS,
+    "dropped_bytes": "Of what is mapped now: gone so far.",
+    "cache_entries": "Entries of caches.",
+    "filled_pages_total": "Pages made at page-in.",
+    "rebuilt_pages_total": "Pages made at page-in that had been made before.",
+    "fixup_seconds_total": "Processor time spent on page-in fixups.",
+    "cache_hits_total": "Uses of cache entries that were there.",
+    "cache_made_total": "Cache entries that were made.",
+    "cache_lost_total": "Cache entries that the kernel took.",
+    **{
+        f"run_{name}_total": f"Of all processes of a mapscratch run: {meaning}."
         for name, meaning in {
             "overlaid": "libraries that ran converted",
             "resolved": "entries bound by ld.so",
@@ -169,5 +50,50 @@ _METRICS = (
             "batched": "words stored into text along with another of their page",
             "dropped": "pages of text dropped",
         }.items()
-    ),
-)
+    },
+    "census_seconds": "What it took to look at all processes.",
+}
+"""All metrics, in their order. What ends in ``_total`` is a counter, all others are gauges."""
+
+
+def prometheus_lines(census: ScratchCensus, seconds: float) -> Iterator[str]:
+    """The text exposition format, of a census that took some seconds."""
+    samples = defaultdict(list)
+    for name, labels, value in _samples(census, seconds):
+        if value is not None:  # What isn't known has no sample.
+            pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+            braced = f"{{{pairs}}}" if pairs else ""
+            samples[name].append(f"mapscratch_{name}{braced} {value}")
+    for name, meaning in _MEANINGS.items():
+        if name in samples:
+            yield f"# HELP mapscratch_{name} {meaning}"
+            yield f"# TYPE mapscratch_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+            yield from samples[name]
+
+
+def _samples(census: ScratchCensus, seconds: float) -> Iterator[tuple[str, Labels, float | None]]:
+    """Names, labels and values; those of which `_MEANINGS` has no name are not told."""
+    yield "census_seconds", {}, seconds
+    yield "processes", {}, len(census.processes)
+    yield "unreadable_processes", {}, census.unreadable
+    for process in census.processes:
+        labels = {"pid": str(process.pid), "command": process.command, "user": process.user}
+        yield "process_readable", labels, 0 if process.problem else 1
+        totals = asdict(process.totals) if process.totals else {}
+        yield from ((f"{name}_total", labels, value) for name, value in totals.items())
+        for group in groups(process):
+            of_group = {**labels, "kind": group.kind, "engine": group.engine or ""}
+            dropped = group.sum("dropped_pages")
+            yield "mappings", of_group, len(group.mappings)
+            yield "dropped_bytes", of_group, None if dropped is None else dropped * PAGESIZE
+            yield "cache_entries", of_group, group.cache_sum("entries")
+            yield from ((name, of_group, group.sum(name)) for name in _SUMS)
+    for run in census.runs:
+        # Two containers may have a file of the same name; a process is of one run only.
+        labels = {"run": run.counts_file, "first_pid": str(run.pids[0])}
+        counts = asdict(run.counts)
+        yield from ((f"run_{name}_total", labels, value) for name, value in counts.items())
+
+
+def _escaped(text: str) -> str:
+    return any_text(text).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -4,33 +4,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from mapscratch.ps.census import ScratchCensus
 from mapscratch.ps.groups import Group, groups
 from mapscratch.terminal import printable
 from mapscratch.text import counted, size
 
-UNKNOWN = "-"
 _LONGEST_COMMAND = 16
 _PLURALS = {"map": "maps", "array": "arrays", "cache": "caches", "code": "texts"}
-_HEADINGS = (
-    "PID",
-    "USER",
-    "COMMAND",
-    "WHAT",
-    "ENGINE",
-    "SIZE",
-    "RESIDENT",
-    "DROPPABLE",
-    "DIRTY",
-    "SWAPPED",
-    "DROPPED",
-    "REBUILT",
-    "FIXUPS",
-    "NAME",
-)
-_LEFT = {"USER", "COMMAND", "WHAT", "ENGINE", "NAME"}
 
 
 def ps_lines(
@@ -43,13 +26,11 @@ def ps_lines(
         each: a line for each mapping; else one for all of a process that are alike.
         named: the processes that were asked for; none for all.
     """
-    rows = [
-        _row(group, name)
-        for group in groups(census)
-        for group, name in (_singles(group) if each else [(group, _names(group))])
-    ]
-    if rows:
-        yield from _table(rows)
+    found = [group for process in census.processes for group in groups(process)]
+    if each:
+        found = [replace(group, mappings=(one,)) for group in found for one in group.mappings]
+    if found:
+        yield from _table(found, each)
     elif not named:
         yield "No process with scratch memory was found."
     users = {process.pid for process in census.processes if process.mappings or process.problem}
@@ -62,11 +43,10 @@ def ps_lines(
         if process.unlisted:
             yield f"{who}: {process.unlisted} more, for which there is no place or no sense"
     for run in census.runs:
-        processes = counted(len(run.pids), "process", "processes")
         yield (
-            f"mapscratch run of {processes}: {run.counts.overlaid:,} "
-            f"libraries converted, {run.counts.resolved:,} entries bound by ld.so, "
-            f"{run.counts.remembered:,} from memory, {run.counts.dropped:,} pages dropped"
+            f"mapscratch run of {counted(len(run.pids), 'process', 'processes')}: "
+            f"{run.counts.overlaid:,} libraries converted, {run.counts.resolved:,} entries bound "
+            f"by ld.so, {run.counts.remembered:,} from memory, {run.counts.dropped:,} pages dropped"
         )
     if census.unreadable:
         yield _unreadable_line(census.unreadable)
@@ -80,74 +60,71 @@ def _unreadable_line(count: int) -> str:
     return f"{who} could not be read: {has} rights that root hasn't here"
 
 
-def _singles(group: Group) -> Iterator[tuple[Group, str]]:
-    for mapping in group.mappings:
-        single = Group(group.process, group.kind, group.engine, (mapping,))
-        yield single, _cache_name(single) if mapping.kind == "cache" else mapping.name
+# --- the table
 
 
-def _names(group: Group) -> str:
+def _what(group: Group) -> str:
+    count = len(group.mappings)
+    return group.kind if count == 1 else f"{count} {_PLURALS[group.kind]}"
+
+
+def _of(name: str, said: Callable[[float], str]) -> Callable[[Group], str]:
+    """A sum over the group in words."""
+
+    def cell(group: Group) -> str:
+        value = group.sum(name)
+        return "-" if value is None else said(value)
+
+    return cell
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+
+
+def _name(group: Group) -> str:
     if group.kind == "cache":
-        return _cache_name(group)
+        figures = ("entries", "hits", "made", "lost")
+        return ", ".join(f"{name}: {group.cache_sum(name):,}" for name in figures)
     names = sorted({os.path.basename(mapping.name) for mapping in group.mappings})
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _cache_name(group: Group) -> str:
-    caches = [mapping.cache for mapping in group.mappings if mapping.cache]
-    return (
-        f"entries: {sum(cache.entries for cache in caches):,}, "
-        f"hits: {sum(cache.hits for cache in caches):,}, "
-        f"made: {sum(cache.made for cache in caches):,}, "
-        f"lost: {sum(cache.lost for cache in caches):,}"
-    )
+_COLUMNS: dict[str, Callable[[Group], str]] = {
+    "PID": lambda group: str(group.process.pid),
+    "USER": lambda group: group.process.user,
+    "COMMAND": lambda group: _printable(group.process.command)[:_LONGEST_COMMAND],
+    "WHAT": _what,
+    "ENGINE": lambda group: group.engine or "-",
+    "SIZE": _of("bytes", size),
+    "RESIDENT": _of("resident_bytes", size),
+    "DROPPABLE": _of("droppable_bytes", size),
+    "DIRTY": _of("dirty_bytes", size),
+    "SWAPPED": _of("swapped_bytes", size),
+    "DROPPED": _of("dropped_pages", _number),
+    "REBUILT": _of("rebuilt_pages", _number),
+    "FIXUPS": _of("fixup_seconds", _seconds),
+    "NAME": _name,
+}
+_LEFT = {"USER", "COMMAND", "WHAT", "ENGINE", "NAME"}
 
 
-def _row(group: Group, name: str) -> tuple[str, ...]:
-    process, count = group.process, len(group.mappings)
-    what = group.kind if count == 1 else f"{count} {_PLURALS[group.kind]}"
-    return (
-        str(process.pid),
-        process.user,
-        _printable(process.command)[:_LONGEST_COMMAND],
-        what,
-        group.engine or UNKNOWN,
-        *(
-            _size(group.sum(f"{column}_bytes" if column else "bytes"))
-            for column in ("", "resident", "droppable", "dirty", "swapped")
-        ),
-        _number(group.sum("dropped_pages")),
-        _number(group.sum("rebuilt_pages")),
-        _seconds(group.sum("fixup_seconds")),
-        _printable(name),
-    )
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    lines = [_HEADINGS, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (
-            cell.ljust(width) if heading in _LEFT else cell.rjust(width)
-            for cell, width, heading in zip(line, widths, _HEADINGS, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
+def _table(found: Sequence[Group], each: bool) -> Iterator[str]:
+    columns = []
+    for heading, said in _COLUMNS.items():
+        whole_name = each and heading == "NAME"
+        cells = [_printable(group.mappings[0].name * whole_name or said(group)) for group in found]
+        width = max(map(len, (heading, *cells)))
+        adjusted = str.ljust if heading in _LEFT else str.rjust
+        columns.append([adjusted(cell, width) for cell in (heading, *cells)])
+    for line in zip(*columns, strict=True):
+        yield "  ".join(line).rstrip()
 
 
 def _printable(text: str) -> str:
     """Nothing of another process's may steer the terminal."""
     return printable(text).replace("\n", "?")
-
-
-def _number(value: int | None) -> str:
-    return UNKNOWN if value is None else f"{value:,}"
-
-
-def _size(value: int | None) -> str:
-    return UNKNOWN if value is None else size(value)
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"

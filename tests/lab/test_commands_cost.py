@@ -530,10 +530,10 @@ def test_what_a_killed_one_left_is_swept_by_the_next_and_nothing_else():
         lock = os.open(locked, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         with working_folder() as folder:
-            assert Path(folder).is_dir()
+            assert folder.is_dir()
         os.close(lock)
         assert [folder.exists() for folder in folders] == [False, True, True]
-        assert not Path(folder).exists()
+        assert not folder.exists()
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)

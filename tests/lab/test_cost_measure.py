@@ -232,7 +232,7 @@ def prediction_and_comparison() -> list[str]:
     settings = Settings((1,), 1, 60.0, strategies, "pageout", *(kinds or ["none"]), PAGES)
     rounds: dict[str, list[float | None]] = {}
     with working_folder() as folder:
-        timer = LineTimer(Path(folder), kinds, silent)
+        timer = LineTimer(folder, kinds, silent)
         # In turns: whatever else happens on this machine happens to both.
         for number in range(1, ROUNDS + 1):
             timer.once(number)
@@ -275,13 +275,14 @@ json.dump({"left_out": costs.left_out, "measured": [one.name for one in costs.me
 # Its process is ended in the middle of it.
 KSM_SCRIPT = """
 import sys, time
+from pathlib import Path
 from mapscratch.lab.cost import ksm_costs
 def measure(session):
     print("KSM", file=sys.stderr, flush=True)
     time.sleep(600)
 ksm_costs._KsmSession.measure = measure
 try:
-    ksm_costs.KsmTimer().once(1)
+    ksm_costs.KsmTimer(Path()).once(1)
 except ksm_costs.CannotMeasure as reason:
     sys.exit(f"left out: {reason}")
 """

@@ -21,19 +21,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mapscratch.lab.cost.page_costs import page_ns
-from mapscratch.lab.cost.timers import CannotMeasure, Figures, Heading, Timer, real_words
+from mapscratch.lab.cost.page_costs import first_store_ns
+from mapscratch.lab.cost.timers import (
+    WORDS_PER_PAGE,
+    CannotMeasure,
+    Figures,
+    Heading,
+    Timer,
+    real_words,
+)
 from mapscratch.lab.rig.machine.guardian import Guardian
 from mapscratch.lab.rig.workers import Workers
 
-_SETTINGS = "/sys/kernel/mm/ksm"
-_PAGES = 512
+_SETTINGS = Path("/sys/kernel/mm/ksm")
+_QUICK = {"smart_scan": "0", "sleep_millisecs": "0", "pages_to_scan": "1000"}
+"""What makes ksmd quick. smart_scan came later; with it ksmd skips pages that it has seen in
+vain."""
+_PAIRS = 512
+_PAGES = 2 * _PAIRS
 _SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
-_WORDS_PER_PAGE = PAGESIZE // 8
 _ENOUGH = 0.9
-
-_NAMES = ("ksm.merge", "ksm.unmerge")
 
 
 class KsmTimer(Timer):
@@ -41,49 +49,34 @@ class KsmTimer(Timer):
 
     def headings(self) -> list[Heading]:
         """Merging, and what a store to a merged page costs."""
+        merge = (
+            "Processor time of ksmd for each page that was saved: it looks at both, and reads them "
+            "in two passes at least. It goes on looking at those that don't change. Meanwhile it "
+            "merges other processes' mergeable memory as well, which counts here; all of it is "
+            "unmerged afterwards."
+        )
         return [
-            Heading(
-                _NAMES[0],
-                "KSM: merging a page with its equal",
-                "page",
-                "Processor time of ksmd for each page that was saved: it looks at both, and "
-                "reads them in two passes at least. It goes on looking at those that don't change. "
-                "Meanwhile it merges other processes' mergeable memory as well, which counts here; "
-                "all of it is unmerged afterwards.",
-            ),
-            Heading(
-                _NAMES[1],
-                "KSM: first store to a merged page",
-                "page",
-                "A copy-on-write fault.",
-            ),
+            Heading("ksm.merge", "KSM: merging a page with its equal", merge),
+            Heading("ksm.unmerge", "KSM: first store to a merged page", "A copy-on-write fault."),
         ]
 
-    def once(self, number: int) -> Figures:
+    def _prepare(self) -> None:
+        self._content = real_words(_PAIRS * WORDS_PER_PAGE)
+
+    def _measure(self, number: int) -> Figures:
         """Starts a process with equal pages, and KSM for as long as it takes to merge them."""
-        thread = _ksmd()
-        content = real_words(_PAGES * _WORDS_PER_PAGE)
+        session = _KsmSession(_ksmd(), self._content)
         with Guardian() as guardian:
-            for name, value in _settings():
-                path = f"{_SETTINGS}/{name}"
-                try:
-                    if name == "run":
-                        guardian.act("start_merging", path)
-                    else:
-                        guardian.act("change_setting", path, value)
-                except OSError as error:
-                    raise CannotMeasure(
-                        f"KSM's settings can't be changed: {error.strerror}"
-                    ) from None
-                # The first one is locked now: who runs another measurement has to wait.
-                if name != "run" and _is_at_work():
-                    raise CannotMeasure("KSM is at work here already: it isn't disturbed")
-                if name != "run" and _has_merged():
-                    raise CannotMeasure(
-                        "KSM has merged pages here, which would be unmerged: "
-                        f"echo 2 >{_SETTINGS}/run, if they may"
-                    )
-            with Workers([_KsmSession(thread, content)]) as workers:
+            try:
+                for name, value in _QUICK.items():
+                    if (_SETTINGS / name).exists():
+                        guardian.act("change_setting", str(_SETTINGS / name), value)
+                        # It is locked now: who runs another measurement has to wait.
+                        _check_that_nobody_is_disturbed()
+                guardian.act("start_merging", str(_SETTINGS / "run"))
+            except OSError as error:
+                raise CannotMeasure(f"KSM's settings can't be changed: {error.strerror}") from None
+            with Workers([session]) as workers:
                 (answer,) = workers.all("measure")
         if isinstance(answer, str):
             raise CannotMeasure(answer)
@@ -91,30 +84,18 @@ class KsmTimer(Timer):
         return figures
 
 
-def _settings() -> list[tuple[str, str]]:
-    """What makes ksmd quick, in the order in which it is set; the first to be put back is `run`."""
-    settings = [("sleep_millisecs", "0"), ("pages_to_scan", "1000"), ("run", "1")]
-    # It came later; with it ksmd skips pages that it has seen in vain.
-    if os.path.exists(f"{_SETTINGS}/smart_scan"):
-        settings.insert(0, ("smart_scan", "0"))
-    return settings
-
-
-def _is_at_work() -> bool:
-    return Path(f"{_SETTINGS}/run").read_text(encoding="ascii").strip() == "1"
-
-
-def _has_merged() -> bool:
-    """Whether a process has merged pages. Who sees ksmd sees all processes.
-
-    The kernel's own count (pages_shared) isn't asked: while KSM is off it keeps those of processes
-    that have ended.
-    """
+def _check_that_nobody_is_disturbed() -> None:
+    if (_SETTINGS / "run").read_text(encoding="ascii").strip() == "1":
+        raise CannotMeasure("KSM is at work here already: it isn't disturbed")
+    # Who sees ksmd sees all processes. The kernel's own count (pages_shared) isn't asked: while KSM
+    # is off it keeps those of processes that have ended.
     for name in Path("/proc").glob("[0-9]*/ksm_merging_pages"):
         with contextlib.suppress(OSError):
             if int(name.read_text(encoding="ascii") or 0):  # empty: it has no memory any more
-                return True
-    return False
+                raise CannotMeasure(
+                    "KSM has merged pages here, which would be unmerged: "
+                    f"echo 2 >{_SETTINGS}/run, if they may"
+                )
 
 
 def _ksmd() -> int:
@@ -123,11 +104,11 @@ def _ksmd() -> int:
     Raises:
         CannotMeasure: KSM isn't there, or is closed to this process.
     """
-    if not os.path.isdir(_SETTINGS):
+    if not _SETTINGS.is_dir():
         raise CannotMeasure("this kernel has no KSM (CONFIG_KSM)")
-    if not os.access(f"{_SETTINGS}/run", os.W_OK):
+    if not os.access(_SETTINGS / "run", os.W_OK):
         raise CannotMeasure("turning KSM on needs root")
-    advisor = Path(f"{_SETTINGS}/advisor_mode")
+    advisor = _SETTINGS / "advisor_mode"
     if advisor.exists() and "[none]" not in advisor.read_text(encoding="ascii"):
         raise CannotMeasure("KSM's advisor is on, which decides how much is scanned")
     for name in Path("/proc").glob("[0-9]*/comm"):
@@ -139,12 +120,7 @@ def _ksmd() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _KsmSession:
-    """The process with the pages.
-
-    Attributes:
-        thread: the process id of ksmd.
-        content: what the pages are full of.
-    """
+    """The process with the pages, which knows ksmd's process id and what pages are full of."""
 
     thread: int
     content: NDArray[np.uint64]
@@ -154,46 +130,39 @@ class _KsmSession:
 
     def measure(self) -> Figures | str:
         """Has each page merged with its equal, and stores to all of them."""
-        content = self.content.reshape(_PAGES, _WORDS_PER_PAGE)
+        content = self.content.reshape(_PAIRS, WORDS_PER_PAGE)
         # Equal in pairs, and otherwise all different.
-        content[:, 0] = np.arange(_PAGES, dtype=np.uint64) + np.uint64(os.getpid() << 32)
-        memory = mmap.mmap(-1, 2 * _PAGES * PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        content[:, 0] = np.arange(_PAIRS, dtype=np.uint64) + np.uint64(os.getpid() << 32)
+        memory = mmap.mmap(-1, _PAGES * PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-        pages: NDArray[np.uint64] = np.frombuffer(memory, dtype=np.uint64).reshape(
-            2 * _PAGES, _WORDS_PER_PAGE
-        )
-        pages[:_PAGES] = content
-        pages[_PAGES:] = content
-        before = _processor_ns(self.thread)
+        pages: NDArray[np.uint64] = np.frombuffer(memory, dtype=np.uint64)
+        pages = pages.reshape(_PAGES, WORDS_PER_PAGE)
+        pages[:_PAIRS] = pages[_PAIRS:] = content
+        before = self._processor_ns()
         try:
             memory.madvise(mmap.MADV_MERGEABLE)
         except OSError as error:
             return f"MADV_MERGEABLE: {error.strerror}"
-        merged = self._wait()
-        spent = _processor_ns(self.thread) - before
-        if merged < _ENOUGH * 2 * _PAGES:
-            return f"ksmd merged {merged} of {2 * _PAGES} equal pages within {_SECONDS:g} s"
-        stores = pages[:, 1]
-        first = page_ns(len(stores), lambda part: stores[part].fill(1))
-        again = page_ns(len(stores), lambda part: stores[part].fill(2))
+        merged = _merged_pages()
+        spent = self._processor_ns() - before
+        if merged < _ENOUGH * _PAGES:
+            return f"ksmd merged {merged} of {_PAGES} equal pages within {_SECONDS:g} s"
         # Of two that are merged, one is saved.
-        return {_NAMES[0]: spent * 2 / merged, _NAMES[1]: first - again}
+        return {"ksm.merge": spent * 2 / merged, "ksm.unmerge": first_store_ns(pages[:, 1])}
 
-    def _wait(self) -> int:
-        """Waits until all are merged; returns how many are."""
-        end = time.monotonic() + _SECONDS
-        merged = 0
-        while merged < 2 * _PAGES and time.monotonic() < end:
-            time.sleep(_PAUSE_SECONDS)
-            merged = _merged_pages()
-        return merged
+    def _processor_ns(self) -> int:
+        """The processor time of ksmd (Documentation/scheduler/sched-stats.rst)."""
+        return int(Path(f"/proc/{self.thread}/schedstat").read_text(encoding="ascii").split()[0])
 
 
 def _merged_pages() -> int:
-    """Pages of this process that are merged (proc(5), ksm_merging_pages, Linux 5.19)."""
-    return int(Path("/proc/self/ksm_merging_pages").read_text(encoding="ascii"))
+    """Waits until all pages of this process are merged; returns how many are.
 
-
-def _processor_ns(pid: int) -> int:
-    """The processor time of a process (Documentation/scheduler/sched-stats.rst)."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])
+    See proc(5), ksm_merging_pages, Linux 5.19.
+    """
+    end = time.monotonic() + _SECONDS
+    merged = 0
+    while merged < _PAGES and time.monotonic() < end:
+        time.sleep(_PAUSE_SECONDS)
+        merged = int(Path("/proc/self/ksm_merging_pages").read_text(encoding="ascii"))
+    return merged

@@ -4,7 +4,7 @@
 It runs as a script, with nothing but the standard library, so that little else is loaded. It takes
 one JSON object from standard input::
 
-    {"warm": [PATH...], "tasks": [[KEY, PATH, "now"|"lazy"]...]}
+    {"warm": PATH, "tasks": [[KEY, PATH, "now"|"lazy"]...]}
 
 loads what is to be warm, and then times each task. One JSON object goes to standard output: for
 ``now`` the ns of dlopen(3), for ``lazy`` the ns of the first call of every PLT entry without that
@@ -34,24 +34,19 @@ def main() -> None:
     import _ctypes
     import ctypes
 
-    def load(path: str, mode: int) -> int:
-        handle: int = _ctypes.dlopen(path, mode)
-        return handle
-
     def function(handle: int, name: str, result: type | None) -> ctypes._CFunctionType:
         return ctypes.CFUNCTYPE(result)(_ctypes.dlsym(handle, name))
 
     request = json.load(sys.stdin)
-    for path in request["warm"]:
-        warm = load(path, _RTLD_NOW)
-        function(warm, "mapscratch_call_all", None)()
+    warm: int = _ctypes.dlopen(request["warm"], _RTLD_NOW)
+    function(warm, "mapscratch_call_all", None)()
     cycles = function(warm, "mapscratch_cycles", ctypes.c_uint64)
     clock = time.perf_counter_ns
     began = (cycles(), clock())
     times: dict[str, int] = {}
     for key, path, mode in request["tasks"]:
         start = clock()
-        handle = load(path, _RTLD_NOW if mode == "now" else _RTLD_LAZY)
+        handle: int = _ctypes.dlopen(path, _RTLD_NOW if mode == "now" else _RTLD_LAZY)
         times[key] = clock() - start
         if mode == "lazy":
             call_all = function(handle, "mapscratch_call_all", None)
@@ -61,13 +56,8 @@ def main() -> None:
                 call_all()
                 spent.append(clock() - start)
             times[key] = spent[0] - min(spent[1:])
-    ended = (cycles(), clock())
-    answer = {
-        "times": times,
-        "cycles_per_ns": (ended[0] - began[0]) / (ended[1] - began[1]),
-        "objects": objects,
-    }
-    json.dump(answer, sys.stdout)
+    cycles_per_ns = (cycles() - began[0]) / (clock() - began[1])
+    json.dump({"times": times, "cycles_per_ns": cycles_per_ns, "objects": objects}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from mapscratch.lab.cost.costs import Costs, Measurement
 from mapscratch.lab.cost.ksm_costs import KsmTimer
 from mapscratch.lab.cost.lines import LineTimer
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.page_costs import PageTimer
-from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, working_folder
+from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, in_turn, working_folder
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.rig.surroundings import Announce
@@ -26,6 +25,7 @@ from mapscratch.terminal import Progress
 
 DEFAULT_SECONDS = 60.0
 _MOST_ROUNDS = 20
+_NOISE = "too little for this machine's noise: give it more with --seconds"
 
 
 def measure(
@@ -53,51 +53,25 @@ def measure(
     """
     started = time.monotonic()
     with working_folder() as folder:
-        lines = LineTimer(Path(folder), swaps or (), announce)
-        timers: dict[str, Timer] = {
-            "ld.so": LoaderTimer(Path(folder)),
-            "page faults": PageTimer(Path(folder)),
+        lines = LineTimer(folder, swaps or (), announce)
+        timers = {
+            "ld.so": LoaderTimer(folder),
+            "page faults": PageTimer(folder),
             "round trips": lines,
-            "KSM": KsmTimer(),
+            "KSM": KsmTimer(folder),
         }
         run = _Run(timers, started, seconds, progress)
         run.all_rounds()
-        found_lines = lines.lines()
-        left_out = run.left_out()
+        found_lines, measurements = lines.lines(), run.measurements()
         return Costs(
-            measurements=tuple(run.measurements()),
+            measurements=tuple(measurements),
             lines=tuple(found_lines),
             checks=tuple(check for timer in timers.values() for check in timer.checks()),
-            left_out=left_out,
+            left_out=run.left_out({one.name for one in measurements}),
             notes=(*run.notes, *(note for timer in timers.values() for note in timer.notes())),
-            rounds=run.rounds,
+            rounds=len(run.rounds),
             seconds=time.monotonic() - started,
         )
-
-
-def measurements_of(timers: Iterable[Timer], rounds: Sequence[Figures]) -> list[Measurement]:
-    """What timers found, over the rounds; without what is lost in noise.
-
-    Args:
-        timers: whose headings say what a figure is.
-        rounds: the figures of each.
-    """
-    measurements = []
-    for heading in (heading for timer in timers for heading in timer.headings()):
-        values = [figures[heading.name] for figures in rounds if heading.name in figures]
-        spread = Spread.of(values)
-        if spread and spread.median > 0:
-            measurements.append(
-                Measurement(
-                    name=heading.name,
-                    title=heading.title,
-                    per=heading.per,
-                    **asdict(spread),
-                    rounds=len(values),
-                    note=heading.note,
-                )
-            )
-    return measurements
 
 
 class _Run:
@@ -106,14 +80,13 @@ class _Run:
     def __init__(
         self, timers: dict[str, Timer], started: float, seconds: float, progress: Progress
     ) -> None:
-        self.timers = timers
         self.notes: list[str] = []
-        self.rounds = 0
+        self.rounds: list[Figures] = []
+        self._timers = timers
         self._started = started
         self._seconds = seconds
         self._progress = progress
         self._stopped: dict[str, str] = {}
-        self._found: list[Figures] = []
 
     def all_rounds(self) -> None:
         """At least one, and then as many as there is time for."""
@@ -124,49 +97,44 @@ class _Run:
                 "processors): what takes long is interrupted, and seems to take longer."
             )
         turns: list[float] = []
-        for number in range(1, _MOST_ROUNDS + 1):
+        while len(turns) < _MOST_ROUNDS:
             before = time.monotonic()
             # The first one makes the files.
-            if turns and before + statistics.median(turns[1:] or turns) > self._end:
+            likely = statistics.median(turns[1:] or turns or [0.0])
+            if turns and before + likely > self._started + self._seconds:
                 break
-            self._round(number)
-            self.rounds = number
+            self.rounds.append(self._round(len(turns) + 1))
             turns.append(time.monotonic() - before)
-        if self.rounds == 1:
+        if len(turns) == 1:
             self.notes.append(
                 f"The {self._seconds:g} s suffice for one round only, which has no spread."
             )
 
-    @property
-    def _end(self) -> float:
-        return self._started + self._seconds
-
-    def _round(self, number: int) -> None:
-        names = [name for name in self.timers if name not in self._stopped]
-        first = number % max(len(names), 1)
+    def _round(self, number: int) -> Figures:
         figures: Figures = {}
-        for name in names[first:] + names[:first]:
+        for name in in_turn([name for name in self._timers if name not in self._stopped], number):
             gone = (time.monotonic() - self._started) / self._seconds
             self._progress(f"round {number}, {name}", min(gone, 1.0))
             try:
-                figures |= self.timers[name].once(number)
+                figures |= self._timers[name].once(number)
             except CannotMeasure as reason:
                 self._stopped[name] = str(reason)
-        self._found.append(figures)
+        return figures
 
     def measurements(self) -> list[Measurement]:
-        """Those that were found in some round."""
-        return measurements_of(self.timers.values(), self._found)
+        """What was found, over the rounds; without what is lost in noise."""
+        found = []
+        for heading in (heading for one in self._timers.values() for heading in one.headings()):
+            values = [figures[heading.name] for figures in self.rounds if heading.name in figures]
+            spread = Spread.of(values)
+            if spread and spread.median > 0:
+                found.append(Measurement(**asdict(heading), **asdict(spread), rounds=len(values)))
+        return found
 
-    def left_out(self) -> dict[str, str]:
+    def left_out(self, measured: set[str]) -> dict[str, str]:
         """What was not found, and why."""
         reasons: dict[str, str] = {}
-        measured = {one.name for one in self.measurements()}
-        for name, timer in self.timers.items():
-            reasons |= timer.left_out
-            for heading in timer.headings():
-                if heading.name not in measured and heading.name not in reasons:
-                    reasons[heading.name] = self._stopped.get(
-                        name, "too little for this machine's noise: give it more with --seconds"
-                    )
+        for name, timer in self._timers.items():
+            why = self._stopped.get(name, _NOISE)
+            reasons |= {heading.name: why for heading in timer.headings()} | timer.left_out
         return {name: reason for name, reason in reasons.items() if name not in measured}

@@ -7,14 +7,16 @@ import fcntl
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from mmap import PAGESIZE
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,12 @@ from numpy.typing import NDArray
 from mapscratch.elf import default_libraries, relocations
 from mapscratch.lab.cost.costs import Check, Per
 
-_FOLDER = "mapscratch-cost-"
-
 Figures = dict[str, float]
 """By name; ns."""
+WORDS_PER_PAGE = PAGESIZE // 8
+_FOLDER = "mapscratch-cost-"
+_SECONDS = 60
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Heading:
 
     name: str
     title: str
-    per: Per
     note: str
+    per: Per = "page"
 
 
 class CannotMeasure(Exception):
@@ -46,17 +50,15 @@ class Timer(ABC):
     """Measures some figures, once each time that it is asked.
 
     Attributes:
+        folder: where its files go.
         left_out: names of figures that it gives up, and why; may grow while it measures.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.left_out: dict[str, str] = {}
+        self._is_prepared = False
 
-    @abstractmethod
-    def headings(self) -> list[Heading]:
-        """The figures that it has, those that are left out among them."""
-
-    @abstractmethod
     def once(self, number: int) -> Figures:
         """Measures; a figure that makes no sense this time is not in it.
 
@@ -66,6 +68,22 @@ class Timer(ABC):
         Raises:
             CannotMeasure: none of them can be had here, now or later.
         """
+        if not self._is_prepared:
+            self._prepare()
+            self._is_prepared = True
+        return self._measure(number)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Makes what every round needs."""
+
+    @abstractmethod
+    def _measure(self, number: int) -> Figures:
+        """A round, once that is there."""
+
+    @abstractmethod
+    def headings(self) -> Sequence[Heading]:
+        """The figures that it has, those that are left out among them; asked in the end."""
 
     def checks(self) -> list[Check]:
         """What others say of the same; asked in the end."""
@@ -76,8 +94,21 @@ class Timer(ABC):
         return []
 
 
+def in_turn(things: Sequence[_Thing], number: int) -> list[_Thing]:
+    """The same, beginning with another one for each number."""
+    first = number % max(len(things), 1)
+    return [*things[first:], *things[:first]]
+
+
+def run_program(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What it prints, and how it ends; at most a minute."""
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=_SECONDS, **options
+    )
+
+
 @contextmanager
-def working_folder() -> Iterator[str]:
+def working_folder() -> Iterator[Path]:
     """A folder for files that are measured with, on a disk if there is one; removed in the end.
 
     Folders of processes that were killed are removed as well.
@@ -88,13 +119,8 @@ def working_folder() -> Iterator[str]:
     place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
     _sweep(Path(place))
     prefix = f"{_FOLDER}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as folder:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield folder
-        finally:
-            os.close(lock)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as folder, _locked(folder):
+        yield Path(folder)
 
 
 def _sweep(place: Path) -> None:
@@ -104,26 +130,28 @@ def _sweep(place: Path) -> None:
     """
     for folder in place.glob(f"{_FOLDER}*"):
         owner = re.match(rf"{_FOLDER}(\d+)-", folder.name)
-        if not owner or Path("/proc", owner[1]).exists():
-            continue
-        with suppress(OSError):
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.open(folder, flags)
-            try:
-                if os.fstat(lock).st_uid == os.geteuid():
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder)
-            finally:
-                os.close(lock)
+        if owner and not Path("/proc", owner[1]).exists():
+            with suppress(OSError):
+                if folder.lstat().st_uid == os.geteuid():
+                    with _locked(folder):
+                        shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(folder: str | Path) -> Iterator[None]:
+    """Within it no other process has the folder's lock."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def real_words(count: int) -> NDArray[np.uint64]:
-    """Words of pages that hold relocations in this machine's libraries, as the files have them.
+    """So many words of pages that hold relocations in this machine's libraries, as files have them.
 
     How well pages compress decides what zram and zswap cost.
-
-    Args:
-        count: shape (count,); repeated if the libraries have less.
     """
     words = _library_words()
     return np.resize(words, count) if len(words) else np.arange(count, dtype=np.uint64)
@@ -134,10 +162,8 @@ def _library_words() -> NDArray[np.uint64]:
     pieces = []
     for path in default_libraries():
         offsets = relocations(path).file_offsets
-        pages = np.unique(offsets[offsets >= 0] // PAGESIZE)
+        pages = np.unique(offsets[offsets >= 0] // PAGESIZE).tolist()
         with path.open("rb") as file:
-            pieces += [
-                os.pread(file.fileno(), PAGESIZE, page * PAGESIZE) for page in pages.tolist()
-            ]
+            pieces += [os.pread(file.fileno(), PAGESIZE, page * PAGESIZE) for page in pages]
     data = b"".join(pieces)
     return np.frombuffer(data[: len(data) // 8 * 8], dtype="<u8")

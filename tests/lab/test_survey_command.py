@@ -24,8 +24,9 @@ from mapscratch import __version__, cli
 from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.elf.survey import KINDS
+from mapscratch.lab.survey.census import Census
 from mapscratch.lab.survey.document import survey_document
-from mapscratch.lab.survey.take import Census, Wanted, take_census
+from mapscratch.lab.survey.take import take_census
 from mapscratch.lab.survey.terminal import answer
 from mapscratch.lab.survey.totals import ORDERS, totals
 
@@ -324,12 +325,11 @@ def test_ascii_terminals_get_ascii():
 
 def test_what_is_asked_of_it_by_others():
     """A document and an answer without the command: what a report calls."""
-    census = take_census(Wanted(names=tuple(LIBRARIES)))
+    census = take_census(LIBRARIES)
     document = survey_document(census, datetime.now().astimezone())
     check_document(document)
     assert "fixups in the median" in answer(totals(census))
-    empty = Census(wanted=Wanted(), libraries=())
-    assert survey_document(empty, datetime.now().astimezone())["totals"]["libraries"] == 0
+    assert survey_document(Census(), datetime.now().astimezone())["totals"]["libraries"] == 0
 
 
 def test_names_that_are_not_utf_8_are_written_as_they_are(tmp_path, capsys):

@@ -25,7 +25,7 @@ from mapscratch.elf import default_libraries
 from mapscratch.lab.survey import libraries as census_libraries
 from mapscratch.lab.survey.files import find_files, installed_files
 from mapscratch.lab.survey.libraries import survey_files
-from mapscratch.lab.survey.take import CensusError, Wanted, take_census
+from mapscratch.lab.survey.take import CensusError, take_census
 
 CODE = "static int x; int *p = &x;"
 
@@ -192,7 +192,10 @@ def test_a_file_that_takes_too_long_is_given_up(library, tmp_path, monkeypatch, 
         "survey",
         lambda path: survey(path) if path != str(slow) else time.sleep(60),
     )
-    census = survey_files([slow, library], workers=1, seconds_for_one=1.0)
+    monkeypatch.setattr(census_libraries, "SECONDS_FOR_ONE", 1.0)
+    # One process, so that another has to take its place.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    census = survey_files([slow, library])
     assert [found.path for found in census.libraries] == [library]
     assert [one.reason for one in census.skipped] == ["took longer than 1 s"]
 
@@ -215,7 +218,7 @@ def test_beside_other_threads_nothing_is_forked(library):
     thread = threading.Thread(target=stop.wait)
     thread.start()
     try:
-        census = survey_files([library], workers=1)
+        census = survey_files([library])
     finally:
         stop.set()
         thread.join()
@@ -232,16 +235,16 @@ def test_a_giant_of_holes_is_no_danger(tmp_path):
 
 def test_nothing_to_survey(tmp_path):
     with pytest.raises(CensusError, match="no ELF file"):
-        take_census(Wanted(names=(tmp_path,)))
+        take_census([tmp_path])
     (tmp_path / "bad.so").write_bytes(b"\x7fELF")
     with pytest.raises(CensusError, match=r"bad\.so: not an ELF file"):
-        take_census(Wanted(names=(tmp_path,)))
+        take_census([tmp_path])
 
 
 def test_files_are_each_found_once_beside_processes():
     path = default_libraries()[0]
     with sleeping() as pid:
-        census = take_census(Wanted(names=(path,), pids=(pid,)))
+        census = take_census([path], pids=[pid])
     assert [library.path for library in census.libraries].count(path) == 1
     assert len(census.libraries) > 1
     assert len(census.processes) == 1

@@ -90,8 +90,8 @@ def test_relocated_pages_are_what_pagemap_shows(library):
         assert 40 <= held.other_pages <= 42  # the dynamic section is stored to by ld.so
         assert held.saved_pages == 0
         # It is one of several: the interpreter, libc, ...
-        assert process.relocated_pages == sum(file.relocated_pages for file in process.files)
-        assert process.other_file_pages == sum(file.other_pages for file in process.files)
+        assert process.relocated_pages == sum(file.relocated_pages for file in process.libraries)
+        assert process.other_file_pages == sum(file.other_pages for file in process.libraries)
         assert process.relocated_pages > held.relocated_pages
         assert process.by_kind_pages["RELATIVE"] >= PAGES
         assert process.pid == pid
@@ -277,7 +277,7 @@ AS_ORDINARY_USER = """
         print("MINE")
         census = survey_processes([child])
         print(*census.skipped, sep="\\n")
-        print(*(held for held in census.processes[0].files if "libcopy" in str(held.path)))
+        print(*(held for held in census.processes[0].libraries if "libcopy" in str(held.path)))
         print("ALL", flush=True)
         everything = survey_processes(None)
         print(root in [int(one.path.name) for one in everything.skipped

@@ -15,7 +15,8 @@ from support.held import one, python, running
 from support.places import TESTS
 
 from mapscratch.elf import LibrarySurvey, convert, survey
-from mapscratch.lab.survey.processes import HeldFile, survey_processes
+from mapscratch.lab.survey.census import HeldFile
+from mapscratch.lab.survey.processes import survey_processes
 
 pytestmark = [
     needs_compiler,
@@ -134,7 +135,7 @@ def test_saved_pages_of_real_libraries(tmp_path):
         for library in census.libraries
         if library.convertible and library.saved_pages
     }
-    stock = {held.path: held for held in census.processes[0].files}
+    stock = {held.path: held for held in census.processes[0].libraries}
     if not known:
         pytest.skip(f"none of the {len(census.libraries)} libraries here has pages to save")
     with (
@@ -142,7 +143,7 @@ def test_saved_pages_of_real_libraries(tmp_path):
         running(command, variables) as (pid, _),
     ):
         (process,) = survey_processes([pid]).processes
-    after = {held.path: held for held in process.files}
+    after = {held.path: held for held in process.libraries}
     for path, library in known.items():
         assert stock[path].saved_pages == library.saved_pages, path
         assert after[path].saved_pages == 0, path

@@ -366,7 +366,7 @@ def test_a_fifo_in_the_place_of_a_mapped_file_is_not_opened(tmp_path: Path) -> N
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     area = range_memory(0, 1 << 63).areas[0]
-    mapping = processes._Mapping(replace(area, path=str(fifo)), ("0:0", fifo.stat().st_ino))
+    mapping = replace(area, path=str(fifo), inode=fifo.stat().st_ino)
     assert processes._where(os.getpid(), mapping) is None
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey, survey_processes
+from mapscratch.lab.survey.census import HeldFile, ProcessSurvey
+from mapscratch.lab.survey.processes import survey_processes
 from support.patience import patient
 from support.waiting import eventually
 
@@ -77,5 +78,5 @@ def one(pid: int, path: Path) -> tuple[ProcessSurvey, HeldFile]:
     census = survey_processes([pid])
     assert not [skipped for skipped in census.skipped if skipped.path == path]
     (process,) = census.processes
-    (held,) = [held for held in process.files if held.path == path]
+    (held,) = [held for held in process.libraries if held.path == path]
     return process, held

@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Iterable
 from datetime import datetime
 
 from mapscratch.elf import default_libraries
 from mapscratch.lab.survey.document import survey_csv, survey_document
-from mapscratch.lab.survey.take import CensusError, Wanted, take_census
-from mapscratch.lab.survey.terminal import names_of, print_survey
-from mapscratch.lab.survey.totals import ORDERS
+from mapscratch.lab.survey.take import CensusError, take_census
+from mapscratch.lab.survey.terminal import print_survey
+from mapscratch.lab.survey.totals import ORDERS, in_order
 from mapscratch.terminal import (
     check_output_files,
     file_name,
@@ -41,67 +39,35 @@ from mapscratch.terminal import (
     write_text,
 )
 
-DEFAULT_PROCESSES = 100
-DEFAULT_TOP = 20
+_PROCESSES = 100
+_TOP = 20
 _MOST = 10_000_000
-
 
 HELP = "fixups by kind and page, of libraries and of running processes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument(
-        "names",
-        nargs="*",
-        type=file_name,
-        metavar="FILE|FOLDER",
-        help="shared libraries and programs; of a folder, all that are below it",
+    add = parser.add_argument
+    files = "shared libraries and programs; of a folder, all that are below it"
+    add("names", nargs="*", type=file_name, metavar="FILE|FOLDER", help=files)
+    installed = "what the loader finds (ldconfig -p) and what this Python can import"
+    add("--installed", action="store_true", help=installed)
+    pid = "a running process, or all; may be given several times"
+    add("--pid", action="append", type=_pid, default=[], metavar="PID|all", help=pid)
+    several = f"totals also for N processes that load all of the libraries (default: {_PROCESSES})"
+    number = whole_number(1, _MOST)
+    add("--processes", type=number, default=_PROCESSES, metavar="N", help=several)
+    order = "order of the tables (default: dirtied)"
+    add("--sort", choices=ORDERS, default="dirtied", help=order)
+    top = f"lines of a table, 0 for all of them (default: {_TOP})"
+    add("--top", type=whole_number(0, _MOST), default=_TOP, metavar="N", help=top)
+    figures = "save all figures; - prints them instead of the tables"
+    add("--json", type=file_path, metavar="FILE", help=figures)
+    lines = (
+        "save a line a library, or with --pid a line a process; - prints them instead of the tables"
     )
-    parser.add_argument(
-        "--installed",
-        action="store_true",
-        help="what the loader finds (ldconfig -p) and what this Python can import",
-    )
-    parser.add_argument(
-        "--pid",
-        action="append",
-        type=_pid,
-        default=[],
-        metavar="PID|all",
-        help="a running process, or all; may be given several times",
-    )
-    parser.add_argument(
-        "--processes",
-        type=whole_number(1, _MOST),
-        default=DEFAULT_PROCESSES,
-        metavar="N",
-        help="totals also for N processes that load all of the libraries "
-        f"(default: {DEFAULT_PROCESSES})",
-    )
-    parser.add_argument(
-        "--sort", choices=ORDERS, default="dirtied", help="order of the tables (default: dirtied)"
-    )
-    parser.add_argument(
-        "--top",
-        type=whole_number(0, _MOST),
-        default=DEFAULT_TOP,
-        metavar="N",
-        help=f"lines of a table, 0 for all of them (default: {DEFAULT_TOP})",
-    )
-    parser.add_argument(
-        "--json",
-        type=file_path,
-        metavar="FILE",
-        help="save all figures; - prints them instead of the tables",
-    )
-    parser.add_argument(
-        "--csv",
-        type=file_path,
-        metavar="FILE",
-        help="save a line a library, or with --pid a line a process; - prints them instead of the "
-        "tables",
-    )
+    add("--csv", type=file_path, metavar="FILE", help=lines)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,48 +76,37 @@ def run(arguments: argparse.Namespace) -> int:
     printed = [path for path in (arguments.json, arguments.csv) if str(path) == "-"]
     if len(printed) > 1:
         raise CensusError("--json - and --csv - can't both be printed; save one to a file")
-    wanted = Wanted(
-        names=tuple(arguments.names),
-        installed=arguments.installed,
-        all_processes="all" in arguments.pid,
-        pids=tuple(pid for pid in arguments.pid if pid != "all"),
-    )
-    is_default = not wanted.has_files and not wanted.has_processes
+    names, pids = arguments.names, arguments.pid
+    is_default = not names and not pids and not arguments.installed
     if is_default:
-        wanted = Wanted(names=tuple(default_libraries()))
+        names = default_libraries()
     with progress_bar() as progress:
-        census = take_census(wanted, progress=progress)
-    if arguments.json:
-        document = survey_document(
-            census, datetime.now().astimezone(), processes=arguments.processes, order=arguments.sort
+        census = take_census(
+            names,
+            installed=arguments.installed,
+            pids=None if "all" in pids else pids,
+            progress=progress,
         )
+    census = in_order(census, arguments.sort)
+    if arguments.json:
+        document = survey_document(census, datetime.now().astimezone(), arguments.processes)
         write_text(arguments.json, json.dumps(document, indent=2) + "\n")
     if arguments.csv:
-        write_text(arguments.csv, survey_csv(census, arguments.sort))
+        write_text(arguments.csv, survey_csv(census.processes if pids else census.libraries))
     if printed:
         return 0
     console = make_console()
     if is_default:
-        console.print(_default_line(wanted.names))
-        console.print()
-    print_survey(
-        console,
-        census,
-        processes=arguments.processes,
-        order=arguments.sort,
-        top=arguments.top or None,
-    )
+        shown = [*(path.name for path in names[:8]), *["..."] * (len(names) > 8)]
+        console.print(
+            f"Libraries of this machine that many programs load: {', '.join(shown)}. Others: "
+            "mapscratch survey FILE or FOLDER, --installed, --pid all.\n"
+        )
+    has_files = names or arguments.installed
+    processes = arguments.processes if has_files else None
+    print_survey(console, census, processes=processes, top=arguments.top or None)
     return 0
 
 
-def _default_line(paths: Iterable[str | os.PathLike[str]]) -> str:
-    return (
-        f"Libraries of this machine that many programs load: {names_of(list(paths))}. Others: "
-        "mapscratch survey FILE or FOLDER, --installed, --pid all."
-    )
-
-
 def _pid(text: str) -> int | str:
-    if text == "all":
-        return text
-    return process_number(text, "all or the number of a process,")
+    return text if text == "all" else process_number(text, "all or the number of a process,")

@@ -8,131 +8,56 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+import os
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from mapscratch.documents import Document, document_head
-from mapscratch.elf import FixupsPerPage, LibrarySurvey
-from mapscratch.lab.survey.processes import HeldFile, ProcessSurvey
-from mapscratch.lab.survey.take import Census
-from mapscratch.lab.survey.totals import Order, sorted_libraries, sorted_processes, totals
+from mapscratch.elf import LibrarySurvey
+from mapscratch.lab.survey.census import Census, ProcessSurvey
+from mapscratch.lab.survey.totals import totals
 
 NAME = "mapscratch.survey"
 VERSION = 1
 
 _LIBRARY_MEMBERS = (
-    "path",
-    "file_size",
-    "machine",
-    "build_id",
-    "soname",
-    "bind_now",
-    "bind_mode",
-    "kinds",
-    "fixups",
-    "dirtied_pages",
-    "saved_pages",
-    "convertible",
-    "not_convertible_because",
-    "text_pages",
-    "fixups_per_page",
-    "relro_pages",
-    "relro_dirtied_pages",
-    "plt_entries",
-    "plt_pages",
+    "path file_size machine build_id soname bind_now bind_mode kinds fixups dirtied_pages "
+    "saved_pages convertible not_convertible_because text_pages fixups_per_page relro_pages "
+    "relro_dirtied_pages plt_entries plt_pages"
 )
 """Of `LibrarySurvey`, in this order."""
 
 
-def survey_document(
-    census: Census,
-    created: datetime,
-    *,
-    processes: int | None = None,
-    order: Order = "dirtied",
-) -> Document:
-    """The document of a survey: nothing but what JSON has.
+def survey_document(census: Census, created: datetime, processes: int | None = None) -> Document:
+    """The document of a survey that was made then (with a time zone): nothing but what JSON has.
 
-    Args:
-        census: what was found.
-        created: when, with a time zone.
-        processes: adds the totals of so many processes that load all of the libraries.
-        order: of libraries and processes.
+    A number of processes adds the totals of so many that load all of the libraries.
     """
-    whole = totals(census)
-    document: Document = {
+    whole: Document = _plain(totals(census))
+    if processes is not None:
+        pages = {name: whole[name] * processes for name in ("dirtied_pages", "saved_pages")}
+        whole["for_processes"] = {"processes": processes, **pages}
+    return {
         **document_head(NAME, VERSION, created),
         "seconds": census.seconds,
-        "libraries": [library_document(one) for one in sorted_libraries(census, order)],
-        "skipped": [{"path": str(one.path), "reason": one.reason} for one in census.skipped],
-        "processes": [_process_document(one) for one in sorted_processes(census, order)],
-        "totals": {
-            **asdict(whole),
-            "fixups_per_page": _per_page(whole.fixups_per_page),
-            "pages_by_fixups": _pages_by_fixups(census),
-            "window_pages": sum(_window_pages(library) for library in census.libraries),
-        },
-    }
-    if processes is not None:
-        document["totals"]["for_processes"] = {
-            "processes": processes,
-            "dirtied_pages": whole.dirtied_pages * processes,
-            "saved_pages": whole.saved_pages * processes,
-        }
-    return document
-
-
-def library_document(library: LibrarySurvey) -> Document:
-    """One library of a survey document."""
-    members = {name: getattr(library, name) for name in _LIBRARY_MEMBERS}
-    return {
-        **members,
-        "path": str(library.path),
-        "kinds": dict(library.kinds),
-        "fixups_per_page": _per_page(library.fixups_per_page),
+        "libraries": [_library(one) for one in census.libraries],
+        "skipped": _plain(census.skipped),
+        "processes": _plain(census.processes),
+        "totals": whole,
     }
 
 
-def _per_page(found: FixupsPerPage) -> Document:
-    return asdict(found) | {"histogram": [list(one) for one in found.histogram]}
-
-
-def _window_pages(library: LibrarySurvey) -> int:
-    """Pages from the first to the last that relocation dirties; 0 if there is none."""
-    numbers = library.pages.numbers
-    return int(numbers[-1] - numbers[0]) + 1 if len(numbers) else 0
-
-
-def _pages_by_fixups(census: Census) -> list[list[int]]:
-    """For each number of fixups that a page has: the number, and how many pages have so many."""
-    pages = [library.pages.fixups for library in census.libraries]
-    counted = np.bincount(np.concatenate(pages or [np.empty(0, dtype=np.int64)]))
-    return [[int(number), int(counted[number])] for number in np.flatnonzero(counted)]
-
-
-def _process_document(process: ProcessSurvey) -> Document:
-    document: Document = asdict(process)
-    del document["files"]
-    document["libraries"] = [_held(one) for one in process.files]
-    return document
-
-
-def _held(held: HeldFile) -> Document:
-    return {**asdict(held), "path": str(held.path)}
-
-
-def survey_csv(census: Census, order: Order = "dirtied") -> str:
-    """A line for each process if there are any, or else for each library; the first names columns.
+def survey_csv(found: Sequence[LibrarySurvey | ProcessSurvey]) -> str:
+    """A line for each library or process; the first names columns.
 
     Nested figures have names such as ``kinds.RELATIVE``; lists are left to JSON.
     """
-    if census.wanted.has_processes:
-        rows = [_flat(_process_document(one)) for one in sorted_processes(census, order)]
-    else:
-        rows = [_flat(library_document(one)) for one in sorted_libraries(census, order)]
+    rows = [
+        _flat(_library(one) if isinstance(one, LibrarySurvey) else _plain(one)) for one in found
+    ]
     output = io.StringIO()
     writer = csv.DictWriter(output, fieldnames=list(rows[0]) if rows else [])
     writer.writeheader()
@@ -140,11 +65,20 @@ def survey_csv(census: Census, order: Order = "dirtied") -> str:
     return output.getvalue()
 
 
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value, enc_hook=os.fspath)
+
+
+def _library(library: LibrarySurvey) -> Document:
+    document: Document = _plain({name: getattr(library, name) for name in _LIBRARY_MEMBERS.split()})
+    return document
+
+
 def _flat(document: Document, prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
             result.update(_flat(value, f"{prefix}{name}."))
-        elif not isinstance(value, list):
+        elif not isinstance(value, (list, tuple)):
             result[prefix + name] = value
     return result

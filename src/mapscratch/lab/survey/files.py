@@ -14,10 +14,12 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mapscratch.elf.source import ElfError, open_regular
+from mapscratch.lab.survey.census import Skipped
 
 _MAGIC = b"\x7fELF"
 _LOADER_DIRECTORIES = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
@@ -31,32 +33,13 @@ _VIRTUAL = ("/proc", "/sys", "/dev")
 """File systems of no files: their folders are not gone into from elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file, folder or process that could not be looked at.
-
-    Attributes:
-        path: which; of a process ``/proc/PID``.
-        reason: why.
-    """
-
-    path: Path
-    reason: str
-
-
 @dataclass(slots=True)
 class FoundFiles:
-    """ELF files, each once, and what could not be looked at.
-
-    Attributes:
-        paths: resolved, in the order in which they were found.
-        skipped: the others, with the reason.
-    """
+    """ELF files, resolved, each once, in the order in which they were found; and the others."""
 
     paths: list[Path] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    _files: set[tuple[int, int]] = field(default_factory=set)
-    _folders: set[tuple[int, int]] = field(default_factory=set)
+    _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
         """Take a file that was named, or all ELF files below a folder.
@@ -67,8 +50,8 @@ class FoundFiles:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             self.add_folder(path)
-        else:
-            self._add_file(path.resolve(), status)
+        elif self._is_new(status):
+            self.paths.append(path.resolve())
 
     def add_folder(
         self, path: Path, *, recursive: bool = True, passed_over: tuple[str, ...] = ()
@@ -80,13 +63,9 @@ class FoundFiles:
             recursive: whether those of the folders in it are meant too.
             passed_over: endings of names, of files and folders, that are not looked at.
         """
-        try:
-            status = path.stat()
-        except OSError:
+        if not os.path.isdir(path):
             return
-        if not stat.S_ISDIR(status.st_mode):
-            return
-        avoided = _virtual_devices() - {status.st_dev}
+        avoided = _devices(_VIRTUAL) - _devices([path])
         # A list of folders to do, and no recursion: they may be nested as deep as paths are long.
         waiting = [path]
         while waiting:
@@ -94,50 +73,44 @@ class FoundFiles:
             if recursive:
                 waiting += inner
 
+    def _is_new(self, status: os.stat_result) -> bool:
+        """Whether a file or folder wasn't met before."""
+        before = len(self._seen)
+        self._seen.add((status.st_dev, status.st_ino))
+        return len(self._seen) > before
+
     def _one_folder(
         self, folder: Path, avoided: set[int], passed_over: tuple[str, ...]
     ) -> list[Path]:
         """Take the files of one folder; returns the folders in it, the first one last."""
         try:
             status = folder.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._folders or status.st_dev in avoided:
+            if status.st_dev in avoided or not self._is_new(status):
                 return []
-            self._folders.add(identity)
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as problem:
-            self.skipped.append(Skipped(folder, _reason(problem)))
+            self.skipped.append(Skipped.because(folder, problem))
             return []
         folders = []
         for entry in found:
             if passed_over and entry.name.endswith(passed_over):
                 continue
-            try:
-                # A link that leads nowhere is neither; one in a circle raises.
+            # A link that leads nowhere is neither; one in a circle raises.
+            with suppress(OSError):
                 if entry.is_dir():
                     folders.append(Path(entry.path))
-                elif entry.is_file():
-                    self._add_entry(entry)
-            except OSError:
-                continue
+                elif entry.is_file() and self._is_elf(entry.path) and self._is_new(entry.stat()):
+                    path = Path(entry.path)
+                    self.paths.append(path.resolve() if entry.is_symlink() else path)
         return folders[::-1]
 
-    def _add_entry(self, entry: os.DirEntry[str]) -> None:
+    def _is_elf(self, path: str) -> bool:
         try:
-            if not is_elf(entry.path):
-                return
+            return is_elf(path)
         except OSError as problem:
-            self.skipped.append(Skipped(Path(entry.path), _reason(problem)))
-            return
-        path = Path(entry.path)
-        self._add_file(path.resolve() if entry.is_symlink() else path, entry.stat())
-
-    def _add_file(self, path: Path, status: os.stat_result) -> None:
-        identity = (status.st_dev, status.st_ino)
-        if identity not in self._files:
-            self._files.add(identity)
-            self.paths.append(path)
+            self.skipped.append(Skipped.because(path, problem))
+            return False
 
 
 def find_files(names: Iterable[str | os.PathLike[str]]) -> FoundFiles:
@@ -160,18 +133,17 @@ def installed_files() -> FoundFiles:
     modules, and the libraries that packages bring along.
     """
     found = FoundFiles()
-    for path in _loader_cache():
-        if path.is_file():
-            found.add(path)
+    for path in filter(Path.is_file, _loader_cache()):
+        found.add(path)
     named = os.environ.get("LD_LIBRARY_PATH", "").replace(";", ":").split(":")
-    for name in (*named, *_LOADER_DIRECTORIES):
-        if name:
-            found.add_folder(Path(name).resolve(), recursive=False)
-    for path in _interpreter():
-        if path.is_file():
-            found.add(path)
-    for folder in _python_folders():
-        found.add_folder(folder, passed_over=_NO_LIBRARIES)
+    for name in filter(None, (*named, *_LOADER_DIRECTORIES)):
+        found.add_folder(Path(name).resolve(), recursive=False)
+    for path in filter(Path.is_file, _interpreter()):
+        found.add(path)
+    for name in sys.path:
+        # The empty name is where a user happens to be; the first may be that of a script.
+        if os.path.isabs(name) and name != os.path.dirname(sys.argv[0]):
+            found.add_folder(Path(name), passed_over=_NO_LIBRARIES)
     return found
 
 
@@ -180,17 +152,14 @@ def _loader_cache() -> list[Path]:
     program = shutil.which("ldconfig") or shutil.which("ldconfig", path=_LDCONFIG_PLACES)
     if program is None:
         return []
+    command, nothing = [program, "-p"], subprocess.DEVNULL
     try:
-        listing = subprocess.run(
-            [program, "-p"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_LDCONFIG_SECONDS,
-            check=False,
-        ).stdout
+        done = subprocess.run(
+            command, stdin=nothing, capture_output=True, timeout=_LDCONFIG_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    targets = (line.partition(" => ")[2] for line in os.fsdecode(listing).split("\n"))
+    targets = (line.partition(" => ")[2] for line in os.fsdecode(done.stdout).split("\n"))
     return [Path(target) for target in targets if target.startswith("/")]
 
 
@@ -202,21 +171,9 @@ def _interpreter() -> Iterator[Path]:
         yield Path(folder, name)
 
 
-def _python_folders() -> Iterator[Path]:
-    for name in sys.path:
-        # The empty name is where a user happens to be; the first may be that of a script.
-        if os.path.isabs(name) and name != os.path.dirname(sys.argv[0]):
-            yield Path(name)
-
-
-def _virtual_devices() -> set[int]:
-    devices = set()
-    for name in _VIRTUAL:
-        try:
-            devices.add(os.stat(name).st_dev)
-        except OSError:
-            continue
-    return devices
+def _devices(paths: Iterable[str | Path]) -> set[int]:
+    """Of the file systems that there are at paths."""
+    return {os.stat(path).st_dev for path in paths if os.path.exists(path)}
 
 
 def is_elf(path: str) -> bool:
@@ -233,7 +190,3 @@ def is_elf(path: str) -> bool:
         return os.read(descriptor, len(_MAGIC)) == _MAGIC
     finally:
         os.close(descriptor)
-
-
-def _reason(problem: OSError) -> str:
-    return problem.strerror or str(problem)

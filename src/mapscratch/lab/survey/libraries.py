@@ -13,15 +13,13 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mapscratch.elf import ElfError, LibrarySurvey, survey
-from mapscratch.lab.survey.files import Skipped
+from mapscratch.lab.survey.census import Census, Skipped
 from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
 from mapscratch.terminal import Progress
 
@@ -29,148 +27,96 @@ SECONDS_FOR_ONE = 30.0
 """The largest library of Debian, half a gigabyte, takes one."""
 
 
-@dataclass(frozen=True, slots=True)
-class LibraryCensus:
-    """What there is in many files.
-
-    Attributes:
-        libraries: those that could be read, in the order of the paths.
-        skipped: the others, with the reason.
-    """
-
-    libraries: tuple[LibrarySurvey, ...]
-    skipped: tuple[Skipped, ...]
-
-
-def survey_files(
-    paths: Sequence[Path],
-    *,
-    workers: int | None = None,
-    seconds_for_one: float = SECONDS_FOR_ONE,
-    progress: Progress = lambda what, share: None,
-) -> LibraryCensus:
-    """Survey files, in parallel.
-
-    Args:
-        paths: the files.
-        workers: how many processes; None for as many as this one may use processors.
-        seconds_for_one: a file that takes longer is skipped.
-        progress: is told the file that was last looked at.
+def survey_files(paths: Sequence[Path], progress: Progress = lambda what, share: None) -> Census:
+    """Survey files, in parallel; a file that takes longer than `SECONDS_FOR_ONE` is skipped.
 
     Raises:
         OSError: the machine has no room for a process.
     """
     answers: dict[Path, LibrarySurvey | str] = {}
     wanted = list(dict.fromkeys(paths))
-    with _Pool(workers or len(os.sched_getaffinity(0)), seconds_for_one) as pool:
-        for path, answer in pool.answers(wanted):
-            answers[path] = answer
-            progress(path.name, len(answers) / len(wanted))
-    return LibraryCensus(
-        libraries=tuple(
-            answer for path in wanted if isinstance(answer := answers[path], LibrarySurvey)
-        ),
-        skipped=tuple(
-            Skipped(path, answer) for path in wanted if isinstance(answer := answers[path], str)
-        ),
+    waiting = wanted[::-1]
+    workers: list[_Worker] = []
+    try:
+        for _ in range(min(len(os.sched_getaffinity(0)), len(waiting))):
+            workers.append(_Worker(workers, waiting.pop()))
+        while busy := [worker for worker in workers if worker.is_busy]:
+            for worker in _ready(busy):
+                path = worker.path
+                answers[path] = worker.answer()
+                if waiting and worker.connection.closed:
+                    workers.append(_Worker(workers, waiting.pop()))
+                elif waiting:
+                    worker.give(waiting.pop())
+                progress(path.name, len(answers) / len(wanted))
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.end()
+    found = [(path, answers[path]) for path in wanted]
+    return Census(
+        libraries=tuple(one for _, one in found if isinstance(one, LibrarySurvey)),
+        skipped=tuple(Skipped(path, reason) for path, reason in found if isinstance(reason, str)),
     )
 
 
-@dataclass(slots=True)
+def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
+    """Those that have an answer, or will give none, or should have given one by now."""
+    soonest = min(worker.deadline for worker in busy)
+    seconds = max(0.0, soonest - time.monotonic())
+    ready = wait([worker.connection for worker in busy], seconds)
+    now = time.monotonic()
+    return [one for one in busy if one.connection in ready or now > one.deadline]
+
+
 class _Worker:
-    process: BaseProcess
-    connection: Connection
-    path: Path | None = None
-    """What it is at."""
-    deadline: float = 0.0
-    """When it has to be done with it, by `time.monotonic`."""
+    """A process that is at a file."""
 
-
-class _Pool:
-    """A context manager: worker processes, all of which end with it, however it ends."""
-
-    def __init__(self, size: int, seconds_for_one: float) -> None:
-        self._size = size
-        self._seconds = seconds_for_one
+    def __init__(self, others: Sequence[_Worker], path: Path) -> None:
         # Forked is ready at once. Beside other threads that may stop in the middle of anything
         # (a lock of theirs stays locked in the child), so then a fresh interpreter does it.
-        self._method = "fork" if threading.active_count() == 1 else "spawn"
-        self._context = multiprocessing.get_context(self._method)
-        self._workers: list[_Worker] = []
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.connection.close()
-
-    def answers(self, paths: Sequence[Path]) -> Iterator[tuple[Path, LibrarySurvey | str]]:
-        """Yield each path with its survey or why there is none, in the order of completion."""
-        waiting = list(reversed(paths))
-        for _ in range(min(self._size, len(waiting))):
-            self._give(self._start(), waiting.pop())
-        while busy := [worker for worker in self._workers if worker.path is not None]:
-            soonest = min(worker.deadline for worker in busy)
-            ready = wait(
-                [worker.connection for worker in busy], max(0.0, soonest - time.monotonic())
-            )
-            for worker in busy:
-                if worker.connection in ready:
-                    path, answer = self._answer(worker)
-                elif time.monotonic() > worker.deadline:
-                    path, answer = self._end(worker, f"took longer than {self._seconds:g} s")
-                else:
-                    continue
-                if waiting:
-                    alive = worker if worker in self._workers else self._start()
-                    self._give(alive, waiting.pop())
-                yield path, answer
-
-    def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        inherited = [worker.connection for worker in self._workers] + [ours]
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=_work,
-            args=(theirs, inherited if self._method == "fork" else (), os.getpid()),
-            daemon=True,
+        method = "fork" if threading.active_count() == 1 else "spawn"
+        context = multiprocessing.get_context(method)
+        self.connection, theirs = context.Pipe()
+        inherited = [self.connection, *(other.connection for other in others)]
+        arguments = (theirs, inherited if method == "fork" else [], os.getpid())
+        self.process = context.Process(  # type: ignore[attr-defined]
+            target=_work, args=arguments, daemon=True
         )
         with endings_wait():
-            process.start()
+            self.process.start()
         theirs.close()
-        worker = _Worker(process, ours)
-        self._workers.append(worker)
-        return worker
+        self.give(path)
 
-    def _give(self, worker: _Worker, path: Path) -> None:
-        worker.path = path
-        worker.deadline = time.monotonic() + self._seconds
+    def give(self, path: Path) -> None:
+        self.path = path
+        self.is_busy = True
+        self.deadline = time.monotonic() + SECONDS_FOR_ONE
         # One that was killed meanwhile is found out when its answer is waited for.
         with suppress(OSError):
-            worker.connection.send(os.fspath(path))
+            self.connection.send(os.fspath(path))
 
-    def _answer(self, worker: _Worker) -> tuple[Path, LibrarySurvey | str]:
-        assert worker.path is not None
+    def answer(self) -> LibrarySurvey | str:
+        """The survey, or why there is none; a process that gave no answer has ended then."""
+        self.is_busy = False
+        if not self.connection.poll():
+            self.end()
+            return f"took longer than {SECONDS_FOR_ONE:g} s"
         try:
-            answer: LibrarySurvey | str = worker.connection.recv()
+            answer: LibrarySurvey | str = self.connection.recv()
         except (EOFError, OSError):
-            worker.process.join()
-            code = worker.process.exitcode or 0
+            self.process.join()
+            code = self.process.exitcode or 0
+            self.end()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            return self._end(worker, f"the process that read it {how}")
-        path, worker.path = worker.path, None
-        return path, answer
+            return f"the process that read it {how}"
+        return answer
 
-    def _end(self, worker: _Worker, reason: str) -> tuple[Path, str]:
-        assert worker.path is not None
-        self._workers.remove(worker)
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
-        return worker.path, reason
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
 
 def _work(connection: Connection, inherited: Sequence[Connection], parent: int) -> None:

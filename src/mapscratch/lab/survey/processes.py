@@ -20,9 +20,9 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -33,18 +33,12 @@ from mapscratch.elf import LibrarySurvey
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
 from mapscratch.errors import UserError
-from mapscratch.lab.survey.files import Skipped, is_elf
-from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, LibraryCensus, survey_files
+from mapscratch.lab.survey.census import Census, HeldFile, ProcessSurvey, Skipped
+from mapscratch.lab.survey.files import is_elf
+from mapscratch.lab.survey.libraries import survey_files
 from mapscratch.proc import MemoryArea, MemoryUsage, page_entries, range_memory, total
-from mapscratch.proc.maps import mapped_files
-from mapscratch.proc.pagemap import (
-    EXCLUSIVE,
-    FILE_OR_SHARED,
-    GUARD_REGION,
-    PRESENT,
-    SWAPPED,
-)
-from mapscratch.proc.procfs import all_pids, command_name, user_name
+from mapscratch.proc.pagemap import EXCLUSIVE, FILE_OR_SHARED, GUARD_REGION, PRESENT, SWAPPED
+from mapscratch.proc.procfs import all_pids, command_name, look_at_each, user_name
 from mapscratch.terminal import Progress
 
 _WHOLE_ADDRESS_SPACE = 1 << 63
@@ -58,111 +52,14 @@ class ProcessError(UserError, RuntimeError):
     """Processes can't be looked at here; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeldFile:
-    """The private copies that a process has of one file's pages, in memory or in swap.
-
-    Attributes:
-        path: the file.
-        relocated_pages: of pages with relocations.
-        saved_pages: of these, what relocation would leave alone under `mapscratch run`.
-        other_pages: of pages without.
-    """
-
-    path: Path
-    relocated_pages: int
-    saved_pages: int
-    other_pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSurvey:
-    """What a process holds.
-
-    Attributes:
-        pid: its number.
-        command: its name (/proc/PID/comm).
-        user: whose it is, by effective user.
-        pss_bytes: its memory, each page divided by the number of processes that map it.
-        private_dirty_bytes: memory that only it has, stored to.
-        swap_bytes: in swap.
-        relocated_pages: private copies of file pages with relocations, in memory or in swap.
-        saved_pages: of these, what relocation would leave alone under `mapscratch run`.
-        other_file_pages: private copies of file pages without relocations.
-        relocated_pss_bytes: the relocated pages; one that n forked processes share is an n-th.
-        anonymous_bytes: heap, stacks, .bss: memory and swap of no file.
-        by_kind_pages: for each of `KINDS` the relocated pages with a fixup of that kind.
-        files: file by file; those of which it has no private copy are left out.
-    """
-
-    pid: int
-    command: str
-    user: str
-    pss_bytes: int
-    private_dirty_bytes: int
-    swap_bytes: int
-    relocated_pages: int
-    saved_pages: int
-    other_file_pages: int
-    relocated_pss_bytes: int
-    anonymous_bytes: int
-    by_kind_pages: dict[str, int]
-    files: tuple[HeldFile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessCensus:
-    """What many processes hold.
-
-    Attributes:
-        processes: those that could be read, by number.
-        libraries: the libraries and programs that they have mapped.
-        skipped: processes and files that could not be looked at, with the reason.
-    """
-
-    processes: tuple[ProcessSurvey, ...]
-    libraries: tuple[LibrarySurvey, ...]
-    skipped: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Mapping:
-    """A private mapping of a file."""
-
-    area: MemoryArea
-    file: FileIdentity
-
-    @property
-    def has_copies(self) -> bool:
-        return bool(self.area.usage.anonymous or self.area.usage.swap)
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """A process as it was when its mappings were read."""
-
-    pid: int
-    command: str
-    user: str
-    usage: MemoryUsage
-    anonymous_bytes: int
-    mappings: tuple[_Mapping, ...]
-
-
 def survey_processes(
-    pids: Sequence[int] | None,
-    *,
-    workers: int | None = None,
-    seconds_for_one: float = SECONDS_FOR_ONE,
-    progress: Progress = lambda what, share: None,
-) -> ProcessCensus:
+    pids: Sequence[int] | None, progress: Progress = lambda what, share: None
+) -> Census:
     """Look at running processes. They go on running, so figures of one are not of one moment.
 
     Args:
         pids: which; None for all but the calling one. Of all, those that end meanwhile are left out
             and those that may not be read are skipped.
-        workers: processes that read the files, as for `survey_files`.
-        seconds_for_one: for one file, the same.
         progress: is told what is being done.
 
     Raises:
@@ -172,102 +69,74 @@ def survey_processes(
     """
     if PAGESIZE != PAGE:
         raise ProcessError(f"--pid knows pages of {PAGE} bytes; this kernel's have {PAGESIZE}")
-    skipped: list[Skipped] = []
-    found = list(_processes(pids, skipped, progress))
-    files = _files(found, skipped)
-    surveys, unread = _surveys(
-        files,
-        lambda paths: survey_files(
-            paths,
-            workers=workers,
-            seconds_for_one=seconds_for_one,
-            progress=lambda what, share: progress(what, 0.2 + 0.7 * share),
-        ),
+    numbers = _other_pids() if pids is None else list(pids)
+    named = pids is not None
+
+    def areas(pid: int) -> tuple[MemoryArea, ...]:
+        progress(f"process {pid}", 0.2 * numbers.index(pid) / len(numbers))
+        return range_memory(0, _WHOLE_ADDRESS_SPACE, pid).areas
+
+    def pages(pid: int) -> ProcessSurvey:
+        progress(f"process {pid}", 0.9 + 0.1 * numbers.index(pid) / len(numbers))
+        return _survey_process(pid, mapped[pid], surveys)
+
+    mapped, refused = look_at_each(numbers, areas, named=named)
+    skipped = [Skipped.because(f"/proc/{pid}", problem) for pid, problem in refused.items()]
+    surveys = _surveys(
+        _files(mapped, skipped), skipped, lambda what, share: progress(what, 0.2 + 0.7 * share)
     )
-    skipped += unread
-    results = []
-    for number, process in enumerate(found):
-        progress(f"process {process.pid}", 0.9 + 0.1 * number / len(found))
-        try:
-            results.append(_survey_process(process, surveys))
-        except (ProcessLookupError, PermissionError):
-            if pids is not None:
-                raise
-    libraries = dict.fromkeys(surveys.values())
-    return ProcessCensus(tuple(results), tuple(libraries), tuple(dict.fromkeys(skipped)))
-
-
-def _processes(
-    pids: Sequence[int] | None, skipped: list[Skipped], progress: Progress
-) -> Iterator[_Process]:
-    numbers = sorted(set(_other_pids() if pids is None else pids))
-    for done, pid in enumerate(numbers):
-        progress(f"process {pid}", 0.2 * done / len(numbers))
-        try:
-            yield _read_process(pid)
-        except ProcessLookupError:
-            # It ended, or is a thread of the kernel.
-            if pids is not None:
-                raise
-        except PermissionError as problem:
-            if pids is not None:
-                raise
-            skipped.append(Skipped(Path(f"/proc/{pid}"), problem.strerror or str(problem)))
+    processes, _ = look_at_each(mapped, pages, named=named)
+    return Census(
+        libraries=tuple(dict.fromkeys(surveys.values())),
+        processes=tuple(processes.values()),
+        skipped=tuple(dict.fromkeys(skipped)),
+    )
 
 
 def _other_pids() -> list[int]:
-    return [pid for pid in all_pids() if pid != os.getpid()]
+    return [pid for pid in sorted(all_pids()) if pid != os.getpid()]
 
 
-def _read_process(pid: int) -> _Process:
-    # By first address and offset: a process may map other files while it is looked at.
-    identities = {
-        (one.start, one.offset): (one.device, one.inode) for one in mapped_files(pid) if one.inode
-    }
-    areas = range_memory(0, _WHOLE_ADDRESS_SPACE, pid).areas
-    mappings = []
-    anonymous = 0
+# --- the files that they have mapped
+
+
+def _of_files(areas: Sequence[MemoryArea]) -> Iterator[tuple[FileIdentity, MemoryArea]]:
+    """The private mappings of files."""
     for area in areas:
-        identity = identities.get((area.start, area.offset))
-        if identity is None:
-            anonymous += area.usage.anonymous + area.usage.swap
-        elif area.permissions.endswith("p"):
-            mappings.append(_Mapping(area, identity))
-    return _Process(
-        pid=pid,
-        command=command_name(pid),
-        user=user_name(pid),
-        usage=total(area.usage for area in areas),
-        anonymous_bytes=anonymous,
-        mappings=tuple(mappings),
-    )
+        if area.inode and area.permissions.endswith("p"):
+            yield (area.device, area.inode), area
+
+
+def _has_copies(area: MemoryArea) -> bool:
+    return bool(area.usage.anonymous or area.usage.swap)
+
+
+def _name(area: MemoryArea) -> Path:
+    return Path(area.path.removesuffix(_DELETED))
 
 
 def _files(
-    processes: Sequence[_Process], skipped: list[Skipped]
-) -> dict[FileIdentity, tuple[Path, str]]:
+    mapped: dict[int, tuple[MemoryArea, ...]], skipped: list[Skipped]
+) -> dict[FileIdentity, tuple[Path, Path]]:
     """Where each mapped file can be opened, and what it is called; some can't any more."""
-    result: dict[FileIdentity, tuple[Path, str]] = {}
+    result: dict[FileIdentity, tuple[Path, Path]] = {}
     lost: dict[FileIdentity, Skipped] = {}
-    for process in processes:
-        for mapping in process.mappings:
-            if mapping.file in result or (mapping.file in lost and not mapping.has_copies):
+    for pid, areas in mapped.items():
+        for file, area in _of_files(areas):
+            if file in result or (file in lost and not _has_copies(area)):
                 continue
-            path = _where(process.pid, mapping)
-            name = mapping.area.path.removesuffix(_DELETED)
-            if path is not None:
-                result[mapping.file] = path, name
-                lost.pop(mapping.file, None)
-            elif mapping.has_copies or "x" in mapping.area.permissions:
+            if path := _where(pid, area):
+                result[file] = path, _name(area)
+                lost.pop(file, None)
+            elif _has_copies(area) or "x" in area.permissions:
                 reason = "was deleted or replaced after it was mapped, and can't be opened any more"
-                lost[mapping.file] = Skipped(Path(name), reason)
+                lost[file] = Skipped(_name(area), reason)
     skipped += lost.values()
     return result
 
 
-def _where(pid: int, mapping: _Mapping) -> Path | None:
+def _where(pid: int, area: MemoryArea) -> Path | None:
     """A path that leads to the very file that is mapped."""
-    area = mapping.area
     candidates = [
         area.path,
         # As the process sees it: another root, another mount namespace.
@@ -280,82 +149,80 @@ def _where(pid: int, mapping: _Mapping) -> Path | None:
             # The device is not compared: on btrfs and overlayfs maps and stat name different ones.
             status = os.stat(name)
             # What has that name here may be a device, and opening one has effects.
-            if stat.S_ISREG(status.st_mode) and status.st_ino == mapping.file[1]:
+            if stat.S_ISREG(status.st_mode) and status.st_ino == area.inode:
                 return Path(name)
     return None
 
 
 def _surveys(
-    files: dict[FileIdentity, tuple[Path, str]], survey_all: Callable[[list[Path]], LibraryCensus]
-) -> tuple[dict[FileIdentity, LibrarySurvey], list[Skipped]]:
+    files: dict[FileIdentity, tuple[Path, Path]], skipped: list[Skipped], progress: Progress
+) -> dict[FileIdentity, LibrarySurvey]:
     """The surveys of those files that are libraries or programs."""
-    elf, unread = [], []
+    elf = []
     for path, name in files.values():
         try:
             if is_elf(os.fspath(path)):
                 elf.append(path)
         except OSError as problem:
-            unread.append(Skipped(Path(name), problem.strerror or str(problem)))
-    census = survey_all(elf)
+            skipped.append(Skipped.because(name, problem))
+    census = survey_files(elf, progress)
+    names = dict(files.values())
+    skipped += [replace(one, path=names[one.path]) for one in census.skipped]
     found = {library.path: library for library in census.libraries}
-    names = {path: Path(name) for path, name in files.values()}
-    unread += [Skipped(names[one.path], one.reason) for one in census.skipped]
-    surveys = {
-        file: replace(found[path], path=Path(name))
+    return {
+        file: replace(found[path], path=name)
         for file, (path, name) in files.items()
         if path in found
     }
-    return surveys, unread
 
 
-@dataclass(slots=True)
-class _Copies:
-    """Sums over the private copies of one file, or of several."""
-
-    relocated: int = 0
-    saved: int = 0
-    other: int = 0
-    relocated_bytes: float = 0.0
-
-    def add(self, more: _Copies) -> None:
-        self.relocated += more.relocated
-        self.saved += more.saved
-        self.other += more.other
-        self.relocated_bytes += more.relocated_bytes
+# --- the pages of one process
 
 
-def _survey_process(process: _Process, surveys: dict[FileIdentity, LibrarySurvey]) -> ProcessSurvey:
-    of_file: dict[FileIdentity, list[_Mapping]] = defaultdict(list)
-    for mapping in process.mappings:
-        of_file[mapping.file].append(mapping)
-    whole = _Copies()
-    by_kind: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-    files = []
-    for file, mappings in of_file.items():
-        held = _Copies()
+def _survey_process(
+    pid: int, areas: Sequence[MemoryArea], surveys: dict[FileIdentity, LibrarySurvey]
+) -> ProcessSurvey:
+    of_file: dict[FileIdentity, list[MemoryArea]] = defaultdict(list)
+    for file, area in _of_files(areas):
+        of_file[file].append(area)
+    held = []
+    by_kind = dict.fromkeys(KINDS, 0)
+    pss = 0.0
+    for file, mapped in of_file.items():
         library = surveys.get(file)
-        biases = _load_biases([one.area for one in mappings], library)
-        for mapping, bias in zip(mappings, biases, strict=True):
-            if mapping.has_copies:
-                held.add(_copies(process.pid, mapping.area, library, bias, by_kind))
-        if held.relocated or held.other:
-            path = Path(mappings[0].area.path.removesuffix(_DELETED))
-            files.append(HeldFile(path, held.relocated, held.saved, held.other))
-            whole.add(held)
+        biases = _load_biases(mapped, library)
+        copies = [
+            _copies(pid, area, library, bias)
+            for area, bias in zip(mapped, biases, strict=True)
+            if _has_copies(area)
+        ]
+        relocated = np.concatenate([np.empty(0, dtype=np.intp), *(one for one, _, _ in copies)])
+        other = sum(count for _, count, _ in copies)
+        pss += sum(part for _, _, part in copies)
+        saved = 0
+        if library:
+            saved = int(np.count_nonzero(library.pages.saved[relocated]))
+            for kind in KINDS:
+                by_kind[kind] += int(np.count_nonzero(library.pages.of_kind(kind)[relocated]))
+        if len(relocated) or other:
+            held.append(HeldFile(_name(mapped[0]), len(relocated), saved, other))
+    usage = total(area.usage for area in areas)
     return ProcessSurvey(
-        pid=process.pid,
-        command=process.command,
-        user=process.user,
-        pss_bytes=process.usage.pss,
-        private_dirty_bytes=process.usage.private_dirty,
-        swap_bytes=process.usage.swap,
-        relocated_pages=whole.relocated,
-        saved_pages=whole.saved,
-        other_file_pages=whole.other,
-        relocated_pss_bytes=round(whole.relocated_bytes),
-        anonymous_bytes=process.anonymous_bytes,
-        by_kind_pages=dict(by_kind),
-        files=tuple(sorted(files, key=lambda one: (-one.relocated_pages, one.path))),
+        pid=pid,
+        command=command_name(pid),
+        user=user_name(pid),
+        pss_bytes=usage.pss,
+        private_dirty_bytes=usage.private_dirty,
+        swap_bytes=usage.swap,
+        relocated_pages=sum(one.relocated_pages for one in held),
+        saved_pages=sum(one.saved_pages for one in held),
+        other_file_pages=sum(one.other_pages for one in held),
+        relocated_pss_bytes=round(pss),
+        anonymous_bytes=sum(
+            area.usage.anonymous + area.usage.swap for area in areas if not area.inode
+        ),
+        by_kind_pages=by_kind,
+        libraries=tuple(sorted(held, key=lambda one: (-one.relocated_pages, one.path))),
     )
 
 
@@ -380,36 +247,33 @@ def _possible_biases(area: MemoryArea, library: LibrarySurvey | None) -> list[in
 
 
 def _copies(
-    pid: int,
-    area: MemoryArea,
-    library: LibrarySurvey | None,
-    bias: int | None,
-    by_kind: Counter[str],
-) -> _Copies:
+    pid: int, area: MemoryArea, library: LibrarySurvey | None, bias: int | None
+) -> tuple[NDArray[np.intp], int, float]:
+    """The private copies in a mapping.
+
+    Returns:
+        which of the library's pages with relocations, shape (n,); how many other pages; and this
+        process's part of the former in bytes.
+    """
     entries = np.frombuffer(page_entries(area.start, area.end - area.start, pid), dtype=np.uint64)
-    is_in_swap = _flags(entries, SWAPPED | FILE_OR_SHARED | GUARD_REGION) == SWAPPED
-    is_in_memory = _flags(entries, PRESENT | FILE_OR_SHARED) == PRESENT
+    is_in_swap = _has(entries, SWAPPED, but=FILE_OR_SHARED | GUARD_REGION)
+    is_in_memory = _has(entries, PRESENT, but=FILE_OR_SHARED)
     copies = np.flatnonzero(is_in_swap | is_in_memory)
     if library is None or bias is None:
-        return _Copies(other=len(copies))
+        return np.empty(0, dtype=np.intp), len(copies), 0.0
     numbers = copies + (area.start - bias) // PAGE
-    pages = library.pages
-    at = np.minimum(np.searchsorted(pages.numbers, numbers), max(len(pages) - 1, 0))
-    is_relocated = (
-        pages.numbers[at] == numbers if len(pages) else np.zeros(len(copies), dtype=np.bool_)
-    )
-    relocated = at[is_relocated]
-    for bit, kind in enumerate(KINDS):
-        by_kind[kind] += int(np.count_nonzero(pages.kinds[relocated] & np.uint16(1 << bit)))
-    chosen = copies[is_relocated]
-    is_shared = is_in_memory & (_flags(entries, EXCLUSIVE) == 0)
+    is_relocated = np.isin(numbers, library.pages.numbers)
+    relocated = np.searchsorted(library.pages.numbers, numbers[is_relocated])
+    is_shared = is_in_memory & _has(entries, 0, but=EXCLUSIVE)
     parts = _parts(area.usage, is_in_memory, is_shared, is_in_swap)
-    return _Copies(
-        relocated=len(relocated),
-        saved=int(np.count_nonzero(pages.saved[relocated])),
-        other=len(copies) - len(relocated),
-        relocated_bytes=float(parts[chosen].sum()),
-    )
+    other = len(copies) - len(relocated)
+    return relocated, other, float(parts[copies[is_relocated]].sum())
+
+
+def _has(entries: NDArray[np.uint64], flags: int, *, but: int) -> NDArray[np.bool_]:
+    """Which entries have all of the flags, and none of the others."""
+    result: NDArray[np.bool_] = entries & np.uint64(flags | but) == flags
+    return result
 
 
 def _parts(
@@ -434,8 +298,3 @@ def _parts(
         parts[is_shared] = min(max(left / shared, 0.0), PAGE / 2)
     parts[is_in_swap] = PAGE * (usage.swap_pss / usage.swap if usage.swap else 1.0)
     return parts
-
-
-def _flags(entries: NDArray[np.uint64], mask: int) -> NDArray[np.uint64]:
-    result: NDArray[np.uint64] = entries & np.uint64(mask)
-    return result

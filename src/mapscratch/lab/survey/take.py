@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mapscratch.elf import LibrarySurvey
 from mapscratch.errors import UserError
-from mapscratch.lab.survey.files import FoundFiles, Skipped, find_files, installed_files
-from mapscratch.lab.survey.libraries import SECONDS_FOR_ONE, survey_files
-from mapscratch.lab.survey.processes import ProcessSurvey, survey_processes
+from mapscratch.lab.survey.census import Census
+from mapscratch.lab.survey.files import FoundFiles, find_files, installed_files
+from mapscratch.lab.survey.libraries import survey_files
+from mapscratch.lab.survey.processes import survey_processes
 from mapscratch.terminal import Progress
 
 
@@ -21,65 +21,19 @@ class CensusError(UserError, RuntimeError):
     """There is nothing to look at; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to look at; the parts add up.
-
-    Attributes:
-        names: files, and folders with all that is below them.
-        installed: what the loader and this Python find by themselves.
-        all_processes: all running processes but this one.
-        pids: these processes.
-    """
-
-    names: Sequence[str | os.PathLike[str]] = ()
-    installed: bool = False
-    all_processes: bool = False
-    pids: Sequence[int] = ()
-
-    @property
-    def has_processes(self) -> bool:
-        """Whether any process is wanted."""
-        return self.all_processes or bool(self.pids)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether files are wanted, other than those that processes have mapped."""
-        return self.installed or bool(self.names)
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """What was found.
-
-    Attributes:
-        wanted: what was looked for.
-        libraries: of files and of processes, each once.
-        processes: what processes hold.
-        skipped: what could not be looked at.
-        seconds: how long it took.
-    """
-
-    wanted: Wanted
-    libraries: tuple[LibrarySurvey, ...]
-    processes: tuple[ProcessSurvey, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-    seconds: float = field(default=0.0, compare=False)
-
-
 def take_census(
-    wanted: Wanted,
+    names: Sequence[str | os.PathLike[str]] = (),
     *,
-    workers: int | None = None,
-    seconds_for_one: float = SECONDS_FOR_ONE,
+    installed: bool = False,
+    pids: Sequence[int] | None = (),
     progress: Progress = lambda what, share: None,
 ) -> Census:
     """Look at files and processes.
 
     Args:
-        wanted: what to look at.
-        workers: how many processes read files; None for as many as there are processors.
-        seconds_for_one: a file that takes longer is skipped.
+        names: files, and folders with all that is below them.
+        installed: also what the loader and this Python find by themselves.
+        pids: running processes; None for all but this one.
         progress: is told what is being done, and the share of it that is.
 
     Raises:
@@ -87,45 +41,34 @@ def take_census(
         OSError: a file or process that was named does not exist; a process may not be read.
     """
     started = time.monotonic()
-    libraries: list[LibrarySurvey] = []
-    processes: tuple[ProcessSurvey, ...] = ()
-    skipped: list[Skipped] = []
-    share = 0.5 if wanted.has_files and wanted.has_processes else 1.0
-    if wanted.has_files:
+    wants_files, wants_processes = installed or bool(names), pids is None or bool(pids)
+    share = 0.5 if wants_files and wants_processes else 1.0
+    parts = []
+    if wants_files:
         progress("looking for files", 0.0)
-        found = _find(wanted)
-        census = survey_files(
-            found.paths,
-            workers=workers,
-            seconds_for_one=seconds_for_one,
-            progress=lambda what, done: progress(what, done * share),
+        found = _find(names, installed)
+        parts.append(Census(skipped=tuple(found.skipped)))
+        parts.append(survey_files(found.paths, lambda what, done: progress(what, done * share)))
+    if wants_processes:
+        parts.append(
+            survey_processes(pids, lambda what, done: progress(what, 1.0 - share + done * share))
         )
-        libraries += census.libraries
-        skipped += [*found.skipped, *census.skipped]
-    if wanted.has_processes:
-        held = survey_processes(
-            None if wanted.all_processes else wanted.pids,
-            workers=workers,
-            seconds_for_one=seconds_for_one,
-            progress=lambda what, done: progress(what, 1.0 - share + done * share),
-        )
-        libraries += held.libraries
-        processes = held.processes
-        skipped += held.skipped
-    if not libraries and not processes:
-        raise CensusError(_nothing(wanted, skipped))
-    return Census(
-        wanted=wanted,
-        libraries=_each_once(libraries),
-        processes=processes,
-        skipped=tuple(dict.fromkeys(skipped)),
+    census = Census(
+        libraries=_each_once(library for part in parts for library in part.libraries),
+        processes=tuple(process for part in parts for process in part.processes),
+        skipped=tuple(dict.fromkeys(one for part in parts for one in part.skipped)),
         seconds=time.monotonic() - started,
     )
+    if not census.libraries and not census.processes:
+        names_said = ", ".join(map(str, names)) or "what was asked for"
+        what = "files and processes" if wants_processes else "files"
+        raise CensusError(_nothing(census, names_said, what))
+    return census
 
 
-def _find(wanted: Wanted) -> FoundFiles:
-    found = installed_files() if wanted.installed else FoundFiles()
-    named = find_files(wanted.names)
+def _find(names: Iterable[str | os.PathLike[str]], installed: bool) -> FoundFiles:
+    found = installed_files() if installed else FoundFiles()
+    named = find_files(names)
     for path in named.paths:
         found.add(path)
     found.skipped += named.skipped
@@ -140,12 +83,9 @@ def _each_once(libraries: Iterable[LibrarySurvey]) -> tuple[LibrarySurvey, ...]:
     return tuple(once.values())
 
 
-def _nothing(wanted: Wanted, skipped: Sequence[Skipped]) -> str:
-    if len(skipped) == 1:
-        return f"{skipped[0].path}: {skipped[0].reason}"
-    if skipped:
-        first = skipped[0]
-        what = "files and processes" if wanted.has_processes else "files"
-        return f"none of {len(skipped):,} {what} can be surveyed; {first.path}: {first.reason}"
-    names = ", ".join(str(name) for name in wanted.names) or "what was asked for"
-    return f"{names}: no ELF file is there"
+def _nothing(census: Census, names: str, what: str) -> str:
+    if not census.skipped:
+        return f"{names}: no ELF file is there"
+    first, count = census.skipped[0], len(census.skipped)
+    reason = f"{first.path}: {first.reason}"
+    return reason if count == 1 else f"none of {count:,} {what} can be surveyed; {reason}"

@@ -6,26 +6,16 @@ Wherever it is told what relocation dirties, it is told beside it what `mapscrat
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mapscratch.elf import FixupsPerPage, LibrarySurvey
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
-from mapscratch.lab.survey.processes import ProcessSurvey
-from mapscratch.lab.survey.take import Census
-from mapscratch.lab.survey.totals import (
-    LARGEST,
-    Order,
-    Totals,
-    sorted_libraries,
-    sorted_processes,
-    totals,
-)
+from mapscratch.lab.survey.census import Census
+from mapscratch.lab.survey.totals import LARGEST, Totals, totals
 from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, size
 
@@ -35,45 +25,87 @@ if TYPE_CHECKING:
 _BAR_COLUMNS = 30
 _LONGEST_SKIPPED_LIST = 5
 
+_LIBRARY_COLUMNS = {
+    "library": lambda one: one.path.name,
+    "fixups": lambda one: f"{one.fixups:,}",
+    "a page": lambda one: f"{one.fixups_per_page.median:,.0f}",
+    "max": lambda one: f"{one.fixups_per_page.maximum:,}",
+    "bound": lambda one: "-" if one.bind_mode == "no PLT" else one.bind_mode,
+    "PLT": lambda one: f"{one.plt_entries:,}",
+    "RELRO": lambda one: f"{one.relro_pages:,}",
+    "saved": lambda one: f"{one.saved_pages:,}",
+    "dirtied": lambda one: f"{one.dirtied_pages:,}",
+}
+_LIBRARY_NOTE = (
+    "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation in "
+    "all: pages of 4 KiB."
+)
+_PROCESS_COLUMNS = {
+    "process": lambda one: one.command,
+    "pid": lambda one: str(one.pid),
+    "user": lambda one: one.user,
+    "Pss": lambda one: _kibibytes(one.pss_bytes),
+    "anonymous": lambda one: _kibibytes(one.anonymous_bytes),
+    "other": lambda one: _kibibytes(one.other_file_pages * PAGE),
+    "by Pss": lambda one: _kibibytes(one.relocated_pss_bytes),
+    "saved": lambda one: _kibibytes(one.saved_pages * PAGE),
+    "relocated": lambda one: _kibibytes(one.relocated_pages * PAGE),
+}
+_PROCESS_NOTE = (
+    "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` saves, "
+    "their part by Pss; and other ones. anonymous: memory of no file."
+)
+
 
 def print_survey(
-    console: Console,
-    census: Census,
-    *,
-    processes: int,
-    order: Order = "dirtied",
-    top: int | None = None,
+    console: Console, census: Census, *, processes: int | None, top: int | None
 ) -> None:
     """Print tables, the histogram, totals, and the answer last.
 
     Args:
         console: where to.
         census: what was found.
-        processes: for how many processes to multiply.
-        order: of the tables.
+        processes: for how many processes to multiply; None if no files were asked for.
         top: how many lines of a table; None for all.
     """
     whole = totals(census)
     if census.processes:
-        found = sorted_processes(census, order)
-        _print_processes(console, found[:top])
-        _print_rest(console, len(found) - len(found[:top]), "processes")
-        console.print()
+        _print_table(console, _PROCESS_COLUMNS, census.processes, top, _PROCESS_NOTE, "processes")
     if census.libraries:
-        libraries = sorted_libraries(census, order)
-        _print_libraries(console, libraries[:top])
-        _print_rest(console, len(libraries) - len(libraries[:top]), "libraries")
-        console.print()
+        _print_table(console, _LIBRARY_COLUMNS, census.libraries, top, _LIBRARY_NOTE, "libraries")
         console.print("Fixups a page, over all pages that relocation dirties:")
         for line in _histogram(console, whole.fixups_per_page):
             console.print(line)
         console.print()
         console.print(_kinds_line(census.libraries))
-    _print_skipped(console, census)
+    for one in census.skipped[:_LONGEST_SKIPPED_LIST]:
+        console.print(f"Skipped: {one.path}: {one.reason}", style="dim")
+    more = len(census.skipped) - _LONGEST_SKIPPED_LIST
+    if more > 0:
+        console.print(f"and {more:,} more skipped; --json lists all", style="dim")
     for line in _total_lines(census, whole, processes):
         console.print(line)
     console.print()
     console.print(answer(whole))
+
+
+def _print_table(
+    console: Console,
+    columns: dict[str, Callable[[Any], str]],
+    rows: Sequence[object],
+    top: int | None,
+    note: str,
+    what: str,
+) -> None:
+    names, *figures = (
+        Column(title, [said(one) for one in rows[:top]]) for title, said in columns.items()
+    )
+    print_table(console, [names], figures)
+    console.print(note, style="dim")
+    more = len(rows) - len(rows[:top])
+    if more:
+        console.print(f"and {more:,} {what} more; --top 0 shows all", style="dim")
+    console.print()
 
 
 def answer(whole: Totals) -> str:
@@ -81,33 +113,23 @@ def answer(whole: Totals) -> str:
     if not whole.dirtied_pages:
         return "Relocation dirties no page of what was surveyed."
     pages = whole.fixups_per_page
+    share = whole.bind_now_or_no_plt_share
+    bound = f"{share:.0%} of {whole.libraries:,} libraries are bound at load or have no PLT."
+    if whole.libraries == 1:
+        bound = f"The library is bound {'at load or has no PLT' if share else 'lazily'}."
+    by_library = ""
+    if whole.libraries > 2 * LARGEST:  # Large ones have most of the pages.
+        by_library = (
+            f" {LARGEST} libraries have {whole.largest_share:.0%} of these pages; the library in "
+            f"the middle has {whole.library_median:,.0f} fixups a page, and "
+            f"{whole.library_symbolic_share:.0%} of its fixups look up a symbol."
+        )
     return (
         f"A page that relocation dirties has {pages.median:,.0f} fixups in the median and "
-        f"{pages.mean:,.0f} on average.{_by_library(whole)} PLT slots are on "
+        f"{pages.mean:,.0f} on average.{by_library} PLT slots are on "
         f"{_share(whole.plt_pages, whole)} of these pages; {_share(whole.saved_pages, whole)} hold "
         "nothing else and are saved by `mapscratch run`; what dirties the others is data. "
-        f"{_bound(whole)}"
-    )
-
-
-def _bound(whole: Totals) -> str:
-    if whole.libraries == 1:
-        is_bound = whole.bind_now_or_no_plt_share
-        return f"The library {'is bound at load or has no PLT' if is_bound else 'is bound lazily'}."
-    return (
-        f"{whole.bind_now_or_no_plt_share:.0%} of {whole.libraries:,} libraries are bound at load "
-        "or have no PLT."
-    )
-
-
-def _by_library(whole: Totals) -> str:
-    """That large libraries have most of the pages; nothing where there are few."""
-    if whole.libraries <= 2 * LARGEST:
-        return ""
-    return (
-        f" {LARGEST} libraries have {whole.largest_share:.0%} of these pages; the library in the "
-        f"middle has {whole.library_median:,.0f} fixups a page, and "
-        f"{whole.library_symbolic_share:.0%} of its fixups look up a symbol."
+        f"{bound}"
     )
 
 
@@ -116,19 +138,17 @@ def _share(part: int, whole: Totals) -> str:
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"
 
 
-def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]:
+def _total_lines(census: Census, whole: Totals, processes: int | None) -> Iterator[str]:
     if whole.libraries:
-        text = (
-            f" Its entries take up to {_pages(whole.text_pages)} of text instead, which may be "
-            "dropped."
-        )
+        pages = _pages(whole.text_pages)
+        taken = f" Its entries take up to {pages} of text instead, which may be dropped."
         yield (
             f"{counted(whole.libraries, 'library', 'libraries')}: "
-            f"{counted(whole.fixups, 'fixup', 'fixups')}; saved {_pages(whole.saved_pages)} of "
+            f"{counted(whole.fixups, 'fixup')}; saved {_pages(whole.saved_pages)} of "
             f"{_pages(whole.dirtied_pages)} dirtied, for each process that loads all of it."
-            f"{text if whole.text_pages else ''}"
+            f"{taken if whole.text_pages else ''}"
         )
-    if census.wanted.has_files:
+    if processes:
         yield (
             f"For {counted(processes, 'process', 'processes')}: saved "
             f"{size(whole.saved_pages * processes * PAGE)} of "
@@ -145,103 +165,37 @@ def _total_lines(census: Census, whole: Totals, processes: int) -> Iterator[str]
     yield f"It took {census.seconds:.1f} s to look at this."
 
 
-def _print_rest(console: Console, count: int, what: str) -> None:
-    if count > 0:
-        console.print(f"and {count:,} {what} more; --top 0 shows all", style="dim")
-
-
-_LIBRARY_COLUMNS: dict[str, Callable[[LibrarySurvey], str]] = {
-    "fixups": lambda one: f"{one.fixups:,}",
-    "a page": lambda one: f"{one.fixups_per_page.median:,.0f}",
-    "max": lambda one: f"{one.fixups_per_page.maximum:,}",
-    "bound": lambda one: "-" if one.bind_mode == "no PLT" else one.bind_mode,
-    "PLT": lambda one: f"{one.plt_entries:,}",
-    "RELRO": lambda one: f"{one.relro_pages:,}",
-    "saved": lambda one: f"{one.saved_pages:,}",
-    "dirtied": lambda one: f"{one.dirtied_pages:,}",
-}
-_PROCESS_COLUMNS: dict[str, Callable[[ProcessSurvey], str]] = {
-    "pid": lambda one: str(one.pid),
-    "user": lambda one: one.user,
-    "Pss": lambda one: _kibibytes(one.pss_bytes),
-    "anonymous": lambda one: _kibibytes(one.anonymous_bytes),
-    "other": lambda one: _kibibytes(one.other_file_pages * PAGE),
-    "by Pss": lambda one: _kibibytes(one.relocated_pss_bytes),
-    "saved": lambda one: _kibibytes(one.saved_pages * PAGE),
-    "relocated": lambda one: _kibibytes(one.relocated_pages * PAGE),
-}
-
-
-def _print_libraries(console: Console, libraries: Sequence[LibrarySurvey]) -> None:
-    names = Column("library", [one.path.name for one in libraries])
-    figures = [
-        Column(title, [said(one) for one in libraries]) for title, said in _LIBRARY_COLUMNS.items()
-    ]
-    print_table(console, [names], figures)
-    console.print(
-        "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation "
-        "in all: pages of 4 KiB.",
-        style="dim",
-    )
-
-
-def _print_processes(console: Console, processes: Sequence[ProcessSurvey]) -> None:
-    names = Column("process", [one.command for one in processes])
-    figures = [
-        Column(title, [said(one) for one in processes]) for title, said in _PROCESS_COLUMNS.items()
-    ]
-    print_table(console, [names], figures)
-    console.print(
-        "KiB. Private copies of file pages: relocated ones, those of them that `mapscratch run` "
-        "saves, their part by Pss; and other ones. anonymous: memory of no file.",
-        style="dim",
-    )
-
-
 def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:
     unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
     glyph, dash = ("█", "\N{EN DASH}") if unicode else ("#", "-")
-    most = max((pages for _, _, pages in found.histogram), default=1)
-    whole = sum(pages for _, _, pages in found.histogram)
+    counts = [pages for _, _, pages in found.histogram]
     lines = []
     for low, high, pages in found.histogram:
         label = str(low) if low == high else f"{low}{dash}{high}"
         unit = "page " if pages == 1 else "pages"
-        lines.append((f"  {label:>9} ", pages, f" {pages:>9,} {unit} {pages / whole:>4.0%}"))
-    columns = min([_BAR_COLUMNS, *(console.width - len(a + b) for a, _, b in lines)])
+        share = f" {pages:>9,} {unit} {pages / sum(counts):>4.0%}"
+        lines.append((f"  {label:>9} ", pages, share))
+    columns = max(0, min([_BAR_COLUMNS, *(console.width - len(a + b) for a, _, b in lines)]))
     for before, pages, after in lines:
-        bar = glyph * max(1, round(pages * columns / most)) if columns > 0 else ""
-        yield f"{before}{bar:<{max(0, columns)}}{after}"
+        bar = glyph * max(1, round(pages * columns / max(counts)))
+        yield f"{before}{bar[:columns]:<{columns}}{after}"
 
 
 def _kinds_line(libraries: Sequence[LibrarySurvey]) -> str:
     counts: Counter[str] = Counter()
     for library in libraries:
         counts.update(library.kinds)
-    whole = counts.total()
     listed = ", ".join(
-        f"{kind} {counts[kind]:,} ({counts[kind] / whole:.1%})" for kind in KINDS if counts[kind]
+        f"{kind} {counts[kind]:,} ({counts[kind] / counts.total():.1%})"
+        for kind in KINDS
+        if counts[kind]
     )
     return f"By kind: {listed or 'none'}."
 
 
-def _print_skipped(console: Console, census: Census) -> None:
-    for one in census.skipped[:_LONGEST_SKIPPED_LIST]:
-        console.print(f"Skipped: {one.path}: {one.reason}", style="dim")
-    more = len(census.skipped) - _LONGEST_SKIPPED_LIST
-    if more > 0:
-        console.print(f"and {more:,} more skipped; --json lists all", style="dim")
-
-
 def _pages(number: int) -> str:
-    return f"{counted(number, 'page', 'pages')} ({size(number * PAGE)})"
+    return f"{counted(number, 'page')} ({size(number * PAGE)})"
 
 
 def _kibibytes(size: int) -> str:
     return f"{size / 1024:,.0f}"
-
-
-def names_of(paths: Sequence[str | os.PathLike[str]]) -> str:
-    """The names of files, some of them."""
-    shown = ", ".join(Path(path).name for path in paths[:8])
-    return f"{shown}, ..." if len(paths) > 8 else shown

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mapscratch.elf import FixupsPerPage, LibrarySurvey, fixups_per_page
-from mapscratch.lab.survey.processes import ProcessSurvey
-from mapscratch.lab.survey.take import Census
-
-Order = Literal["dirtied", "saved", "fixups", "name"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+from mapscratch.lab.survey.census import Census, ProcessSurvey
 
 LARGEST = 10
 """So many libraries are told apart from the others."""
@@ -23,39 +19,29 @@ LARGEST = 10
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over a census.
-
-    Attributes:
-        libraries: how many.
-        fixups: of all of them.
-        dirtied_pages: pages that relocation dirties in a process that loads all of them.
-        saved_pages: of these, what `mapscratch run` saves.
-        plt_pages: of the dirtied ones, what holds slots of PLT entries, with others or alone.
-        text_pages: what conversion takes: pages of text that its entries dirty, and that the kernel
-            may drop.
-        bind_now_or_no_plt_share: the share of libraries that are bound at load or have no PLT.
-        fixups_per_page: over all pages of all libraries.
-        largest_share: of the dirtied pages, how many are of the `LARGEST` libraries: 0 to 1.
-        library_median: fixups a page in the median, of the library in the middle.
-        library_symbolic_share: of its fixups, how many look up a symbol, of the library in the
-            middle: 0 to 1.
-        processes: how many.
-        relocated_pages: private copies of relocated pages in all of them.
-        relocated_pss_bytes: the same, what forked processes share counted once.
-        saved_pages_in_processes: of the relocated pages, what `mapscratch run` would save.
-    """
+    """Sums over a census; pages, as far as they are not of processes, are of all libraries."""
 
     libraries: int
     fixups: int
     dirtied_pages: int
     saved_pages: int
     plt_pages: int
+    """With slots of PLT entries, with others or alone."""
     text_pages: int
+    """What conversion takes: pages of text that entries dirty, and that the kernel may drop."""
     bind_now_or_no_plt_share: float
+    """Of the libraries: 0 to 1."""
     fixups_per_page: FixupsPerPage
+    pages_by_fixups: list[tuple[int, int]]
+    """For each number of fixups that a page has: the number, and how many pages have so many."""
+    window_pages: int
+    """From the first to the last that relocation dirties, of each library."""
     largest_share: float
+    """Of the dirtied pages, how many are of the `LARGEST` libraries: 0 to 1."""
     library_median: float
+    """Fixups a page in the median, of the library in the middle."""
     library_symbolic_share: float
+    """Of its fixups, how many look up a symbol, of the library in the middle: 0 to 1."""
     processes: int
     relocated_pages: int
     relocated_pss_bytes: int
@@ -65,52 +51,61 @@ class Totals:
 def totals(census: Census) -> Totals:
     """Sum up a census."""
     libraries, processes = census.libraries, census.processes
-    pages = [library.pages.fixups for library in libraries]
+
+    def summed(name: str, of: tuple[Any, ...] = libraries) -> int:
+        return sum(getattr(one, name) for one in of)
+
+    pages = np.concatenate(
+        [np.empty(0, dtype=np.int64), *(library.pages.fixups for library in libraries)]
+    )
+    counted = np.bincount(pages)
+    numbers = [library.pages.numbers for library in libraries if library.dirtied_pages]
     bound = sum(library.bind_mode != "lazy" for library in libraries)
     dirtied = sorted((library.dirtied_pages for library in libraries), reverse=True)
     fixed_up = [library for library in libraries if library.fixups]
+    medians = [library.fixups_per_page.median for library in fixed_up]
     symbolic = [
         (library.kinds["symbolic"] + library.kinds["JUMP_SLOT"]) / library.fixups
         for library in fixed_up
     ]
     return Totals(
         libraries=len(libraries),
-        fixups=sum(library.fixups for library in libraries),
-        dirtied_pages=sum(library.dirtied_pages for library in libraries),
-        saved_pages=sum(library.saved_pages for library in libraries),
-        plt_pages=sum(library.plt_pages for library in libraries),
-        text_pages=sum(library.text_pages for library in libraries),
-        bind_now_or_no_plt_share=bound / len(libraries) if libraries else 0.0,
-        fixups_per_page=fixups_per_page(np.concatenate(pages or [np.empty(0, dtype=np.int64)])),
+        fixups=summed("fixups"),
+        dirtied_pages=sum(dirtied),
+        saved_pages=summed("saved_pages"),
+        plt_pages=summed("plt_pages"),
+        text_pages=summed("text_pages"),
+        bind_now_or_no_plt_share=bound / max(1, len(libraries)),
+        fixups_per_page=fixups_per_page(pages),
+        pages_by_fixups=[
+            (number, int(counted[number])) for number in np.flatnonzero(counted).tolist()
+        ],
+        window_pages=sum(int(one[-1] - one[0]) + 1 for one in numbers),
         largest_share=sum(dirtied[:LARGEST]) / max(1, sum(dirtied)),
-        library_median=statistics.median(
-            [library.fixups_per_page.median for library in fixed_up] or [0.0]
-        ),
+        library_median=statistics.median(medians or [0.0]),
         library_symbolic_share=statistics.median(symbolic or [0.0]),
         processes=len(processes),
-        relocated_pages=sum(process.relocated_pages for process in processes),
-        relocated_pss_bytes=sum(process.relocated_pss_bytes for process in processes),
-        saved_pages_in_processes=sum(process.saved_pages for process in processes),
+        relocated_pages=summed("relocated_pages", processes),
+        relocated_pss_bytes=summed("relocated_pss_bytes", processes),
+        saved_pages_in_processes=summed("saved_pages", processes),
     )
 
 
-def sorted_libraries(census: Census, order: Order) -> list[LibrarySurvey]:
-    """The largest first, or by name; what is equal by path."""
-    keys: dict[Order, Callable[[LibrarySurvey], Any]] = {
-        "dirtied": lambda one: -one.dirtied_pages,
-        "saved": lambda one: -one.saved_pages,
-        "fixups": lambda one: -one.fixups,
-        "name": lambda one: one.path.name,
-    }
-    return sorted(census.libraries, key=lambda one: (keys[order](one), one.path))
+_KEYS: dict[str, tuple[Callable[[LibrarySurvey], Any], Callable[[ProcessSurvey], Any]]] = {
+    "dirtied": (lambda one: -one.dirtied_pages, lambda one: -one.relocated_pages),
+    "saved": (lambda one: -one.saved_pages, lambda one: -one.saved_pages),
+    # The fixups of processes are not counted: they go by pages.
+    "fixups": (lambda one: -one.fixups, lambda one: -one.relocated_pages),
+    "name": (lambda one: one.path.name, lambda one: one.command),
+}
+ORDERS = tuple(_KEYS)
 
 
-def sorted_processes(census: Census, order: Order) -> list[ProcessSurvey]:
-    """The same for processes, whose fixups are not counted: they go by pages."""
-    keys: dict[Order, Callable[[ProcessSurvey], Any]] = {
-        "dirtied": lambda one: -one.relocated_pages,
-        "saved": lambda one: -one.saved_pages,
-        "fixups": lambda one: -one.relocated_pages,
-        "name": lambda one: one.command,
-    }
-    return sorted(census.processes, key=lambda one: (keys[order](one), one.pid))
+def in_order(census: Census, order: str) -> Census:
+    """Libraries and processes by one of `ORDERS`; what is equal by path or number."""
+    of_library, of_process = _KEYS[order]
+    return replace(
+        census,
+        libraries=tuple(sorted(census.libraries, key=lambda one: (of_library(one), one.path))),
+        processes=tuple(sorted(census.processes, key=lambda one: (of_process(one), one.pid))),
+    )

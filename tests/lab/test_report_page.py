@@ -181,9 +181,9 @@ def test_the_verdict_is_the_share_of_pages_that_have_fewer_fixups():
     cost = make_cost(MIXED)
     report = as_document(cost, "", "cost").report
     limits = {
-        (one.swap, one.fixup.scope): report.pages.share_below(one.fixups.median)
+        (one.swap.what, one.fixup.scope): report.pages.share_below(one.fixups.median)
         for one in report.break_even
-        if (one.engine, one.fixup.fixup) == ("lazyfree", "mixed")
+        if (one.scratch.what, one.fixup.fixup) == ("lazyfree", "mixed")
     }
     # (20.1 - 7.6) µs / 58.9 ns is 212, which 82 % of the pages don't have; zram is never beaten.
     assert round(100 * limits["swap.file", "long"]) == 82
@@ -459,7 +459,7 @@ def test_break_even_is_that_of_the_model():
             (own,) = (
                 one
                 for one in report.break_even
-                if (one.swap, one.engine, one.fixup) == (swap.trip.what, "lazyfree", way.trip.fixup)
+                if one.swap is swap.trip and one.scratch is way.trip
             )
             assert ways.pays(way, swap).found == own
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 
 from mapscratch.lab.cost.alternatives import Alternatives
-from mapscratch.lab.cost.costs import Costs
+from mapscratch.lab.cost.costs import Costs, Measurement
 from mapscratch.lab.cost.fleet import TABLE_ENTRY
-from mapscratch.lab.cost.model import BreakEven
-from mapscratch.lab.rig.results import Spread
-from mapscratch.text import microseconds, nanoseconds, swap_name
+from mapscratch.lab.cost.model import RoundTrip
+from mapscratch.text import microseconds, nanoseconds
 
 _DISAGREE = 0.1
 """Where the least of the rounds is less than so much of the median, the median says little."""
@@ -23,14 +22,9 @@ _DISAGREE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Another way.
+    """Another way, for programs and for people: when it beats us, and where it is described.
 
-    Attributes:
-        name: for programs.
-        title: for people.
-        sentence: when it beats us, with what was measured of it.
-        measured: there are figures of this machine in the sentence.
-        source: where it is described.
+    `measured`: there are figures of this machine in the sentence.
     """
 
     name: str
@@ -40,159 +34,117 @@ class Baseline:
     source: str
 
 
+_WAYS = (
+    (
+        "prefork",
+        "pre-fork, zygote",
+        "Beats us wherever workers are forked from one process that has loaded everything: they "
+        "share one copy, and nothing is fixed up again",
+        "{child} of the {alone} dirty pages of {library} each (Pss, {children} children); {fork} a "
+        "fork; {fork_page} a page at fork",
+        "B. Lee et al., From Zygote to Morula, IEEE Symposium on Security and Privacy 2014",
+    ),
+    (
+        "ksm",
+        "KSM at equal bases",
+        "Beats us in memory where pages are wanted all the time and bases are equal: one copy, "
+        "after ksmd has read and compared them",
+        "{equal} of relocated pages are equal in two processes; {equal_fixed} at equal bases; "
+        "{ksm_merge} a page to merge; {ksm_unmerge} a page to part again at a store",
+        "https://docs.kernel.org/admin-guide/mm/ksm.html",
+    ),
+    (
+        "relr",
+        "RELR (-z pack-relative-relocs)",
+        "No rival: it packs the table of relative relocations, and the same pages are dirtied",
+        "{relocation_relr} a word, {relocation_relative} without",
+        "F. Song, https://maskray.me/blog/2021-10-31-relative-relocations-and-relr",
+    ),
+    (
+        "fixed_base",
+        "prelink, a fixed base, no ASLR",
+        "Beats us in everything but security: pages are clean, shared, and never fixed up",
+        "at fixed addresses {equal_fixed} of the {pages} relocated pages of {library} are equal in "
+        "two processes",
+        "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf",
+    ),
+    (
+        "binding",
+        "-z now, -fno-plt",
+        "No rival: they decide when a function is looked up, not how many pages that dirties",
+        "{binding_now_short} a function at load, {binding_lazy_short} at its first call (short "
+        "scope); {binding_now_long} a function at load, {binding_lazy_long} at its first call "
+        "(long scope)",
+        "https://gcc.gnu.org/onlinedocs/gcc/Code-Gen-Options.html, -fno-plt; ld(1), -z now",
+    ),
+    (
+        "zswap",
+        "zswap and zram",
+        "The closest rival: pages stay in memory compressed and need no fixing up. It beats us "
+        "where fixups are many or symbolic, or where the file would have to be read again",
+        "a page without fixups takes {swap_zswap} by zswap and {dropped}; a page without fixups "
+        "takes {swap_zram} by zram and {dropped}; relocated pages compress to {compressed} "
+        "(zlib -1, one library), as much as {values} known values a page take",
+        "https://docs.kernel.org/admin-guide/mm/zswap.html",
+    ),
+)
+"""Name, title, when it beats us, what was found here, and source.
+
+Of what was found, parts between semicolons are left out where a figure is not known."""
+
+
 def baselines(
-    costs: Costs, tried: Alternatives | None = None, weighed: Sequence[BreakEven] = ()
+    costs: Costs,
+    tried: Alternatives | None = None,
+    swaps: Sequence[RoundTrip] = (),
+    scratches: Sequence[RoundTrip] = (),
 ) -> tuple[Baseline, ...]:
     """All of them, in the order in which a mailing list would name them.
 
-    Args:
-        costs: what was measured.
-        tried: what small experiments showed; None if they were not made.
-        weighed: break-even of each swap and the engine that would be taken here.
+    What was tried are small experiments; the engine of the first scratch line would be taken here.
     """
-    compressed = list(_compressed_swap(weighed))
-    missing = "" if compressed else ". Not measured in this run (--swap zswap or zram, as root)"
-    return (
-        _baseline(
-            "prefork",
-            "pre-fork, zygote",
-            "Beats us wherever workers are forked from one process that has loaded everything: "
-            "they share one copy, and nothing is fixed up again",
-            _prefork(costs, tried),
-            "B. Lee et al., From Zygote to Morula, IEEE Symposium on Security and Privacy 2014",
-        ),
-        _baseline(
-            "ksm",
-            "KSM at equal bases",
-            "Beats us in memory where pages are wanted all the time and bases are equal: one copy, "
-            "after ksmd has read and compared them",
-            _same_page_merging(costs, tried),
-            "https://docs.kernel.org/admin-guide/mm/ksm.html",
-        ),
-        _baseline(
-            "relr",
-            "RELR (-z pack-relative-relocs)",
-            "No rival: it packs the table of relative relocations, and the same pages are dirtied",
-            _relr(costs),
-            "F. Song, https://maskray.me/blog/2021-10-31-relative-relocations-and-relr",
-        ),
-        _baseline(
-            "fixed_base",
-            "prelink, a fixed base, no ASLR",
-            "Beats us in everything but security: pages are clean, shared, and never fixed up",
-            _fixed_base(tried),
-            "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf",
-        ),
-        _baseline(
-            "binding",
-            "-z now, -fno-plt",
-            "No rival: they decide when a function is looked up, not how many pages that dirties",
-            _binding(costs),
-            "https://gcc.gnu.org/onlinedocs/gcc/Code-Gen-Options.html, -fno-plt; ld(1), -z now",
-        ),
-        _baseline(
-            "zswap",
-            "zswap and zram",
-            "The closest rival: pages stay in memory compressed and need no fixing up. It beats us "
-            "where fixups are many or symbolic, or where the file would have to be read again"
-            + missing,
-            [*compressed, *_compression(tried)],
-            "https://docs.kernel.org/admin-guide/mm/zswap.html",
-        ),
-    )
+    known = {name.replace(".", "_"): text for name, text in _figures(costs, tried)}
+    known |= {one.what.replace(".", "_"): microseconds(one.bare_us) for one in swaps}
+    for one in scratches[:1]:
+        known["dropped"] = f"{microseconds(one.bare_us)} by {one.what}"
+    found = []
+    for name, title, claim, parts, source in _WAYS:
+        here = "; ".join(_told(parts.split("; "), known))
+        if name == "zswap" and not known.keys() & {"swap_zswap", "swap_zram"}:
+            claim += ". Not measured in this run (--swap zswap or zram, as root)"
+        sentence = f"{claim}. Here: {here}." if here else f"{claim}."
+        found.append(Baseline(name, title, sentence, bool(here), source))
+    return tuple(found)
 
 
-def _baseline(
-    name: str, title: str, claim: str, found: Iterator[str] | Sequence[str], source: str
-) -> Baseline:
-    """The claim holds anyway; what was found here follows it."""
-    here = "; ".join(found)
-    sentence = f"{claim}. Here: {here}." if here else f"{claim}."
-    return Baseline(name, title, sentence, bool(here), source)
+def _told(parts: Sequence[str], known: dict[str, str]) -> Iterator[str]:
+    """Those of which every figure is known."""
+    for part in parts:
+        try:
+            yield part.format_map(known)
+        except KeyError:
+            continue
 
 
-# --- what was found -----------------------------------------------------------------------------
-
-
-def _prefork(costs: Costs, tried: Alternatives | None) -> Iterator[str]:
+def _figures(costs: Costs, tried: Alternatives | None) -> Iterator[tuple[str, str]]:
+    for one in costs.measurements:
+        yield one.name, _time(one)
     if tried:
-        yield (
-            f"{tried.child_bytes / PAGESIZE:.0f} of the {tried.alone_bytes / PAGESIZE:.0f} dirty "
-            f"pages of {tried.name} each (Pss, {tried.children} children)"
-        )
-        yield f"{microseconds(tried.fork_us)} a fork"
-    if page := costs.measurement("fork.page"):
-        yield f"{_at_most(page)} a page at fork"
-
-
-def _at_most(spread: Spread) -> str:
-    """The median; where the rounds hardly agree on its size, only what it is less than."""
-    if spread.minimum < _DISAGREE * spread.median:
-        return f"< {nanoseconds(spread.maximum)}"
-    return nanoseconds(spread.median)
-
-
-def _same_page_merging(costs: Costs, tried: Alternatives | None) -> Iterator[str]:
-    if tried:
-        yield f"{tried.equal_random:.0%} of relocated pages are equal in two processes"
+        yield "library", tried.name
+        yield "pages", str(tried.pages)
+        yield "children", str(tried.children)
+        yield "alone", f"{tried.alone_bytes / PAGESIZE:.0f}"
+        yield "child", f"{tried.child_bytes / PAGESIZE:.0f}"
+        yield "fork", microseconds(tried.fork_us)
+        yield "equal", f"{tried.equal_random:.0%}"
+        yield "compressed", f"{tried.compressed:.0%}"
+        yield "values", f"{tried.compressed * PAGESIZE / TABLE_ENTRY:.0f}"
         if tried.equal_fixed is not None:
-            yield f"{tried.equal_fixed:.0%} at equal bases"
-    for name, what in (("ksm.merge", "merge"), ("ksm.unmerge", "part again at a store")):
-        if one := costs.measurement(name):
-            yield f"{microseconds(one.median / 1e3)} a page to {what}"
+            yield "equal_fixed", f"{tried.equal_fixed:.0%}"
 
 
-def _relr(costs: Costs) -> Iterator[str]:
-    packed, plain = (costs.measurement(f"relocation.{kind}") for kind in ("relr", "relative"))
-    if packed and plain:
-        yield f"{nanoseconds(packed.median)} a word, {plain.median:.1f} without"
-
-
-def _fixed_base(tried: Alternatives | None) -> Iterator[str]:
-    if tried and tried.equal_fixed is not None:
-        yield (
-            f"at fixed addresses {tried.equal_fixed:.0%} of the {tried.pages} relocated pages of "
-            f"{tried.name} are equal in two processes"
-        )
-
-
-def _binding(costs: Costs) -> Iterator[str]:
-    for scope in ("short", "long"):
-        now, lazy = (costs.measurement(f"binding.{when}.{scope}") for when in ("now", "lazy"))
-        if now and lazy:
-            yield (
-                f"{nanoseconds(now.median)} a function at load, {nanoseconds(lazy.median)} at its "
-                f"first call ({scope} scope)"
-            )
-
-
-def _compressed_swap(weighed: Sequence[BreakEven]) -> Iterator[str]:
-    for swap in ("swap.zswap", "swap.zram"):
-        limits = [one for one in weighed if one.swap == swap]
-        if limits:
-            yield (
-                f"{swap_name(swap)} ({microseconds(limits[0].page_swap_us.median)} a page, "
-                f"{limits[0].engine} {microseconds(limits[0].page_scratch_us.median)}) is ahead "
-                f"{_ahead(limits)}"
-            )
-
-
-def _compression(tried: Alternatives | None) -> Iterator[str]:
-    if tried:
-        values = tried.compressed * PAGESIZE / TABLE_ENTRY
-        yield (
-            f"relocated pages compress to {tried.compressed:.0%} (zlib -1, one library), as much "
-            f"as {values:.0f} known values a page take"
-        )
-
-
-def _ahead(limits: Sequence[BreakEven]) -> str:
-    """From how many fixups of which kind swap is ahead."""
-    kinds: dict[str, list[str]] = {}
-    for one in limits:
-        limit = {"never": "even with no", "always": "never with"}.get(
-            one.pays, f"from {one.fixups.median:,.0f} on with"
-        )
-        kinds.setdefault(limit, []).append(one.fixup.title)
-    ahead = sorted(kinds.items(), key=lambda item: item[0] == "never with")
-    return ", ".join(f"{limit} {' or '.join(titles)} ones" for limit, titles in ahead)
+def _time(one: Measurement) -> str:
+    """The median; where the rounds hardly agree on its size, only what it is less than."""
+    unsure = one.minimum < _DISAGREE * one.median
+    ns = one.maximum if unsure else one.median
+    return "< " * unsure + (nanoseconds(ns) if ns < 1e3 else microseconds(ns / 1e3))

@@ -92,14 +92,14 @@ def _line(line: Line) -> Document:
 def _break_even(one: BreakEven) -> Document:
     median, least, most = (_finite(value) for value in astuple(one.fixups))
     return {
-        "swap": one.swap.removeprefix("swap."),
-        "engine": one.engine,
+        "swap": one.swap.what.removeprefix("swap."),
+        "engine": one.scratch.what,
         "fixup": one.fixup.fixup,
         "scope": one.fixup.scope,
         "fixup_ns": one.fixup.ns.median,
-        "page_swap_us": one.page_swap_us.median,
-        "swap_fixup_ns": one.swap_fixup_ns,
-        "page_scratch_us": one.page_scratch_us.median,
+        "page_swap_us": one.swap.bare_us,
+        "swap_fixup_ns": float(np.median(one.swap.fixup_ns[0])),
+        "page_scratch_us": one.scratch.bare_us,
         "pays": one.pays,
         "fixups": median,
         "minimum": least,

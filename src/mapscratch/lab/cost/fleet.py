@@ -100,11 +100,8 @@ def plan_fleet(
     layout = pages.layout or ALONE
     count = round(processes * hosts * (pages.total_pages if pages_each is None else pages_each))
     share = ASSUMED_COMPRESSION if compression is None else compression
-    trips = swap_lines(costs, other, layout) + [
-        trip
-        for trip in scratch_lines(costs, layout)
-        if trip.fixup and trip.fixup.fixup == "known value"
-    ]
+    trips = swap_lines(costs, other, layout)
+    trips += [one for one in scratch_lines(costs, layout) if one.kind == "known value"]
     return Fleet(
         processes=processes,
         hosts=hosts,

@@ -168,6 +168,11 @@ class RoundTrip:
     page_us: Floats
     fixup_ns: Floats
 
+    @property
+    def kind(self) -> FixupName | None:
+        """How values of fixups are found; None for swap."""
+        return self.fixup.fixup if self.fixup else None
+
     def at(self, fixups: ArrayLike) -> Floats:
         """µs for pages with so many fixups each, shape (n,).
 
@@ -180,6 +185,11 @@ class RoundTrip:
     def spread_at(self, fixups: float) -> Spread:
         """µs for a page with so many fixups."""
         return _spread(self.at(fixups)[:, 0])
+
+    @property
+    def bare_us(self) -> float:
+        """µs for a page without fixups: the median."""
+        return self.spread_at(0).median
 
 
 def swap_lines(
@@ -310,28 +320,21 @@ def _over_rounds(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From how many fixups a page scratch costs more time than swap.
+    """From how many fixups a page a line of scratch costs more time than one of swap.
 
-    Attributes:
-        swap: what MAP_PRIVATE's pages go to.
-        swap_title: the same in words.
-        engine: what drops pages.
-        fixup: what is made again, and for how much.
-        page_swap_us: a page without fixups by swap.
-        swap_fixup_ns: by swap, ns more for each fixup: how it compresses depends on them.
-        page_scratch_us: the same by the engine.
-        fixups: the number; infinite where the lines don't meet, at most 0 where swap is faster for
-            a page without fixups.
+    The number is infinite where the lines don't meet, and at most 0 where swap is faster for a page
+    without fixups.
     """
 
-    swap: str
-    swap_title: str
-    engine: str
-    fixup: FixupCost
-    page_swap_us: Spread
-    swap_fixup_ns: float
-    page_scratch_us: Spread
+    swap: RoundTrip
+    scratch: RoundTrip
     fixups: Spread
+
+    @property
+    def fixup(self) -> FixupCost:
+        """What is made again, and for how much."""
+        assert self.scratch.fixup
+        return self.scratch.fixup
 
     @property
     def pays(self) -> Pays:
@@ -348,23 +351,13 @@ class BreakEven:
 
 def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
     """Where two lines meet."""
-    assert scratch.fixup is not None
     figures = [swap.page_us, swap.fixup_ns, scratch.page_us, scratch.fixup_ns]
     if swap.page_us.shape != scratch.page_us.shape:  # Not measured in the same rounds.
         figures = [_over_rounds(values)[:, None] for values in figures]
     swap_us, swap_ns, scratch_us, scratch_ns = figures
     # The least of the meetings has the most that scratch may cost.
     meeting = _meeting(swap_us, swap_ns, scratch_us[_OPPOSITE], scratch_ns[_OPPOSITE])
-    return BreakEven(
-        swap=swap.what,
-        swap_title=swap.title,
-        engine=scratch.what,
-        fixup=scratch.fixup,
-        page_swap_us=swap.spread_at(0),
-        swap_fixup_ns=float(np.median(swap.fixup_ns[0])),
-        page_scratch_us=scratch.spread_at(0),
-        fixups=_spread(_over_rounds(meeting)),
-    )
+    return BreakEven(swap, scratch, _spread(_over_rounds(meeting)))
 
 
 def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: Floats) -> Floats:

@@ -83,8 +83,8 @@ def _check_line(check: Check) -> str:
 
 
 def _print_break_even(console: Console, report: CostReport) -> None:
-    found = {(one.engine, one.fixup.title, one.swap): one for one in report.break_even}
-    swaps = {one.swap: without_latency(one.swap_title) for one in report.break_even}
+    found = {(one.scratch.what, one.fixup.title, one.swap.what): one for one in report.break_even}
+    swaps = {one.what: without_latency(one.title) for one in report.swaps}
     rows = list(dict.fromkeys((engine, fixup) for engine, fixup, _ in found))
     engines = [engine for engine, _ in rows]
     shown = [
@@ -135,10 +135,10 @@ def _explanations(report: CostReport) -> Iterator[str]:
         "as what ld.so takes for them, mixed ones as it takes in the mean for those of the pages "
         "below."
     )
-    trips = {one.title: one.at(0)[0, 0] for one in (*report.swaps, *report.scratches)}
+    trips = {one.title: one.bare_us for one in (*report.swaps, *report.scratches)}
     yield (
         "A page's round trip without fixups: "
-        f"{', '.join(f'{title} {microseconds(float(us))}' for title, us in trips.items())}."
+        f"{', '.join(f'{title} {microseconds(us)}' for title, us in trips.items())}."
     )
     yield (
         f"Pages: {pages.title}: {pages.total_pages:,} with fixups, {pages.median:.0f} on the one "

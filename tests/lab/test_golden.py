@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support.comparisons import NO_SWAP, PAGES, ZRAM, make_comparison, make_round
 from support.costs import LINES, make_costs, make_line
-from support.golden import agrees_with_golden, drawn_on, plain_console
+from support.golden import agrees_with_golden, chart_text, drawn_on, plain_console
 
-from mapscratch.lab.compare.charts import ASCII, chart_of, plain, text_chart
+from mapscratch.lab.compare.charts import ASCII, chart_of
 from mapscratch.lab.compare.terminal import print_comparison
 from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.cost.alternatives import Alternatives
@@ -107,9 +107,9 @@ def test_charts() -> None:
         make_round("private", 2, kept_pages=2 * PAGES), make_round("lazyfree", 2), swap=NO_SWAP
     )
     drawn = [
-        plain(text_chart(chart_of(SWEEP))),
-        plain(text_chart(chart_of(SWEEP), width=56, height=7)).translate(ASCII),
-        plain(text_chart(chart_of(without_swap), width=56, height=7)).translate(ASCII),
+        chart_text(chart_of(SWEEP)),
+        chart_text(chart_of(SWEEP), width=56, height=7).translate(ASCII),
+        chart_text(chart_of(without_swap), width=56, height=7).translate(ASCII),
     ]
     assert drawn[1].isascii() and drawn[2].isascii()
     agrees_with_golden("\n\n".join(drawn) + "\n", "charts.txt")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from support.comparisons import NO_SWAP, PAGES, make_comparison, make_round
+from support.golden import chart_text
 
 from mapscratch.lab.compare.charts import (
     Chart,
@@ -14,9 +15,7 @@ from mapscratch.lab.compare.charts import (
     Series,
     chart_of,
     check_chart_file,
-    plain,
     save_chart,
-    text_chart,
 )
 
 COUNTS = (1, 2, 4, 8)
@@ -54,7 +53,7 @@ def test_without_swap_it_is_what_was_given_back():
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
 def test_it_is_not_wider_than_asked_for(width):
-    rows = plain(text_chart(Chart("title", chart_of(SWEEP).series, ""), width=width)).splitlines()
+    rows = chart_text(Chart("title", chart_of(SWEEP).series, ""), width=width).splitlines()
     assert max(map(len, rows)) <= width
 
 
@@ -64,9 +63,7 @@ def test_names_too_long_for_the_room_stand_below(width):
         Series(f"lazyfree, mixed, {'very ' * 5}long {at}", ((1, at), (512, 2.0 * at)))
         for at in (3.0, 900_000_000.0)
     )
-    rows = plain(
-        text_chart(Chart("title", long, "", ("fixup a page", "fixups a page")), width=width)
-    )
+    rows = chart_text(Chart("title", long, "", ("fixup a page", "fixups a page")), width=width)
     *drawn, names = rows.splitlines()
     assert max(map(len, drawn)) <= max(width, 40)
     assert names.startswith("Lines, from the top at their ends: lazyfree")
@@ -76,7 +73,7 @@ def test_names_too_long_for_the_room_stand_below(width):
 
 def test_lines_that_end_together_share_a_label():
     same = tuple(Series(name, ((1, 5.0), (2, 5.0))) for name in ("kernel", "lazyfree"))
-    assert "kernel, lazyfree" in plain(text_chart(Chart("title", same, "")))
+    assert "kernel, lazyfree" in chart_text(Chart("title", same, ""))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +86,7 @@ def test_lines_that_end_together_share_a_label():
     ],
 )
 def test_odd_data_can_be_drawn(series):
-    assert "title" in plain(text_chart(Chart("title", series, ""))) or not series
+    assert "title" in chart_text(Chart("title", series, "")) or not series
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mapscratch.lab.compare.charts import Chart, text_chart
+
 FOLDER = Path(__file__).parent.parent / "golden"
 _BLOCKS = (
     "p|li|tr|h1|h2|h3|caption|figcaption|text|dt|summary|button|title|desc|div|small|section|pre|"
@@ -52,3 +54,8 @@ def words_of_page(page: str) -> str:
     lines = html.unescape(re.sub(r"<[^>]+>", "", page)).splitlines()
     told = (" ".join(line.split()).removesuffix(" |") for line in lines)
     return "\n".join(line for line in told if line.strip("| ")) + "\n"
+
+
+def chart_text(chart: Chart, **options: int) -> str:
+    """A text chart without colour."""
+    return "\n".join(line.plain for line in text_chart(chart, **options))

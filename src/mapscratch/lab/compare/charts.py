@@ -8,20 +8,19 @@ beyond ASCII, or by matplotlib into a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.text import Text
 
 from mapscratch.errors import UserError
 from mapscratch.extras import how_to_install
 from mapscratch.lab.rig.results import Comparison, Summary
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 CHART_FORMATS = (".svg", ".png")
 ROWS = 14
@@ -132,68 +131,48 @@ def _mebibytes_given_back(summary: Summary) -> float | None:
     return None if pages is None or kept is None else (pages - kept) * PAGESIZE / (1 << 20)
 
 
-Cell = tuple[str, str]
-"""A piece of text and the name of the line that it belongs to, or nothing."""
-
-
-def text_chart(chart: Chart, *, width: int = 80, height: int = ROWS) -> list[list[Cell]]:
-    """Draws a chart in characters: rows of pieces of text, in at least 40 columns."""
+def text_chart(chart: Chart, *, width: int = 80, height: int = ROWS) -> list[Text]:
+    """Draws a chart in characters, in at least 40 columns."""
     counts = chart.counts
     if not chart.series or not counts:
-        return [[("(nothing to draw)", "")]]
+        return [Text("(nothing to draw)")]
     decimals = 0 if chart.top >= 10 else 1
-    labels = {
-        _row(value, chart.top, height): f"{value:,.{decimals}f}"
-        for value in (chart.top, chart.top / 2, 0.0)
-    }
+    values = (chart.top, chart.top / 2, 0.0)
+    labels = {_row(value, chart.top, height): f"{value:,.{decimals}f}" for value in values}
     gutter = max(map(len, labels.values()))
     names = chart.names(height, _LONGEST_NAMES)
-    below: list[Cell] = []
     room = max(width, 40) - gutter - 3
     columns = room - 2 - max(len(", ".join(found)) for found in names.values())
+    below: list[Text] = []
     if columns < _LEAST_COLUMNS:
         ordered = [name for _, found in sorted(names.items()) for name in found]
-        below = [("Lines, from the top at their ends", "")]
-        for index, name in enumerate(ordered):
-            below += [("; " if index else ": ", ""), (name, name)]
+        below = [Text("Lines, from the top at their ends: ") + _coloured("; ", ordered)]
         names = {}
         columns = max(room - len(f"{counts[-1]} {chart.unit[1]}"), _LEAST_COLUMNS // 2)
 
     def column(count: float) -> int:
         first, last = counts[0], counts[-1]
-        return (
-            round((count - first) / (last - first) * (columns - 1))
-            if last > first
-            else columns // 2
-        )
+        share = (count - first) / (last - first) if last > first else 0.5
+        return round(share * (columns - 1))
 
-    rows: list[list[Cell]] = [[(chart.title, "")], []]
+    rows = [Text(chart.title), Text()]
     for row, cells in enumerate(_drawn(chart, column, columns, height)):
         label = labels.get(row, "")
-        beside = [
-            ((", " if index else "  ") + name, name)
-            for index, name in enumerate(names.get(row, []))
-        ]
-        rows.append([(f"{label:>{gutter}} {'┤' if label else '│'}", ""), *cells, *beside])
-    rows.append([(" " * (gutter + 1) + "└" + "─" * columns, "")])
-    rows.append([(" " * (gutter + 2) + _count_labels(chart, column), "")])
-    return rows + [line for line in (below, [(chart.note, "")] if chart.note else []) if line]
-
-
-def plain(rows: list[list[Cell]]) -> str:
-    """A text chart without colour."""
-    return "\n".join("".join(text for text, _ in row).rstrip() for row in rows)
+        line = Text.assemble(f"{label:>{gutter}} {'┤' if label else '│'}", *cells)
+        rows.append(line + "  " + _coloured(", ", names.get(row, [])))
+    rows.append(Text(" " * (gutter + 1) + "└" + "─" * columns))
+    rows.append(Text(" " * (gutter + 2) + _count_labels(chart, column)))
+    rows += [*below, *([Text(chart.note)] if chart.note else [])]
+    for line in rows:
+        line.rstrip()
+    return rows
 
 
 def print_chart(console: Console, chart: Chart) -> None:
     """Prints a text chart, in colour, with the characters that the terminal has."""
-    from rich.text import Text
-
     unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
-    for row in text_chart(chart, width=min(console.width, 100)):
-        cells = [(text if unicode else text.translate(ASCII), style_of(name)) for text, name in row]
-        line = Text.assemble(*cells)
-        line.rstrip()
+    for line in text_chart(chart, width=min(console.width, 100)):
+        line.plain = line.plain if unicode else line.plain.translate(ASCII)
         console.print(line)
 
 
@@ -206,22 +185,28 @@ def _looks(name: str) -> tuple[str, str, str]:
     return _LOOKS.get(name.partition(",")[0], ("", "#555555", "o"))
 
 
+def _coloured(between: str, names: Sequence[str]) -> Text:
+    return Text(between).join(Text(name, style_of(name)) for name in names)
+
+
 def _row(value: float, top: float, height: int) -> int:
     return height - 1 - round(value / top * (height - 1))
 
 
 def _drawn(
     chart: Chart, column: Callable[[float], int], columns: int, height: int
-) -> list[list[Cell]]:
-    grid: list[list[Cell]] = [[(" ", "")] * columns for _ in range(height)]
+) -> list[list[tuple[str, str]]]:
+    """Rows of characters and their styles."""
+    grid = [[(" ", "")] * columns for _ in range(height)]
     for one in reversed(chart.series):  # The first one, MAP_PRIVATE, on top.
+        style = style_of(one.name)
         at = [column(count) for count, _ in one.points]
         values = [value for _, value in one.points]
         for where in range(at[0], at[-1] + 1):
             between = float(np.interp(where, at, values))
-            grid[_row(between, chart.top, height)][where] = ("·", one.name)
+            grid[_row(between, chart.top, height)][where] = ("·", style)
         for where, value in zip(at, values, strict=True):
-            grid[_row(value, chart.top, height)][where] = ("●", one.name)
+            grid[_row(value, chart.top, height)][where] = ("●", style)
     return grid
 
 
@@ -265,29 +250,16 @@ def save_chart(chart: Chart, subtitle: str, path: Path) -> None:
     # Lines that lie on each other: the later ones are thinner, so that all can be seen.
     for index, one in enumerate(chart.series):
         _, colour, marker = _looks(one.name)
-        size, width = max(9 - 2 * index, 3), max(4 - index, 1)
-        axes.plot(
-            *zip(*one.points, strict=True),
-            label=one.name,
-            color=colour,
-            marker=marker,
-            markersize=size,
-            linewidth=width,
-            clip_on=False,
-            zorder=3 + index,
-        )
+        (line,) = axes.plot(*zip(*one.points, strict=True), color=colour, marker=marker)
+        line.set(markersize=max(9 - 2 * index, 3), linewidth=max(4 - index, 1))
+        line.set(clip_on=False, zorder=3 + index)
     ends = {one.name: one.points[-1] for one in chart.series}
+    beside: dict[str, Any] = {"xytext": (10, 0), "textcoords": "offset points", "va": "center"}
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
     for names in chart.names(16).values():
-        axes.annotate(
-            ", ".join(names),
-            ends[names[0]],
-            xytext=(10, 0),
-            textcoords="offset points",
-            va="center",
-            color=_looks(names[0])[1] if len(names) == 1 else "#333333",
-            annotation_clip=False,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
+        colour = _looks(names[0])[1] if len(names) == 1 else "#333333"
+        name = axes.annotate(", ".join(names), ends[names[0]], color=colour, bbox=white, **beside)
+        name.set_annotation_clip(False)
     axes.set_title(chart.title, loc="left", fontweight="bold", pad=26)
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color="#555555")
     axes.set_xlabel(f"{chart.unit[1]}\n{chart.note}".rstrip())

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from mapscratch.lab.compare.charts import chart_of, print_chart, style_of
-from mapscratch.lab.compare.verdict import judge
-from mapscratch.lab.rig.results import Comparison, Settings, Spread, Summary, SwapDescription
+from mapscratch.lab.compare.verdict import Case, judge
+from mapscratch.lab.rig.results import Comparison, Settings, Spread, Summary
 from mapscratch.lab.rig.workload import Workload
 from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, decimal, whole
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _MEBIBYTE = 1 << 20
 NOT_KNOWN = "n/a"
@@ -27,84 +25,64 @@ def _mebibytes(value: float) -> str:
     return f"{value / _MEBIBYTE:,.1f}"
 
 
-_LINES: tuple[tuple[str, str, Format], ...] = (
-    ("pages fixed up", "pages", whole),
-    ("fixups a page", "fixups_per_page", decimal),
-    ("pages to swap", "swapped_out_pages", whole),
-    ("MiB to swap", "swapped_out_bytes", _mebibytes),
-    ("pages from swap", "swapped_in_pages", whole),
-    ("MiB from swap", "swapped_in_bytes", _mebibytes),
-    ("of them still in memory", "swap_cache_pages", whole),
-    ("pages dropped by the kernel", "dropped_by_kernel_pages", whole),
-    ("pages dropped by us", "dropped_by_us_pages", whole),
-    ("pages kept in memory", "kept_pages", whole),
-    ("MiB given back per MiB asked", "given_back_per_mib", decimal),
-    ("file bytes read, MiB", "file_bytes_read", _mebibytes),
-    ("storage bytes read, MiB", "storage_bytes_read", _mebibytes),
-    ("Pss of clean pages, MiB", "clean_pss_bytes", _mebibytes),
-    ("memory before, MiB", "before_resident_bytes", _mebibytes),
-    ("  of it lazily freed", "before_lazily_freed_bytes", _mebibytes),
-    ("  of it locked", "locked_bytes", _mebibytes),
-    ("memory after, MiB", "after_resident_bytes", _mebibytes),
-    ("  of it lazily freed", "after_lazily_freed_bytes", _mebibytes),
-    ("fixup tables, MiB", "fixup_table_bytes", _mebibytes),
-    ("µs a page: first page-in", "first_page_in_us", decimal),
-    ("µs a page: first fixups", "first_fixups_us", decimal),
-    ("µs a page: reclaim or drop", "reclaim_us", decimal),
-    ("µs a page: page-in", "page_in_us", decimal),
-    ("µs a page: fixups again", "fixups_us", decimal),
-    ("µs a page: round trip", "round_trip_us", decimal),
-    ("ns a fixup, page in memory", "fixup_ns", decimal),
-    ("µs of CPU a page", "cpu_us", decimal),
-    ("major faults at page-in", "major_faults", whole),
-    ("fixups made at page-in", "fixups_at_page_in", whole),
-    ("fixups made after page-in", "fixups_after_page_in", whole),
-    ("words checked", "words_checked", whole),
-    ("words wrong", "wrong_words", whole),
-    ("words dropped before check", "lost_words", whole),
-    ("machine: written (pswpout)", "machine_pages_written", whole),
-    ("machine: read (pswpin)", "machine_pages_read", whole),
-    ("machine: to zswap (zswpout)", "machine_pages_compressed", whole),
-    ("machine: from zswap (zswpin)", "machine_pages_decompressed", whole),
-    ("machine: pglazyfreed", "machine_pages_lazily_freed", whole),
+_LINES: tuple[tuple[str, str, Format, bool], ...] = (
+    ("pages fixed up", "pages", whole, False),
+    ("fixups a page", "fixups_per_page", decimal, False),
+    ("pages to swap", "swapped_out_pages", whole, True),
+    ("MiB to swap", "swapped_out_bytes", _mebibytes, False),
+    ("pages from swap", "swapped_in_pages", whole, False),
+    ("MiB from swap", "swapped_in_bytes", _mebibytes, False),
+    ("of them still in memory", "swap_cache_pages", whole, False),
+    ("pages dropped by the kernel", "dropped_by_kernel_pages", whole, True),
+    ("pages dropped by us", "dropped_by_us_pages", whole, True),
+    ("pages kept in memory", "kept_pages", whole, False),
+    ("MiB given back per MiB asked", "given_back_per_mib", decimal, True),
+    ("file bytes read, MiB", "file_bytes_read", _mebibytes, False),
+    ("storage bytes read, MiB", "storage_bytes_read", _mebibytes, False),
+    ("Pss of clean pages, MiB", "clean_pss_bytes", _mebibytes, True),
+    ("memory before, MiB", "before_resident_bytes", _mebibytes, False),
+    ("  of it lazily freed", "before_lazily_freed_bytes", _mebibytes, False),
+    ("  of it locked", "locked_bytes", _mebibytes, False),
+    ("memory after, MiB", "after_resident_bytes", _mebibytes, False),
+    ("  of it lazily freed", "after_lazily_freed_bytes", _mebibytes, False),
+    ("fixup tables, MiB", "fixup_table_bytes", _mebibytes, False),
+    ("µs a page: first page-in", "first_page_in_us", decimal, False),
+    ("µs a page: first fixups", "first_fixups_us", decimal, False),
+    ("µs a page: reclaim or drop", "reclaim_us", decimal, True),
+    ("µs a page: page-in", "page_in_us", decimal, True),
+    ("µs a page: fixups again", "fixups_us", decimal, True),
+    ("µs a page: round trip", "round_trip_us", decimal, True),
+    ("ns a fixup, page in memory", "fixup_ns", decimal, False),
+    ("µs of CPU a page", "cpu_us", decimal, False),
+    ("major faults at page-in", "major_faults", whole, False),
+    ("fixups made at page-in", "fixups_at_page_in", whole, False),
+    ("fixups made after page-in", "fixups_after_page_in", whole, False),
+    ("words checked", "words_checked", whole, False),
+    ("words wrong", "wrong_words", whole, True),
+    ("words dropped before check", "lost_words", whole, False),
+    ("machine: written (pswpout)", "machine_pages_written", whole, False),
+    ("machine: read (pswpin)", "machine_pages_read", whole, False),
+    ("machine: to zswap (zswpout)", "machine_pages_compressed", whole, False),
+    ("machine: from zswap (zswpin)", "machine_pages_decompressed", whole, False),
+    ("machine: pglazyfreed", "machine_pages_lazily_freed", whole, False),
 )
-"""Label, figure of `Round`, and how it is written: the verbose table, line by line."""
-
-_SHORT = (
-    "swapped_out_pages",
-    "dropped_by_kernel_pages",
-    "dropped_by_us_pages",
-    "given_back_per_mib",
-    "clean_pss_bytes",
-    "reclaim_us",
-    "page_in_us",
-    "fixups_us",
-    "round_trip_us",
-    "wrong_words",
-)
+"""Label, figure of `Round`, how it is written, and whether it is told without --verbose, too."""
 
 
 def print_plan(console: Console, workload: Workload, settings: Settings) -> None:
     """Says what is about to be done, the time first."""
     counts = ", ".join(map(str, settings.processes))
     unit = "process" if settings.processes == (1,) else "processes"
+    pages, copies = workload.pages, workload.copies
+    times = f", mapped {copies} times: {pages:,} pages" if copies > 1 else ""
+    names = ", ".join(library.path.name for library in workload.libraries)
     console.print(
         f"At most {settings.seconds:g} s: {counts} {unit}; rounds for each: {settings.rounds}, or "
-        "as many as there is time for."
+        "as many as there is time for.\n"
+        f"{len(workload.libraries)} libraries with {pages // copies:,} pages that relocation fixes "
+        f"up{times} a process, {workload.fixups / pages:.0f} fixups each."
     )
-    once = workload.pages // workload.copies
-    times = (
-        f", mapped {workload.copies} times: {workload.pages:,} pages a process"
-        if workload.copies > 1
-        else " a process"
-    )
-    console.print(
-        f"{len(workload.libraries)} libraries with {once:,} pages that relocation fixes up{times}, "
-        f"{workload.fixups / workload.pages:.0f} fixups each."
-    )
-    console.print(
-        f"  {', '.join(library.path.name for library in workload.libraries)}", style="dim"
-    )
+    console.print(f"  {names}", style="dim")
     if workload.skipped:
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in workload.skipped.items())
         console.print(f"  not applied: {skipped}", style="dim")
@@ -112,30 +90,33 @@ def print_plan(console: Console, workload: Workload, settings: Settings) -> None
 
 def print_comparison(console: Console, comparison: Comparison, *, verbose: bool) -> None:
     """Prints what was found; the last line is the verdict."""
-    console.print()
-    for line in surroundings_lines(comparison):
+    verdict = judge(comparison)
+    left_out = [f"Left out: {name}; {reason}" for name, reason in comparison.left_out.items()]
+    notes = [f"Note: {note}" for note in comparison.notes]
+    for line in ("", *_surroundings(comparison, verdict.case), *left_out, *notes, ""):
         console.print(line)
-    for name, reason in comparison.left_out.items():
-        console.print(f"Left out: {name}; {reason}")
-    for note in comparison.notes:
-        console.print(f"Note: {note}")
-    console.print()
     print_chart(console, chart_of(comparison))
     console.print()
     if verbose:
-        _print_libraries(console, comparison)
-    counts = comparison.processes if verbose else comparison.processes[-1:]
-    for processes in counts:
+        for one in comparison.libraries:
+            console.print(
+                f"{one.path}: {one.fixups:,} fixups on {one.pages:,} of {one.mapped_pages:,} pages "
+                f"mapped ({_listed(one.kinds)}); not applied: {_listed(one.skipped) or 'none'}."
+            )
+        console.print()
+    for processes in comparison.processes if verbose else comparison.processes[-1:]:
         _print_results(console, comparison, processes, verbose=verbose)
         if verbose:
             console.print()
-    console.print("Medians over rounds" + ("; ± is half the range." if verbose else "."))
-    console.print(_check_line(comparison))
-    console.print()
-    console.print(judge(comparison).sentence)
+    readers = " and ".join(comparison.readers)
+    console.print(
+        f"Medians over rounds{'; ± is half the range' if verbose else ''}.\n"
+        f"{comparison.words_checked:,} words checked against {readers}, {comparison.wrong_words:,} "
+        f"wrong. {comparison.seconds:.0f} s.\n\n{verdict.sentence}"
+    )
 
 
-def surroundings_lines(comparison: Comparison) -> Iterator[str]:
+def _surroundings(comparison: Comparison, case: Case) -> Iterator[str]:
     """Where pages went, how they were made to go, and what a page-in from swap includes."""
     swap = comparison.swap
     if comparison.settings.pressure == "cgroup":
@@ -145,46 +126,27 @@ def surroundings_lines(comparison: Comparison) -> Iterator[str]:
         )
     else:
         yield "Reclaim: MADV_PAGEOUT on the mappings, one process after the other."
-    yield _swap_line(swap)
-    if swap.kind != "none":
-        yield _page_in_line(comparison)
-
-
-def _swap_line(swap: SwapDescription) -> str:
     if swap.kind == "none":
-        return "Swap: none."
+        yield "Swap: none."
+        return
     whose = "temporary, for this run" if swap.temporary else "as it was found"
-    return (
-        f"Swap: {swap.title} ({whose}), {swap.size / _MEBIBYTE:,.0f} MiB, "
-        f"{swap.free / _MEBIBYTE:,.0f} free."
-    )
-
-
-def _page_in_line(comparison: Comparison) -> str:
-    if comparison.swap.zswap or comparison.swap.kind == "zram":
-        return "Page-in from swap decompresses from memory; no device is read."
+    size, free = (whole(amount / _MEBIBYTE) for amount in (swap.size, swap.free))
+    yield f"Swap: {swap.title} ({whose}), {size} MiB, {free} free."
     private = comparison.summary(max(comparison.processes, default=0), "private")
-    held = (private.median("swap_cache_pages") or 0) if private else 0
+    held = private.median("swap_cache_pages") if private else 0
     stayed = f" ({held:,.0f} stayed)" if held else ""
-    if judge(comparison).case == "not read back":
-        return (
+    if swap.zswap or swap.kind == "zram":
+        yield "Page-in from swap decompresses from memory; no device is read."
+    elif case == "not read back":
+        yield (
             f"Swapped pages could not be made to leave memory{stayed}, so page-in hardly reads the "
             "device; is swap over half full?"
         )
-    return (
-        f"Swapped pages were made to leave memory altogether{stayed}, which is not timed, so that "
-        "page-in reads the device, in ascending order and with the kernel's read-ahead."
-    )
-
-
-def _print_libraries(console: Console, comparison: Comparison) -> None:
-    for library in comparison.libraries:
-        console.print(
-            f"{library.path}: {library.fixups:,} fixups on {library.pages:,} of "
-            f"{library.mapped_pages:,} pages mapped ({_listed(library.kinds)}); not applied: "
-            f"{_listed(library.skipped) or 'none'}."
+    else:
+        yield (
+            f"Swapped pages were made to leave memory altogether{stayed}, which is not timed, so "
+            "that page-in reads the device, in ascending order and with the kernel's read-ahead."
         )
-    console.print()
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -200,12 +162,13 @@ def _print_results(
     title = f"{counted(processes, 'process', 'processes')}, {counted(rounds, 'round')}"
     labels: list[str] = []
     cells: list[list[str]] = []
-    for label, figure, write in _LINES:
+    for label, figure, write, always in _LINES:
         spreads = [summary.figures[figure] for summary in summaries]
+        largest = max((spread.maximum for spread in spreads if spread), default=None)
         # A line that no strategy knows, or that is nothing but "none in zswap", tells nothing.
-        if not any(spreads) or (figure.endswith("compressed") and not any(map(_is_not_0, spreads))):
+        if largest is None or (figure.endswith("compressed") and not largest):
             continue
-        if verbose or figure in _SHORT:
+        if verbose or always:
             labels.append(label)
             cells.append([_cell(spread, write, verbose) for spread in spreads])
         if figure == "round_trip_us":
@@ -216,10 +179,6 @@ def _print_results(
         for number, one in enumerate(summaries)
     ]
     print_table(console, [Column(title, labels)], columns)
-
-
-def _is_not_0(spread: Spread | None) -> bool:
-    return spread is not None and spread.maximum > 0
 
 
 def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:
@@ -233,14 +192,6 @@ def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:
 
 
 def _ratio(summary: Summary, verbose: bool) -> str:
-    if summary.strategy == "private":
-        return "1" if summary.ratio_to_private else NOT_KNOWN
-    return _cell(summary.ratio_to_private, lambda value: f"{value:.2f}", verbose)
-
-
-def _check_line(comparison: Comparison) -> str:
-    readers = " and ".join(comparison.readers)
-    return (
-        f"{comparison.words_checked:,} words checked against {readers}, {comparison.wrong_words:,} "
-        f"wrong. {comparison.seconds:.0f} s."
-    )
+    if summary.strategy == "private" and summary.ratio_to_private:
+        return "1"
+    return _cell(summary.ratio_to_private, "{:.2f}".format, verbose)

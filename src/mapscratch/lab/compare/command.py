@@ -31,7 +31,7 @@ from mapscratch.lab.compare.document import comparison_document
 from mapscratch.lab.compare.rounds import compare
 from mapscratch.lab.compare.terminal import print_comparison, print_plan
 from mapscratch.lab.rig.options import MOST, add_options, save_json
-from mapscratch.lab.rig.results import Comparison, Pressure, Settings
+from mapscratch.lab.rig.results import Pressure, Settings
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import check_pressure, check_swap
 from mapscratch.lab.rig.workload import DEFAULT_PAGES, read_workload
@@ -45,22 +45,14 @@ from mapscratch.terminal import (
     whole_number,
 )
 
-DEFAULT_PROCESSES = (1, 2, 4, 8)
-
-
 HELP = "MAP_PRIVATE against each scratch engine, on real libraries"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument(
-        "libraries",
-        nargs="*",
-        type=file_name,
-        metavar="LIB",
-        help="shared libraries; else some of this machine's",
-    )
-    add_options(parser, processes=DEFAULT_PROCESSES)
+    about = "shared libraries; else some of this machine's"
+    parser.add_argument("libraries", nargs="*", type=file_name, metavar="LIB", help=about)
+    add_options(parser, processes=(1, 2, 4, 8))
     parser.add_argument(
         "--strategy",
         action="append",
@@ -81,12 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at least so many pages with fixups a process, by mapping the libraries repeatedly "
         f"(default: {DEFAULT_PAGES})",
     )
-    parser.add_argument(
-        "--chart",
-        type=file_path,
-        metavar="FILE",
-        help="save the picture as .svg or .png (matplotlib)",
-    )
+    about = "save the picture as .svg or .png (matplotlib)"
+    parser.add_argument("--chart", type=file_path, metavar="FILE", help=about)
     parser.add_argument("-v", "--verbose", action="store_true", help="print all figures")
 
 
@@ -103,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
-        strategies=_strategies(arguments.strategy),
+        strategies=tuple(name for name in STRATEGIES if name in (arguments.strategy or STRATEGIES)),
         pressure=arguments.pressure,
         swap=arguments.swap,
         pages=arguments.pages,
@@ -115,27 +103,14 @@ def run(arguments: argparse.Namespace) -> int:
             workload, settings, announce=console.print, progress=progress, started=started
         )
     print_comparison(console, comparison, verbose=arguments.verbose)
-    _save(comparison, arguments)
-    return 1 if comparison.wrong_words else 0
-
-
-def _strategies(named: list[str] | None) -> tuple[str, ...]:
-    return tuple(name for name in STRATEGIES if not named or name in named)
-
-
-def _save(comparison: Comparison, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        document = comparison_document(comparison, datetime.now().astimezone())
-        save_json(arguments.json, document)
+        save_json(arguments.json, comparison_document(comparison, datetime.now().astimezone()))
     if arguments.chart:
-        chart = chart_of(comparison)
-        save_chart(chart, _subtitle(comparison), arguments.chart)
-
-
-def _subtitle(comparison: Comparison) -> str:
-    libraries = comparison.libraries
-    pages = comparison.copies * sum(library.pages for library in libraries)
-    names = ", ".join(library.path.name.split(".so")[0] for library in libraries[:4])
-    more = ", ..." if len(libraries) > 4 else ""
-    where = f"Linux {os.uname().release}"
-    return printable(f"{pages:,} relocated pages a process ({names}{more}); {where}")
+        names = [library.path.name.split(".so")[0] for library in workload.libraries]
+        more = ", ..." if len(names) > 4 else ""
+        subtitle = (
+            f"{workload.pages:,} relocated pages a process ({', '.join(names[:4])}{more}); "
+            f"Linux {os.uname().release}"
+        )
+        save_chart(chart_of(comparison), printable(subtitle), arguments.chart)
+    return 1 if comparison.wrong_words else 0

@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 
+import msgspec
+
 from mapscratch.documents import document_head
-from mapscratch.lab.code.measure import DEFAULT_WORKERS, compare_code
+from mapscratch.lab.code.measure import compare_code
 from mapscratch.lab.code.terminal import print_code
 from mapscratch.lab.rig.options import add_options, save_json
 from mapscratch.lab.rig.results import Settings
@@ -29,7 +31,7 @@ HELP = "what PLT entries that bind themselves cost and save: workers with them a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    add_options(parser, processes=DEFAULT_WORKERS)
+    add_options(parser, processes=(1, 10, 100))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,5 +53,5 @@ def run(arguments: argparse.Namespace) -> int:
     print_code(console, comparison)
     if arguments.json:
         head = document_head("mapscratch.compare.code", 1, datetime.now().astimezone())
-        save_json(arguments.json, head | comparison.as_dict())
+        save_json(arguments.json, head | msgspec.to_builtins(comparison, enc_hook=str))
     return 1 if comparison.is_wrong else 0

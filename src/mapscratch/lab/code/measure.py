@@ -11,17 +11,18 @@ workers are in was squeezed; and after they have worked again.
 from __future__ import annotations
 
 import os
-import selectors
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Literal, Self
+from typing import IO, Literal
 
 from mapscratch.engine.dontneed import reclaimer_setting
 from mapscratch.errors import UserError, last_words
@@ -37,12 +38,12 @@ Start = Literal["spawned", "pre-forked"]
 Strategy = Literal["stock", "converted"]
 STARTS: tuple[Start, ...] = ("spawned", "pre-forked")
 STRATEGIES: tuple[Strategy, ...] = ("stock", "converted")
-DEFAULT_WORKERS = (1, 10, 100)
 
 WORKER = Path(__file__).with_name("worker.py")
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _WHOLE_ADDRESS_SPACE = (1 << 47) - 4096
 _ANSWER_SECONDS = 60.0
+_SECONDS_TO_END = 5.0
 _SECONDS_FOR_A_DROP = 0.3
 """How long after pressure a drop policy may still act before is counted."""
 _SWAP_BYTES_A_WORKER = 24 << 20
@@ -55,19 +56,12 @@ class CodeError(UserError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Private pages of the file mappings of one process, in bytes; means over its workers.
+    """Private pages of the file mappings of one process, in bytes; means over its workers."""
 
-    Attributes:
-        text: private copies of executable pages: what code fixups dirty.
-        data: private copies of other pages: slots, relocated and changed data.
-        text_swapped: of executable pages, in swap.
-        data_swapped: of the others, in swap.
-    """
-
-    text: float
-    data: float
-    text_swapped: float
-    data_swapped: float
+    text: float  # private copies of executable pages: what code fixups dirty
+    data: float  # private copies of other pages: slots, relocated and changed data
+    text_swapped: float  # of executable pages, in swap
+    data_swapped: float  # of the others, in swap
 
     @property
     def dirty(self) -> float:
@@ -136,36 +130,16 @@ class CodeComparison:
         """Whether workers computed different things."""
         return len({digest for one in self.rounds for digest in one.digests}) > 1
 
-    def median(
-        self, start: Start, workers: int, strategy: Strategy, figure: Callable[[CodeRound], float]
-    ) -> float:
-        """The median of a figure over the rounds of one kind."""
-        return statistics.median(
-            figure(one)
-            for one in self.rounds
-            if (one.start, one.workers, one.strategy) == (start, workers, strategy)
-        )
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        document = asdict(self)
-        document["interpreter"] = str(self.interpreter)
-        return document
+    def median(self, start: Start, workers: int, strategy: Strategy, figure: str) -> float:
+        """The median over rounds of one kind of a figure, such as ``calm.dirty``, in KiB."""
+        kind = (start, workers, strategy)
+        found = [one for one in self.rounds if (one.start, one.workers, one.strategy) == kind]
+        median: float = statistics.median(map(attrgetter(figure), found))
+        return median / 1024
 
 
-def compare_code(
-    settings: Settings,
-    *,
-    announce: Announce,
-    progress: Progress,
-) -> CodeComparison:
-    """Run the comparison.
-
-    Args:
-        settings: `processes` is how many workers, each in turn; `rounds`, `seconds` and `swap`
-            count, too; pressure is there if it can be.
-        announce: is told what is about to be changed on the machine.
-        progress: is told what is done and the share of it that is.
+def compare_code(settings: Settings, *, announce: Announce, progress: Progress) -> CodeComparison:
+    """Runs the comparison, with each number of workers in turn, under pressure if it can be had.
 
     Raises:
         CodeError: a worker failed.
@@ -173,7 +147,9 @@ def compare_code(
     """
     started = time.monotonic()
     cache = ConversionCache()
-    interpreter = find_program(_interpreter()).executable
+    # The system's Python: its extension modules are libraries, and nearly everybody has it.
+    python = _SYSTEM_PYTHON if os.path.exists(_SYSTEM_PYTHON) else sys.executable
+    interpreter = find_program(python).executable
     libraries, entries = fill_cache(cache, interpreter)
     probe = probe_temporary_memory_cgroup()
     no_pressure = "" if probe else probe.reason
@@ -208,94 +184,78 @@ def compare_code(
         )
 
 
-def _interpreter() -> str:
-    """The system's Python: its extension modules are libraries, and nearly everybody has it."""
-    return _SYSTEM_PYTHON if os.path.exists(_SYSTEM_PYTHON) else sys.executable
-
-
 def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
-    """Convert all that a worker loads; how many libraries run converted, and their entries."""
+    """Converts all that a worker loads; how many libraries run converted, and their entries."""
     with tempfile.TemporaryDirectory(prefix="mapscratch-code-") as folder, reports() as made:
         # With an empty cache everything that is loaded is told as missing.
-        empty = ConversionCache(Path(folder))
-        _run_once(interpreter, environment(empty, made, reclaimer="off"))
+        variables = environment(ConversionCache(Path(folder)), made, reclaimer="off")
+        result = subprocess.run(
+            [interpreter, "-I", WORKER], input=b"", capture_output=True, env=variables, check=False
+        )
+        if result.returncode:
+            raise CodeError(f"{interpreter} can't run the worker: {_why(result.stderr)}")
         loaded = made.misses()
     kept = [cache.keep(path) for path in dict.fromkeys(path.resolve() for path in loaded)]
     entries = [one.converted for one in kept if one.converted]
     return len(entries), sum(entries)
 
 
-def _run_once(interpreter: Path, variables: Mapping[str, str]) -> None:
-    result = subprocess.run(
-        [interpreter, "-I", WORKER],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=variables,
-        check=False,
-    )
-    if result.returncode:
-        last = last_words(result.stderr.decode(errors="replace"))
-        raise CodeError(f"{interpreter} can't run the worker: {last or 'it was killed'}")
+def _why(errors: bytes) -> str:
+    return last_words(errors.decode(errors="replace")) or "it was killed"
 
 
 @dataclass
 class _Group:
-    """The workers of one round."""
+    """The workers of one round: processes, each of which answers for itself or its children."""
 
     start: Start
     strategy: Strategy
-    processes: list[subprocess.Popen[bytes]]
-    errors: IO[bytes]
     count: int
+    errors: IO[bytes]
     counts: Callable[[], ResolverCounts] | None
-    pids: list[int]
-    digests: set[str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
 
-    def work(self) -> Self:
+    def tell(self, word: bytes) -> None:
+        """Tells each process something, and waits for the answer of each worker."""
         for process in self.processes:
-            _tell(process, b"w")
-        return self.wait()
-
-    def wait(self) -> Self:
-        """Wait for an answer of each worker."""
+            assert process.stdin
+            with suppress(BrokenPipeError):  # it has ended, which is found out below
+                process.stdin.write(word)
+        end = time.monotonic() + _ANSWER_SECONDS
         self.pids = []
-        with selectors.DefaultSelector() as selector:
-            for process in self.processes:
-                assert process.stdout
-                selector.register(process.stdout, selectors.EVENT_READ)
-            buffers: dict[int, bytes] = {}
-            end = time.monotonic() + _ANSWER_SECONDS
-            while len(self.pids) < self.count:
-                ready = selector.select(timeout=max(0.0, end - time.monotonic()))
-                if not ready:
-                    raise CodeError(f"a worker didn't answer within {_ANSWER_SECONDS:g} s")
-                for key, _ in ready:
-                    data = os.read(key.fd, 1 << 16)
-                    if not data:
-                        raise self._ended()
-                    *lines, buffers[key.fd] = (buffers.get(key.fd, b"") + data).split(b"\n")
-                    for line in lines:
-                        pid, digest = line.decode().split()
-                        self.pids.append(int(pid))
-                        self.digests.add(digest)
-        return self
-
-    def _ended(self) -> CodeError:
-        self.errors.seek(0)
-        last = last_words(self.errors.read().decode(errors="replace"))
-        return CodeError(f"a worker ended before its work was done: {last or 'it was killed'}")
+        for process in self.processes * (self.count // len(self.processes)):
+            assert process.stdout
+            if not wait([process.stdout.fileno()], timeout=max(0.0, end - time.monotonic())):
+                raise CodeError(f"a worker didn't answer within {_ANSWER_SECONDS:g} s")
+            pid, _, digest = process.stdout.readline().decode().partition(" ")
+            if not digest:
+                self.errors.seek(0)
+                why = _why(self.errors.read())
+                raise CodeError(f"a worker ended before its work was done: {why}")
+            self.pids.append(int(pid))
+            self.digests.add(digest.strip())
 
     def footprint(self) -> Footprint:
         """The mean over the workers."""
         each = [_footprint(pid) for pid in self.pids]
-        return Footprint(*(statistics.fmean(column) for column in zip(*each, strict=True)))
+        return Footprint(*map(statistics.fmean, zip(*each, strict=True)))
 
-
-def _tell(process: subprocess.Popen[bytes], word: bytes) -> None:
-    assert process.stdin
-    with suppress(BrokenPipeError):  # it has ended, and who waits for its answer says why
-        process.stdin.write(word)
-        process.stdin.flush()
+    def end(self) -> None:
+        """Has the workers end, or ends them."""
+        for process in self.processes:
+            assert process.stdin
+            process.stdin.close()
+        end = time.monotonic() + _SECONDS_TO_END
+        for process in self.processes:
+            try:
+                process.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout
+            process.stdout.close()
 
 
 def _footprint(pid: int) -> tuple[int, int, int, int]:
@@ -323,48 +283,28 @@ def _workers(
     surroundings: Surroundings,
 ) -> Iterator[_Group]:
     with ExitStack() as stack:
-        variables = dict(os.environ)
-        counts = None
+        variables, counts = dict(os.environ), None
         if strategy == "converted":
             made = stack.enter_context(reports())
             setting = surroundings.reclaimer_setting() or reclaimer_setting()
-            variables = environment(cache, made, reclaimer=setting)
-            counts = made.counts
+            variables, counts = environment(cache, made, reclaimer=setting), made.counts
         errors = stack.enter_context(tempfile.TemporaryFile())
-        group = _Group(start, strategy, [], errors, count, counts, [], set())
-        stack.callback(_end, group)
-        is_forking = start == "pre-forked"
-        command = [str(interpreter), "-I", str(WORKER)] + ([str(count)] if is_forking else [])
-        for _ in range(1 if is_forking else count):
+        group = _Group(start, strategy, count, errors, counts)
+        stack.callback(group.end)
+        # Waits to be in the control group before it allocates anything there.
+        command = ["/bin/sh", "-c", 'read go && exec "$@"', "worker"]
+        command += [str(interpreter), "-I", str(WORKER)]
+        if start == "pre-forked":
+            command.append(str(count))
+        for _ in range(1 if start == "pre-forked" else count):
+            pipe = subprocess.PIPE
             process = subprocess.Popen(
-                # Waits to be in the control group before it allocates anything there.
-                ["/bin/sh", "-c", 'read go && exec "$@"', "worker", *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=variables,
+                command, bufsize=0, stdin=pipe, stdout=pipe, stderr=errors, env=variables
             )
             group.processes.append(process)
             surroundings.adopt([process.pid])
-            _tell(process, b"go\n")
-        yield group.wait()
-
-
-def _end(group: _Group) -> None:
-    for process in group.processes:
-        assert process.stdin
-        assert process.stdout
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-    end = time.monotonic() + 5.0
-    for process in group.processes:
-        try:
-            process.wait(timeout=max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout
-        process.stdout.close()
+        group.tell(b"go\n")
+        yield group
 
 
 def _round(group: _Group, number: int, surroundings: Surroundings, *, is_calm: bool) -> CodeRound:
@@ -375,7 +315,8 @@ def _round(group: _Group, number: int, surroundings: Surroundings, *, is_calm: b
         surroundings.squeeze(surroundings.usage(), lambda: 0)
         time.sleep(_SECONDS_FOR_A_DROP)
         squeezed = group.footprint()
-        again = group.work().footprint()
+        group.tell(b"w")
+        again = group.footprint()
     return CodeRound(
         start=group.start,
         strategy=group.strategy,

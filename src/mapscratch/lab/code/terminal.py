@@ -3,25 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import astuple
 
 from rich.console import Console
-from rich.table import Table
 
-from mapscratch.lab.code.measure import STARTS, CodeComparison, CodeRound, Footprint, Start
+from mapscratch.lab.code.measure import STARTS, CodeComparison, Start
+from mapscratch.lab.tables import Column, print_table
 from mapscratch.run.launch import ResolverCounts
+from mapscratch.text import counted
 
-_Figure = Callable[[CodeRound], float]
+_ROWS = (
+    ("dirty, without pressure", "calm.dirty"),
+    ("  of these text", "calm.text"),
+    ("dirty, under pressure", "squeezed.dirty"),
+    ("  of these text", "squeezed.text"),
+    ("in swap", "squeezed.swapped"),
+    ("  of these text", "squeezed.text_swapped"),
+    ("dirty, working again", "again.dirty"),
+    ("in swap", "again.swapped"),
+)
+"""Label, and figure of a `CodeRound`; the first two are known without pressure, too."""
 
 
 def print_code(console: Console, comparison: CodeComparison) -> None:
-    """Print the tables, and first what converted entries lose."""
+    """Prints the tables, and first what converted entries lose."""
     for line in verdict(comparison):
         console.print(line)
     for start in STARTS:
         console.print()
-        console.print(_table(comparison, start))
+        _print_table(console, comparison, start)
     console.print()
     console.print(
         "Private pages of file mappings: converted / stock, and the ratio. Medians over rounds of "
@@ -37,93 +47,53 @@ def verdict(comparison: CodeComparison) -> list[str]:
     """A few sentences, the unfavourable first."""
     workers = max(one.workers for one in comparison.rounds)
 
-    def of(strategy: str, figure: _Figure) -> float:
-        return comparison.median("spawned", workers, strategy, figure)  # type: ignore[arg-type]
+    def stock(figure: str) -> float:
+        return comparison.median("spawned", workers, "stock", figure)
 
-    stock, converted = (of(one, lambda r: r.calm.dirty) for one in ("stock", "converted"))
-    worse = "more" if converted >= stock else "less"
+    def converted(figure: str) -> float:
+        return comparison.median("spawned", workers, "converted", figure)
+
+    without, with_them = stock("calm.dirty"), converted("calm.dirty")
+    worse = "more" if with_them >= without else "less"
     lines = [
         f"{comparison.libraries} libraries of {comparison.interpreter} with "
         f"{comparison.entries:,} PLT entries run converted.",
-        f"Without pressure a worker has {abs(converted - stock) / 1024:,.0f} KiB {worse} private "
-        f"file pages with converted entries: {converted / 1024:,.0f} against {stock / 1024:,.0f}, "
-        f"{converted / stock:.2f} times as many.",
+        f"Without pressure a worker has {abs(with_them - without):,.0f} KiB {worse} private "
+        f"file pages with converted entries: {with_them:,.0f} against {without:,.0f}, "
+        f"{with_them / without:.2f} times as many.",
     ]
-    if comparison.no_pressure:
-        return lines
-    before = of("converted", lambda r: r.calm.text)
-    text = of("converted", lambda r: _pressed(r).text)
-    swapped = of("converted", lambda r: _pressed(r).text_swapped)
-    whole = (
-        of("stock", lambda r: _pressed(r).swapped),
-        of("converted", lambda r: _pressed(r).swapped),
-    )
-    lines.append(
-        f"Under pressure, of {before / 1024:,.0f} KiB of text with fixups {text / 1024:,.0f} stay "
-        f"and {swapped / 1024:,.0f} go to swap ({comparison.swap.title}); the rest is dropped "
-        f"and bound again by the next calls. Of all private file pages {whole[1] / 1024:,.0f} KiB "
-        f"a worker go to swap, against {whole[0] / 1024:,.0f} as they are."
-    )
+    if not comparison.no_pressure:
+        lines.append(
+            f"Under pressure, of {converted('calm.text'):,.0f} KiB of text with fixups "
+            f"{converted('squeezed.text'):,.0f} stay and {converted('squeezed.text_swapped'):,.0f} "
+            f"go to swap ({comparison.swap.title}); the rest is dropped and bound again by the "
+            f"next calls. Of all private file pages {converted('squeezed.swapped'):,.0f} KiB a "
+            f"worker go to swap, against {stock('squeezed.swapped'):,.0f} as they are."
+        )
     return lines
 
 
-def _pressed(one: CodeRound) -> Footprint:
-    assert one.squeezed
-    return one.squeezed
-
-
-def _again(one: CodeRound) -> Footprint:
-    assert one.again
-    return one.again
-
-
-def _table(comparison: CodeComparison, start: Start) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{start}, KiB a worker", no_wrap=True)
-    numbers = sorted({one.workers for one in comparison.rounds})
-    for number in numbers:
-        table.add_column(f"{number} worker{'s' if number > 1 else ''}", justify="right")
-    for label, figure in _rows(comparison):
+def _print_table(console: Console, comparison: CodeComparison, start: Start) -> None:
+    rows = _ROWS[:2] if comparison.no_pressure else _ROWS
+    columns = []
+    for number in sorted({one.workers for one in comparison.rounds}):
         cells = []
-        for number in numbers:
-            converted, stock = (
-                comparison.median(start, number, strategy, figure) / 1024
-                for strategy in ("converted", "stock")
-            )
+        for _, figure in rows:
+            converted = comparison.median(start, number, "converted", figure)
+            stock = comparison.median(start, number, "stock", figure)
             ratio = f"{converted / stock:5.2f}" if stock else "    -"
             cells.append(f"{converted:,.0f} / {stock:,.0f} {ratio}")
-        table.add_row(label, *cells)
-    return table
-
-
-def _rows(comparison: CodeComparison) -> list[tuple[str, _Figure]]:
-    rows: list[tuple[str, _Figure]] = [
-        ("dirty, without pressure", lambda r: r.calm.dirty),
-        ("  of these text", lambda r: r.calm.text),
-    ]
-    if comparison.no_pressure:
-        return rows
-    return [
-        *rows,
-        ("dirty, under pressure", lambda r: _pressed(r).dirty),
-        ("  of these text", lambda r: _pressed(r).text),
-        ("in swap", lambda r: _pressed(r).swapped),
-        ("  of these text", lambda r: _pressed(r).text_swapped),
-        ("dirty, working again", lambda r: _again(r).dirty),
-        ("in swap", lambda r: _again(r).swapped),
-    ]
+        columns.append(Column(counted(number, "worker"), cells))
+    labels = Column(f"{start}, KiB a worker", [label for label, _ in rows])
+    print_table(console, [labels], columns)
 
 
 def _counts(comparison: CodeComparison) -> str:
-    all_counts = [one.counts for one in comparison.rounds if one.counts]
-    total = ResolverCounts(
-        *(sum(getattr(one, field.name) for one in all_counts) for field in fields(ResolverCounts))
-    )
-    dropped = (
-        "dropped by the kernel (MAP_SCRATCH)"
-        if comparison.kernel_drops
-        else f"{total.dropped:,} pages dropped by the drop policy"
-    )
+    each = [astuple(one.counts) for one in comparison.rounds if one.counts]
+    total = ResolverCounts(*map(sum, zip(*each, strict=True)))
+    dropped = f"{total.dropped:,} pages dropped by the drop policy"
+    if comparison.kernel_drops:
+        dropped = "dropped by the kernel (MAP_SCRATCH)"
     return (
         f"In all converted rounds: {total.resolved:,} entries bound by ld.so, "
         f"{total.remembered:,} from memory; {total.patched + total.batched:,} words stored, "

@@ -51,33 +51,25 @@ def work() -> str:
     return digest.hexdigest()
 
 
-def answer(output: int) -> None:
-    """One short write, so that the lines of several processes stay whole."""
-    os.write(output, f"{os.getpid()} {work()}\n".encode())
+def serve(commands: int) -> None:
+    """Work, and again for each byte, until the input ends."""
+    is_wanted = True
+    while is_wanted:
+        # One short write, so that the lines of several processes stay whole.
+        os.write(1, f"{os.getpid()} {work()}\n".encode())
+        is_wanted = bool(os.read(commands, 1))
 
 
-def serve(commands: int, output: int) -> None:
-    """Work for each byte; end with the input."""
-    while os.read(commands, 1):
-        answer(output)
-
-
-def main() -> None:
-    """Work alone, or for as many children as the argument says."""
-    children = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    if not children:
-        answer(1)
-        serve(0, 1)
-        return
+def fork_children(count: int) -> None:
+    """Work once, and then have children work, with all that is loaded and bound."""
     work()
     commands: list[int] = []
-    for _ in range(children):
+    for _ in range(count):
         reading, writing = os.pipe()
         if os.fork() == 0:
             for other in (*commands, writing):
                 os.close(other)
-            answer(1)
-            serve(reading, 1)
+            serve(reading)
             os._exit(0)
         os.close(reading)
         commands.append(writing)
@@ -91,4 +83,7 @@ def main() -> None:
 
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-main()
+if len(sys.argv) > 1:
+    fork_children(int(sys.argv[1]))
+else:
+    serve(0)

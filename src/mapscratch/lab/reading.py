@@ -28,14 +28,11 @@ class ReadingError(UserError, ValueError):
 
 
 def read_json(path: Path, wanted: str) -> Any:
-    """What a file holds, all of whose numbers are finite.
-
-    Args:
-        path: of a regular file; what a program is still writing to is not waited for.
-        wanted: what should have been named, for the error.
+    """What a regular file holds, all of whose numbers are finite.
 
     Raises:
-        ReadingError: it is no regular file, too large, no JSON, or nested too deeply.
+        ReadingError: it is no regular file, too large, no JSON, or nested too deeply; the message
+            says that `wanted` should be named.
         OSError: it can't be read.
     """
     try:
@@ -52,28 +49,18 @@ def read_json(path: Path, wanted: str) -> Any:
 
 
 def checked_document(value: object, name: str, version: int, where: str) -> dict[str, Any]:
-    """What was read, if it is a document of one kind and version (`documents.document_head`).
-
-    Args:
-        value: what was read.
-        name: of the kind of document.
-        version: that this program reads.
-        where: it was read from, for the error.
+    """What was read from somewhere, if it is a document of this kind and version.
 
     Raises:
         ReadingError: it is something else; the message says what, and what to do.
     """
-    found = value.get("document") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or found != name:
+    document = value if isinstance(value, dict) else {}
+    kind, its = document.get("document"), document.get("version")
+    if kind != name:
         what = "no document of mapscratch"
-        if isinstance(found, str):
-            what = f"a document {found[:_LONGEST]!a}"
-        command = name.rpartition(".")[2]
-        raise ReadingError(
-            f"{where}: {what}, and a {name} is wanted: name what `mapscratch {command} --json` "
-            "saved"
-        )
-    its = value.get("version")
+        if isinstance(kind, str):
+            what = f"a document {kind[:_LONGEST]!a}"
+        raise ReadingError(f"{where}: {what}, and a {name} is wanted: name {_saved_by(name)}")
     if its != version or isinstance(its, bool):
         newer = isinstance(its, int) and its > version
         what = "a newer mapscratch made it, take that" if newer else "make it again"
@@ -82,16 +69,15 @@ def checked_document(value: object, name: str, version: int, where: str) -> dict
         raise ReadingError(
             f"{where}: version {text} of {name}, and this mapscratch reads {version}: {what}"
         )
-    return value
+    return document
+
+
+def _saved_by(name: str) -> str:
+    return f"what `mapscratch {name.rpartition('.')[2]} --json` saved"
 
 
 def converted(value: object, kind: type[T], where: str) -> T:
-    """What was read, as an object of a class whose members have types.
-
-    Args:
-        value: what was read.
-        kind: the class.
-        where: it was read from, for the error.
+    """What was read from somewhere, as an object of a class whose members have types.
 
     Raises:
         ReadingError: a member is missing, or has another type; the message says which.
@@ -111,20 +97,8 @@ def _path(kind: type[Any], value: object) -> Path:
 
 
 def read_document(path: Path, kind: type[T], name: str, version: int) -> T:
-    """A document of one kind and version from a file.
-
-    Args:
-        path: of the file.
-        kind: the class of what is wanted of the document.
-        name: of the kind of document.
-        version: of it.
-
-    Raises:
-        ReadingError: the file holds no such document, or a damaged one.
-        OSError: it can't be read.
-    """
-    wanted = f"what `mapscratch {name.rpartition('.')[2]} --json` saved"
-    document = checked_document(read_json(path, wanted), name, version, str(path))
+    """What a class wants of a document from a file; raises as `read_json` and `converted` do."""
+    document = checked_document(read_json(path, _saved_by(name)), name, version, str(path))
     return converted(document, kind, str(path))
 
 

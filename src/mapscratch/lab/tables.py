@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 _BETWEEN = 2
 """Spaces between columns."""
@@ -19,24 +18,16 @@ _LEAST_LABEL = 10
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        title: above it.
-        cells: one for each row; a space in one is where it may go on in another line.
-        style: rich's.
-    """
+    """A column of a table; a space in a cell is where it may go on in another line."""
 
     title: str
     cells: Sequence[str]
-    style: str = ""
+    style: str = ""  # rich's
 
     @property
     def narrowest(self) -> int:
         """Characters of the longest word."""
-        return max(
-            (len(word) for text in (self.title, *self.cells) for word in text.split()), default=1
-        )
+        return max(map(len, " ".join((self.title, *self.cells)).split()), default=1)
 
     @property
     def widest(self) -> int:
@@ -45,13 +36,7 @@ class Column:
 
 
 def print_table(console: Console, labels: Sequence[Column], figures: Sequence[Column]) -> None:
-    """Prints a table; columns for which there is no room follow in another with the same labels.
-
-    Args:
-        console: where to.
-        labels: names; long ones go on in the next line where there is no room.
-        figures: to the right of them.
-    """
+    """Prints a table; columns for which there is no room follow in another with the same labels."""
     left = list(figures)
     while left:
         count = len(left)
@@ -71,9 +56,6 @@ def _width(labels: Sequence[Column], figures: Sequence[Column]) -> int:
 
 
 def _table(labels: Sequence[Column], figures: Sequence[Column], room: int) -> Table:
-    from rich import box
-    from rich.table import Table
-
     columns = (*labels, *figures)
     is_narrow = sum(one.widest + _BETWEEN for one in columns) - _BETWEEN > room
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))

@@ -153,7 +153,7 @@ def test_without_assembler_or_linker_it_is_said_what_to_install(tmp_path, monkey
     with pytest.raises(CannotMeasure, match=r"there is no ld .* apt install build-essential"):
         LoaderTimer(tmp_path).once(1)
     (tmp_path / "ld").symlink_to("/bin/false")
-    with pytest.raises(CannotMeasure, match="ld can't make libraries"):
+    with pytest.raises(CannotMeasure, match="ld, which makes libraries, failed"):
         LoaderTimer(tmp_path).once(1)
 
 

@@ -114,7 +114,7 @@ def _cgroup_mounts(mountinfo: str, version: Literal[1, 2]) -> Iterator[tuple[str
 
 
 def words(file: Path) -> list[str]:
-    """Of a file of a group; none if it can't be read."""
+    """Of a file of the kernel's; none if it can't be read."""
     try:
         return file.read_text().split()
     except OSError:

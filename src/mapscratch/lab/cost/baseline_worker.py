@@ -3,7 +3,8 @@
 
 Its arguments: the library, how many children to fork, and ``fixed`` for addresses that are not
 drawn at random, else ``random``. It prints one JSON object: a digest of each relocated page as it
-is in memory, and Pss of the library's dirty pages alone and with the children.
+is in memory, what all of them are compressed to, Pss of the library's dirty pages alone and in each
+child, and seconds for a fork.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ import sys
 import time
 import zlib
 from mmap import PAGESIZE
+
+import numpy as np
+
+from mapscratch.elf import relocations
+from mapscratch.proc import range_memory
 
 _ADDR_NO_RANDOMIZE = 0x0040000  # include/uapi/linux/personality.h
 _ASK = 0xFFFFFFFF
@@ -35,44 +41,23 @@ def _without_random_addresses() -> None:
         os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
 
 
-def _load_base(path: str) -> int:
-    from mapscratch.proc.maps import mapped_files
-
-    real = os.path.realpath(path)
-    return next(one.start for one in mapped_files("self") if one.path == real and not one.offset)
-
-
 def _relocated_pages(path: str) -> list[bytes]:
-    """Each page that relocation stores to, as it is in memory."""
-    import numpy as np
-
-    from mapscratch.elf import relocations
-
-    library = relocations(path)
-    first = library.segments[0]
-    base = _load_base(path) - (first.virtual_address - first.file_offset)
-    pages = np.unique(library.addresses // np.uint64(PAGESIZE))
-    return [ctypes.string_at(base + int(page) * PAGESIZE, PAGESIZE) for page in pages]
+    """Loads a library; each page that relocation stores to, as it is in memory."""
+    # The handle is a link_map (link.h), which begins with the load base.
+    base = ctypes.c_uint64.from_address(ctypes.CDLL(path)._handle).value
+    pages = np.unique((relocations(path).addresses + np.uint64(base)) // np.uint64(PAGESIZE))
+    return [ctypes.string_at(page * PAGESIZE, PAGESIZE) for page in pages.tolist()]
 
 
 def _dirty_share(path: str, pid: int) -> int:
     """Pss in bytes of the library's pages that were stored to."""
-    from mapscratch.proc import range_memory
-
-    real = os.path.realpath(path)
     areas = range_memory(0, _ALL_ADDRESSES, pid).areas
-    usages = [area.usage for area in areas if area.path == real]
-    return sum(
-        usage.pss if usage.pss_dirty is None else usage.pss_dirty
-        for usage in usages
-        if usage.anonymous
-    )
+    usages = [area.usage for area in areas if area.path == path and area.usage.anonymous]
+    return sum(usage.pss if usage.pss_dirty is None else usage.pss_dirty for usage in usages)
 
 
 def _with_children(path: str, count: int) -> tuple[list[int], float]:
     """Pss of each child's dirty pages while all of them live, and seconds for one fork."""
-    if not count:
-        return [], 0.0
     reader, writer = os.pipe()
     children: list[int] = []
     started = time.perf_counter()
@@ -83,11 +68,10 @@ def _with_children(path: str, count: int) -> tuple[list[int], float]:
             os.read(reader, 1)  # Until the parent ends.
             os._exit(0)
         children.append(pid)
-    seconds = (time.perf_counter() - started) / count
+    seconds = (time.perf_counter() - started) / max(count, 1)
     try:
         return [_dirty_share(path, pid) for pid in children], seconds
     finally:
-        os.close(reader)
         os.close(writer)
         for pid in children:
             os.waitpid(pid, 0)
@@ -98,7 +82,6 @@ def main() -> None:
     path, children, addresses = sys.argv[1:]
     if addresses == "fixed":
         _without_random_addresses()
-    ctypes.CDLL(path)
     pages = _relocated_pages(path)
     alone = _dirty_share(path, os.getpid())
     shares, seconds = _with_children(path, int(children))

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
-from mapscratch.lab.cost.alternatives import Alternatives, BaselineError, try_alternatives
+from mapscratch.lab.cost.alternatives import Alternatives, try_alternatives
 from mapscratch.lab.cost.answer import cost_report
 from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.costs import Costs
@@ -48,6 +48,7 @@ from mapscratch.lab.cost.model import DEVICES, Device, ModelError, device, swap_
 from mapscratch.lab.cost.pages import Distribution, distribution_of_libraries
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.cost.termination import interrupted_by_termination
+from mapscratch.lab.cost.timers import CannotMeasure
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
 from mapscratch.proc import active_swaps
@@ -290,7 +291,7 @@ def _alternatives(
         return None
     try:
         return try_alternatives(max(sizes, key=lambda path: sizes[path]), progress)
-    except BaselineError as error:
+    except CannotMeasure as error:
         console.print(f"Left out: pre-fork and fixed base; {error}", style="dim")
         return None
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
@@ -48,16 +49,26 @@ def symbol_names(prefix: str, count: int) -> list[str]:
     return [f"{prefix}_function_{number:06d}" for number in range(count)]
 
 
-def write_library(folder: Path, name: str, contents: Contents) -> Path:
-    """Writes the library, and returns its path.
+def write_library(folder: Path, name: str, contents: Contents) -> None:
+    """Writes a library.
 
     Raises:
         CannotMeasure: assembler or linker is missing, or too old.
     """
+    for tool in (_ASSEMBLE[0], _LINK[0]):
+        if not shutil.which(tool):
+            raise CannotMeasure(
+                f"there is no {tool} to make libraries with: apt install build-essential"
+            )
     _run(folder, _ASSEMBLE, "\n".join(_source(contents)) + "\n")
     packed = ("-z", "pack-relative-relocs") if contents.packed else ()
     _run(folder, (*_LINK, *packed, *contents.needed, "-o", name))
-    return folder / name
+
+
+def _run(folder: Path, command: Sequence[str], source: str = "") -> None:
+    done = run_program(command, f"{command[0]}, which makes libraries,", cwd=folder, input=source)
+    if done.stderr:  # Of what it doesn't know it warns only.
+        raise CannotMeasure(f"{command[0]}, which makes libraries: {last_words(done.stderr)}")
 
 
 def _source(contents: Contents) -> list[str]:
@@ -80,14 +91,3 @@ def _source(contents: Contents) -> list[str]:
 
 def _function(name: str) -> tuple[str, ...]:
     return ".balign 16", f".globl {name}", f".type {name}, @function", f"{name}:"
-
-
-def _run(folder: Path, command: Sequence[str], text: str = "") -> None:
-    try:
-        done = run_program(command, cwd=folder, input=text)
-    except FileNotFoundError:
-        raise CannotMeasure(
-            f"there is no {command[0]} to make libraries with: apt install build-essential"
-        ) from None
-    if done.returncode or done.stderr:
-        raise CannotMeasure(f"{command[0]} can't make libraries: {last_words(done.stderr)}")

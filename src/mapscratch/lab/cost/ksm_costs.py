@@ -14,7 +14,7 @@ import contextlib
 import mmap
 import os
 import time
-from dataclasses import dataclass
+from functools import partial
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -28,12 +28,15 @@ from mapscratch.lab.cost.timers import (
     Figures,
     Heading,
     Timer,
+    in_a_process,
     real_words,
 )
 from mapscratch.lab.rig.machine.guardian import Guardian
-from mapscratch.lab.rig.workers import Workers
+from mapscratch.proc.cgroups import words
+from mapscratch.proc.procfs import all_pids, command_name
 
 _SETTINGS = Path("/sys/kernel/mm/ksm")
+_RUN = _SETTINGS / "run"
 _QUICK = {"smart_scan": "0", "sleep_millisecs": "0", "pages_to_scan": "1000"}
 """What makes ksmd quick. smart_scan came later; with it ksmd skips pages that it has seen in
 vain."""
@@ -65,7 +68,7 @@ class KsmTimer(Timer):
 
     def _measure(self, number: int) -> Figures:
         """Starts a process with equal pages, and KSM for as long as it takes to merge them."""
-        session = _KsmSession(_ksmd(), self._content)
+        step = partial(_merge, _ksmd(), self._content)
         with Guardian() as guardian:
             try:
                 for name, value in _QUICK.items():
@@ -73,29 +76,22 @@ class KsmTimer(Timer):
                         guardian.act("change_setting", str(_SETTINGS / name), value)
                         # It is locked now: who runs another measurement has to wait.
                         _check_that_nobody_is_disturbed()
-                guardian.act("start_merging", str(_SETTINGS / "run"))
+                guardian.act("start_merging", str(_RUN))
             except OSError as error:
                 raise CannotMeasure(f"KSM's settings can't be changed: {error.strerror}") from None
-            with Workers([session]) as workers:
-                (answer,) = workers.all("measure")
-        if isinstance(answer, str):
-            raise CannotMeasure(answer)
-        figures: Figures = answer
-        return figures
+            return in_a_process(step)
 
 
 def _check_that_nobody_is_disturbed() -> None:
-    if (_SETTINGS / "run").read_text(encoding="ascii").strip() == "1":
+    if words(_RUN) == ["1"]:
         raise CannotMeasure("KSM is at work here already: it isn't disturbed")
     # Who sees ksmd sees all processes. The kernel's own count (pages_shared) isn't asked: while KSM
-    # is off it keeps those of processes that have ended.
-    for name in Path("/proc").glob("[0-9]*/ksm_merging_pages"):
-        with contextlib.suppress(OSError):
-            if int(name.read_text(encoding="ascii") or 0):  # empty: it has no memory any more
-                raise CannotMeasure(
-                    "KSM has merged pages here, which would be unmerged: "
-                    f"echo 2 >{_SETTINGS}/run, if they may"
-                )
+    # is off it keeps those of processes that have ended. Of one that ends the file is empty.
+    merging = Path("/proc").glob("[0-9]*/ksm_merging_pages")
+    if any(words(pages) not in ([], ["0"]) for pages in merging):
+        raise CannotMeasure(
+            f"KSM has merged pages here, which would be unmerged: echo 2 >{_RUN}, if they may"
+        )
 
 
 def _ksmd() -> int:
@@ -106,63 +102,51 @@ def _ksmd() -> int:
     """
     if not _SETTINGS.is_dir():
         raise CannotMeasure("this kernel has no KSM (CONFIG_KSM)")
-    if not os.access(_SETTINGS / "run", os.W_OK):
+    if not os.access(_RUN, os.W_OK):
         raise CannotMeasure("turning KSM on needs root")
-    advisor = _SETTINGS / "advisor_mode"
-    if advisor.exists() and "[none]" not in advisor.read_text(encoding="ascii"):
+    advisor = words(_SETTINGS / "advisor_mode")
+    if advisor and "[none]" not in advisor:
         raise CannotMeasure("KSM's advisor is on, which decides how much is scanned")
-    for name in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            if name.read_text(encoding="utf-8").strip() == "ksmd":
-                return int(name.parent.name)
+    for pid in all_pids():
+        with contextlib.suppress(ProcessLookupError):
+            if command_name(pid) == "ksmd":
+                return pid
     raise CannotMeasure("the kernel's thread ksmd is not to be seen (a container?)")
 
 
-@dataclass(frozen=True, slots=True)
-class _KsmSession:
-    """The process with the pages, which knows ksmd's process id and what pages are full of."""
-
-    thread: int
-    content: NDArray[np.uint64]
-
-    def ready(self) -> None:
-        """Nothing to prepare."""
-
-    def measure(self) -> Figures | str:
-        """Has each page merged with its equal, and stores to all of them."""
-        content = self.content.reshape(_PAIRS, WORDS_PER_PAGE)
-        # Equal in pairs, and otherwise all different.
-        content[:, 0] = np.arange(_PAIRS, dtype=np.uint64) + np.uint64(os.getpid() << 32)
-        memory = mmap.mmap(-1, _PAGES * PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-        pages: NDArray[np.uint64] = np.frombuffer(memory, dtype=np.uint64)
-        pages = pages.reshape(_PAGES, WORDS_PER_PAGE)
-        pages[:_PAIRS] = pages[_PAIRS:] = content
-        before = self._processor_ns()
-        try:
-            memory.madvise(mmap.MADV_MERGEABLE)
-        except OSError as error:
-            return f"MADV_MERGEABLE: {error.strerror}"
-        merged = _merged_pages()
-        spent = self._processor_ns() - before
-        if merged < _ENOUGH * _PAGES:
-            return f"ksmd merged {merged} of {_PAGES} equal pages within {_SECONDS:g} s"
-        # Of two that are merged, one is saved.
-        return {"ksm.merge": spent * 2 / merged, "ksm.unmerge": first_store_ns(pages[:, 1])}
-
-    def _processor_ns(self) -> int:
-        """The processor time of ksmd (Documentation/scheduler/sched-stats.rst)."""
-        return int(Path(f"/proc/{self.thread}/schedstat").read_text(encoding="ascii").split()[0])
+def _merge(ksmd: int, content: NDArray[np.uint64]) -> Figures | str:
+    """Has each page of a process with that content merged with its equal, and stores to all."""
+    content = content.reshape(_PAIRS, WORDS_PER_PAGE)
+    # Equal in pairs, and otherwise all different.
+    content[:, 0] = np.arange(_PAIRS, dtype=np.uint64) + np.uint64(os.getpid() << 32)
+    memory = mmap.mmap(-1, _PAGES * PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    pages: NDArray[np.uint64] = np.frombuffer(memory, dtype=np.uint64)
+    pages = pages.reshape(_PAGES, WORDS_PER_PAGE)
+    pages[:_PAIRS] = pages[_PAIRS:] = content
+    before = _processor_ns(ksmd)
+    try:
+        memory.madvise(mmap.MADV_MERGEABLE)
+    except OSError as error:
+        return f"MADV_MERGEABLE: {error.strerror}"
+    merged = _wait_for_merging()
+    spent = _processor_ns(ksmd) - before
+    if merged < _ENOUGH * _PAGES:
+        return f"ksmd merged {merged} of {_PAGES} equal pages within {_SECONDS:g} s"
+    # Of two that are merged, one is saved.
+    return {"ksm.merge": spent * 2 / merged, "ksm.unmerge": first_store_ns(pages[:, 1])}
 
 
-def _merged_pages() -> int:
-    """Waits until all pages of this process are merged; returns how many are.
-
-    See proc(5), ksm_merging_pages, Linux 5.19.
-    """
+def _wait_for_merging() -> int:
+    """How many pages of this process are merged (proc(5), ksm_merging_pages, Linux 5.19)."""
     end = time.monotonic() + _SECONDS
     merged = 0
     while merged < _PAGES and time.monotonic() < end:
         time.sleep(_PAUSE_SECONDS)
         merged = int(Path("/proc/self/ksm_merging_pages").read_text(encoding="ascii"))
     return merged
+
+
+def _processor_ns(pid: int) -> int:
+    """The processor time of a process (Documentation/scheduler/sched-stats.rst)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])

@@ -34,6 +34,7 @@ from mapscratch.lab.rig.results import Round, Settings, Spread, SwapDescription
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, describe_swap
 from mapscratch.lab.rig.workload import Workload, workload_of
+from mapscratch.proc.cgroups import words
 
 SWAP_NOTE = "Swap: "
 """How the note on the swaps begins."""
@@ -77,16 +78,16 @@ class Shape:
         pages = np.array([page + (page // run * run if run else 0) for page in range(self.pages)])
         within = np.arange(self.fixups) * WORDS_PER_PAGE // self.fixups
         at = (pages[:, np.newaxis] * WORDS_PER_PAGE + within).ravel()
-        words = real_words(int(pages[-1] + 1) * WORDS_PER_PAGE)
-        words[at] = 0
+        content = real_words(int(pages[-1] + 1) * WORDS_PER_PAGE)
+        content[at] = 0
         path = folder / f"round-trip-{self.fixups}-{self.pages}-{run}"
-        path.write_bytes(words.tobytes())
+        path.write_bytes(content.tobytes())
         # Pointers to some place in it.
-        constants = np.random.default_rng(0).integers(0, len(words), len(at)) * 8
+        constants = np.random.default_rng(0).integers(0, len(content), len(at)) * 8
         plan = FixupPlan(
             path=path,
             window_offset=0,
-            window_length=words.nbytes,
+            window_length=content.nbytes,
             offsets=at.astype(np.uint64) * np.uint64(8),
             constants=constants.astype(np.uint64),
             definers=np.zeros(len(at), dtype=np.int32),
@@ -110,13 +111,7 @@ _Rounds = dict[Shape, Round]
 
 
 class LineTimer(Timer):
-    """Measures round trips.
-
-    Args:
-        folder: where the files go.
-        swaps: temporary ones to make; none: what is there is used.
-        announce: is told what is about to be changed on the machine.
-    """
+    """Measures round trips, with temporary swaps or, without any, with the swap that is there."""
 
     def __init__(self, folder: Path, swaps: Sequence[SwapKind], announce: Announce) -> None:
         super().__init__(folder)
@@ -126,8 +121,7 @@ class LineTimer(Timer):
         self._there = ""
         self._compressors: dict[str, str] = {}
         # Read-ahead from swap as the logarithm of a number of pages; -1 if that can't be read.
-        found = _text("/proc/sys/vm/page-cluster")
-        self._page_cluster = int(found) if found.isdecimal() else -1
+        self._page_cluster = next(map(int, words(Path("/proc/sys/vm/page-cluster"))), -1)
         self._rounds: dict[str, list[_Rounds]] = {}
 
     def headings(self) -> list[Heading]:
@@ -249,15 +243,15 @@ class LineTimer(Timer):
             self._leave_out(kind, probe.reason)
 
     def _find_compressor(self, kind: str, swap: SwapDescription) -> None:
-        found = ""
+        found: list[str] = []
         if kind == "zswap":
-            found = _text("/sys/module/zswap/parameters/compressor")
+            found = words(Path("/sys/module/zswap/parameters/compressor"))
         elif kind == "zram":
+            names = words(Path("/sys/block", Path(swap.path).name, "comp_algorithm"))
             # The one in brackets is taken.
-            names = _text(f"/sys/block/{Path(swap.path).name}/comp_algorithm")
-            found = names.partition("[")[2].partition("]")[0]
+            found = [name.strip("[]") for name in names if name.startswith("[")]
         if found:
-            self._compressors[kind] = found
+            self._compressors[kind] = found[0]
 
     def _leave_out(self, kind: str, reason: str) -> None:
         names = (f"swap.{kind}.out", f"swap.{kind}.in", f"line.swap.{kind}")
@@ -266,14 +260,6 @@ class LineTimer(Timer):
     def _swap_size(self) -> int:
         settings = Settings((1,), 1, 0.0, ("private",), "pageout", "none", _PAGES)
         return max(swap_needed(workload, settings) for workload in self._workloads.values())
-
-
-def _text(path: str) -> str:
-    """What the kernel says there; empty if it says nothing."""
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 def _trips(rounds: _Rounds) -> dict[Shape, float]:

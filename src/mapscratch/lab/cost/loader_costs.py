@@ -14,7 +14,6 @@ import platform
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mapscratch.errors import last_words
 from mapscratch.lab.cost.costs import Check
 from mapscratch.lab.cost.generated import OWN, Contents, symbol_names, write_library
 from mapscratch.lab.cost.timers import (
@@ -142,7 +140,7 @@ class LoaderTimer(Timer):
                 f"the libraries made for it are x86-64, and this is {platform.machine()}"
             )
         names = symbol_names("provider", _SYMBOLS)
-        self._write("provider.so", Contents(exports=names))
+        write_library(self.folder, "provider.so", Contents(exports=names))
         objects = self._probe("provider.so", [])["objects"]
         self._pairs = [self._relative("relative")]
         self._prepare_relr()
@@ -153,7 +151,8 @@ class LoaderTimer(Timer):
             self._before[scope] = objects + 1 + between
             needed = (*(self._other(number) for number in range(between)), "provider.so")
             self._pairs += self._symbolic(scope, names, needed)
-        self._write("warm.so", Contents(names, _SYMBOL_PAGES, calls=names, needed=needed))
+        warm = Contents(names, _SYMBOL_PAGES, calls=names, needed=needed)
+        write_library(self.folder, "warm.so", warm)
 
     def _prepare_relr(self) -> None:
         """An older ld.so ignores DT_RELR, and the words stay as they are."""
@@ -192,16 +191,14 @@ class LoaderTimer(Timer):
     def _other(self, number: int) -> str:
         """A library that is searched in vain."""
         exports = symbol_names(f"other_{number}", _SYMBOLS_OF_OTHERS)
-        return self._write(f"other-{number}.so", Contents(exports=exports))
+        write_library(self.folder, f"other-{number}.so", Contents(exports=exports))
+        return f"other-{number}.so"
 
     def _copies(self, name: str, contents: Contents) -> None:
         first, *others = (_copy(name, copy) for copy in _COPIES)
-        self._write(first, contents)
+        write_library(self.folder, first, contents)
         for other in others:
             shutil.copyfile(self.folder / first, self.folder / other)
-
-    def _write(self, name: str, contents: Contents) -> str:
-        return write_library(self.folder, name, contents).name
 
     # --- what is asked --------------------------------------------------------------------------
 
@@ -209,25 +206,22 @@ class LoaderTimer(Timer):
         request = {"warm": str(self.folder / warm), "tasks": tasks}
         script = Path(__file__).with_name("loader_probe.py")
         # -I -S: neither the environment nor installed packages can get in the way.
-        try:
-            command = [sys.executable, "-I", "-S", str(script)]
-            done = run_program(command, input=json.dumps(request), env=_environment())
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CannotMeasure(
-                f"no other process can be made to load libraries: {error}"
-            ) from None
-        if done.returncode:
-            reason = last_words(done.stderr) or f"exit status {done.returncode}"
-            raise CannotMeasure(f"the process that loads libraries failed: {reason}")
+        done = run_program(
+            [sys.executable, "-I", "-S", str(script)],
+            "the process that loads libraries",
+            input=json.dumps(request),
+            env=_environment(),
+        )
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     def _ask_loader(self, name: str) -> Figures:
         """What ld.so says of a small program that is started with a library."""
         preload = str(self.folder / _copy(name, 0))
-        start = time.perf_counter_ns()
         environment = _environment(LD_DEBUG="statistics", LD_PRELOAD=preload)
-        done = run_program([shutil.which("true") or sys.executable], input="", env=environment)
+        program = shutil.which("true") or sys.executable
+        start = time.perf_counter_ns()
+        done = run_program([program], f"{program} with a library", input="", env=environment)
         found = {"wall": float(time.perf_counter_ns() - start)}
         matches = {key: re.search(pattern, done.stderr) for key, pattern in _STATISTICS.items()}
         return found | {key: float(match[1]) for key, match in matches.items() if match}

@@ -35,17 +35,10 @@ def measure(
     announce: Announce,
     progress: Progress,
 ) -> Costs:
-    """Measures, all of it in one run in which the measurements take turns.
+    """Measures for some seconds, at least one round, with temporary swaps (root) or what is there.
 
     What can't be measured here is left out, and the reason is told. Files, swap, settings and
     processes that are made for it are gone when it returns or raises.
-
-    Args:
-        swaps: temporary swaps to make, one after the other in each round (root). None, or none of
-            them: the swap that is there, if any.
-        seconds: about how long it may take in all. At least one round is made.
-        announce: is told what is about to be changed on the machine.
-        progress: is told what is done.
 
     Raises:
         OSError: there is no room for the files, or something could not be removed.

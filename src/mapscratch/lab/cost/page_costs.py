@@ -11,9 +11,7 @@ import os
 import resource
 import statistics
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from mmap import PAGESIZE
 from pathlib import Path
@@ -23,17 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mapscratch
-from mapscratch import ScratchMap, SystemCallWarning
+from mapscratch import ScratchMap
 from mapscratch.lab.cost.timers import (
     WORDS_PER_PAGE,
+    CannotMeasure,
     Figures,
     Heading,
     Timer,
+    in_a_process,
     in_turn,
     real_words,
 )
 from mapscratch.lab.rig.strategies import STRATEGIES
-from mapscratch.lab.rig.workers import Workers
 from mapscratch.proc import count_pages
 
 _PAGES = 1024
@@ -89,29 +88,11 @@ class PageTimer(Timer):
             names = [heading.name for heading in headings]
             if names[0] in self.left_out:
                 continue
-            with Workers([_PageSession(self.folder, step)]) as workers:
-                (answer,) = workers.all("measure")
-            if isinstance(answer, str):
-                self.left_out |= dict.fromkeys(names, answer)
-            else:
-                figures |= answer
+            try:
+                figures |= in_a_process(partial(step, self.folder))
+            except CannotMeasure as reason:
+                self.left_out |= dict.fromkeys(names, str(reason))
         return figures
-
-
-@dataclass(frozen=True, slots=True)
-class _PageSession:
-    """The process's side."""
-
-    folder: Path
-    step: _Measure
-
-    def ready(self) -> None:
-        """Nothing to prepare."""
-
-    def measure(self) -> Figures | str:
-        """The figures, or why there are none here."""
-        warnings.simplefilter("ignore", SystemCallWarning)
-        return self.step(self.folder)
 
 
 @_figure(

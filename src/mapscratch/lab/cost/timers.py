@@ -9,20 +9,25 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from mmap import PAGESIZE
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mapscratch import SystemCallWarning
 from mapscratch.elf import default_libraries, relocations
+from mapscratch.errors import last_words
 from mapscratch.lab.cost.costs import Check, Per
+from mapscratch.lab.rig.workers import Workers
 
 Figures = dict[str, float]
 """By name; ns."""
@@ -60,10 +65,7 @@ class Timer(ABC):
         self._is_prepared = False
 
     def once(self, number: int) -> Figures:
-        """Measures; a figure that makes no sense this time is not in it.
-
-        Args:
-            number: of the round, from 1.
+        """Measures in the round of that number; what makes no sense this time is not in it.
 
         Raises:
             CannotMeasure: none of them can be had here, now or later.
@@ -100,11 +102,46 @@ def in_turn(things: Sequence[_Thing], number: int) -> list[_Thing]:
     return [*things[first:], *things[:first]]
 
 
-def run_program(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """What it prints, and how it ends; at most a minute."""
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_SECONDS, **options
-    )
+@dataclass(frozen=True, slots=True)
+class _Session:
+    step: Callable[[], Figures | str]
+
+    def ready(self) -> None:
+        """Nothing to prepare."""
+
+    def measure(self) -> Figures | str:
+        warnings.simplefilter("ignore", SystemCallWarning)
+        return self.step()
+
+
+def in_a_process(step: Callable[[], Figures | str]) -> Figures:
+    """The figures that a process of its own finds, which is gone then.
+
+    Raises:
+        CannotMeasure: the step returned why there are none.
+    """
+    with Workers([_Session(step)]) as workers:
+        answer: Figures | str = workers.all("measure")[0]
+    if isinstance(answer, str):
+        raise CannotMeasure(answer)
+    return answer
+
+
+def run_program(command: Sequence[str], what: str, **options: Any) -> CompletedProcess[str]:
+    """What a program prints, which is called `what` if that fails.
+
+    Raises:
+        CannotMeasure: it can't be started, fails, or doesn't end within a minute.
+    """
+    options |= {"capture_output": True, "text": True, "timeout": _SECONDS}
+    try:
+        done = subprocess.run(command, check=False, **options)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotMeasure(f"{what} failed: {error}") from None
+    if done.returncode:
+        reason = last_words(done.stderr) or f"exit status {done.returncode}"
+        raise CannotMeasure(f"{what} failed: {reason}")
+    return done
 
 
 @contextmanager

@@ -262,7 +262,7 @@ def test_arrays_and_cache_are_told_from_the_results(full_page):
     section = re.search(r'<section id="arrays">.*?</section>', full_page, re.S).group(0)
     text = text_of(section)
     assert "A Processor, 2026-02" in text
-    assert "scans again and again 10.0; 3.60 \N{EN DASH} 4.40; not known" in text
+    assert "scans again and again 10.0; 3.60\N{EN DASH}4.40; not known" in text
     assert "0.71; not known" in text
     assert "cache.a_new_figure 1.25" in text
     assert "words.load" not in text
@@ -424,18 +424,13 @@ def test_documents_of_different_machines_are_pointed_out(full_page):
 # --- what is worked out --------------------------------------------------------------------------
 
 
-def test_the_last_class_ends_with_what_a_page_has():
-    spread = {"maximum": 512, "histogram": [[256, 511, 2], [512, 1023, 1]]}
-    survey = as_document(make_survey(totals={"fixups_per_page": spread}), "", "survey")
-    assert facts.fixups_of_survey(survey).histogram[-1] == (512, 512, 1)
-
-
-def test_pages_of_the_cost_document_are_classed():
-    found = facts.fixups_of_pages(PAGES)
-    assert found.histogram[0] == (1, 1, 1210)
-    assert found.histogram[-2:] == [(256, 511, 3120), (512, 512, 240)]
-    assert (found.median, found.maximum) == (PAGES.median, 512)
-    assert found.pages == PAGES.total_pages
+def test_pages_are_classed_and_the_last_class_ends_with_what_a_page_has():
+    found = facts.classes(PAGES)
+    assert found[0] == (1, 1, 1210)
+    assert found[-2:] == [(256, 511, 3120), (512, 512, 240)]
+    assert sum(pages for *_, pages in found) == PAGES.total_pages
+    given = documents(make_survey(totals={"pages_by_fixups": [[256, 2], [700, 1]]}))
+    assert facts.classes(given.pages)[-2:] == [(256, 511, 2), (512, 512, 1)]
 
 
 def test_points_are_moved_to_how_pages_lie_in_the_libraries():
@@ -443,7 +438,7 @@ def test_points_are_moved_to_how_pages_lie_in_the_libraries():
     layout = facts.Layout(2.0, 0.1)
     fits = tuple(type(fit)(fit.page_us, fit.fixup_ns, 0.5, 10.0) for fit in line.fits)
     line = type(line)(line.what, line.fixups, fits, line.points)
-    (fixups, spread), *_ = facts._points(line, layout)
+    (fixups, spread), *_ = facts.moved_points(line, layout)
     assert fixups == 1
     assert spread.median == pytest.approx(20.1 + 0.2e-3 + 2 * 0.5 + 0.1 * 10)
 

@@ -7,63 +7,44 @@ is, and elsewhere the user names some.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mapscratch.lab.report.charts import Table
 from mapscratch.lab.report.documents import Bench
-from mapscratch.lab.report.words import TO, digits
+from mapscratch.lab.report.words import digits, ranged
 
 _TWICE = "twice the memory limit, as fast as dirty memory with a swapfile, zram, zswap: "
-_SWAPS = ("file", "zram", "zswap")
-_ARRAYS = (
-    ("a fresh sum, as fast as astype of the whole; by processor time", ("scan", "scan_processor")),
-    (
-        "the same, file not in the page cache; by processor time",
-        ("scan_cold_file", "scan_cold_file_processor"),
-    ),
-    (
-        "chunk by chunk, of our time: a fresh sum; file not in the page cache",
-        ("scan_chunks", "scan_cold_file_chunks"),
-    ),
-    *(
-        (text, tuple(f"{swap}_{key}" for swap in _SWAPS))
-        for text, key in (
-            (f"{_TWICE}scans again and again", "scan"),
-            (f"{_TWICE}random rows of 4 KiB", "rows"),
-            (f"{_TWICE}random single words", "words"),
-            ("scans, the file's pages under the limit too", "scan_charged"),
-            ("random rows, the file's pages under the limit too", "rows_charged"),
-            ("scans chunk by chunk, of our time", "chunks"),
-            ("scans by zarr, of our time", "zarr"),
-        )
-    ),
-    ("a fixup by numba, as fast as in C; in Python, in a process of its own", ("numba", "python")),
-    (
-        "16 readers of 64 MiB, memory of all in MiB: ours; loaded, then forked; the file in chunks",
-        ("readers_ours", "readers_forked", "readers_chunks"),
-    ),
-)
-_CACHE = (
-    (
-        "chunks to decode, twice the memory, as fast as decoding each time: deflate; lzma",
-        ("deflate_decode", "lzma_decode"),
-    ),
-    (
-        "the same, as fast as the best size of an lru_cache, found by trying: deflate; lzma",
-        ("deflate_best", "lzma_best"),
-    ),
-    (
-        "a hit on 4 KiB, µs more than a dict's: any; by Zipf's law; just used",
-        ("hit_4kib_any", "hit_4kib_zipf", "hit_4kib_recent"),
-    ),
-    (
-        "a hit on 1 MiB and its sum, times a dict's: any; by Zipf's law; just used",
-        ("hit_1mib_any", "hit_1mib_zipf", "hit_1mib_recent"),
-    ),
-    ("seconds until a neighbour has half of the memory that the cache held", ("neighbour",)),
-)
-_TABLES = (("arrays", "Arrays", _ARRAYS), ("cache", "Cache", _CACHE))
+_SQUEEZED = {
+    "scan": f"{_TWICE}scans again and again",
+    "rows": f"{_TWICE}random rows of 4 KiB",
+    "words": f"{_TWICE}random single words",
+    "scan_charged": "scans, the file's pages under the limit too",
+    "rows_charged": "random rows, the file's pages under the limit too",
+    "chunks": "scans chunk by chunk, of our time",
+    "zarr": "scans by zarr, of our time",
+}
+_ARRAYS = {
+    "scan scan_processor": "a fresh sum, as fast as astype of the whole; by processor time",
+    "scan_cold_file scan_cold_file_processor": "the same, file not in the page cache; by processor "
+    "time",
+    "scan_chunks scan_cold_file_chunks": "chunk by chunk, of our time: a fresh sum; file not in "
+    "the page cache",
+    **{f"file_{key} zram_{key} zswap_{key}": text for key, text in _SQUEEZED.items()},
+    "numba python": "a fixup by numba, as fast as in C; in Python, in a process of its own",
+    "readers_ours readers_forked readers_chunks": "16 readers of 64 MiB, memory of all in MiB: "
+    "ours; loaded, then forked; the file in chunks",
+}
+_CACHE = {
+    "deflate_decode lzma_decode": "chunks to decode, twice the memory, as fast as decoding each "
+    "time: deflate; lzma",
+    "deflate_best lzma_best": "the same, as fast as the best size of an lru_cache, found by "
+    "trying: deflate; lzma",
+    "hit_4kib_any hit_4kib_zipf hit_4kib_recent": "a hit on 4 KiB, µs more than a dict's: any; by "
+    "Zipf's law; just used",
+    "hit_1mib_any hit_1mib_zipf hit_1mib_recent": "a hit on 1 MiB and its sum, times a dict's: "
+    "any; by Zipf's law; just used",
+    "neighbour": "seconds until a neighbour has half of the memory that the cache held",
+}
 
 
 def files_of_the_source() -> list[Path]:
@@ -72,42 +53,36 @@ def files_of_the_source() -> list[Path]:
     return sorted(results.glob("*.json"))
 
 
-def bench_tables(runs: Sequence[Bench]) -> list[Table]:
-    """What each run found; a figure that isn't known here is told by its own name."""
-    found = []
-    for name, caption, titles in _TABLES:
-        told = {f"{name}.{key}" for _, keys in titles for key in keys}
-        every = [(text, [f"{name}.{key}" for key in keys]) for text, keys in titles]
-        others = {key for run in runs for key in run.figures if key.startswith(f"{name}.")} - told
-        every += [(key, [key]) for key in sorted(others)]
-        rows = [
-            (text, *(_figures(run, keys) for run in runs))
-            for text, keys in every
-            if any(key in run.figures for run in runs for key in keys)
-        ]
-        found.append(Table(("what", *map(_title, runs)), rows, caption))
-    return [table for table in found if table.rows]
+def bench_tables(runs: Sequence[Bench]) -> dict[str, list[list[str]]]:
+    """What each run found, by caption; a figure that isn't known here is told by its own name."""
+    found = {
+        "Arrays": list(_rows(runs, "arrays.", _ARRAYS)),
+        "Cache": list(_rows(runs, "cache.", _CACHE)),
+    }
+    return {caption: rows for caption, rows in found.items() if rows}
 
 
-def _title(run: Bench) -> str:
-    return ", ".join(filter(None, (run.processor, run.date))) or "a run"
+def _rows(runs: Sequence[Bench], prefix: str, titles: Mapping[str, str]) -> Iterator[list[str]]:
+    every = {text: [prefix + key for key in keys.split()] for keys, text in titles.items()}
+    told = {key for keys in every.values() for key in keys}
+    others = {key for run in runs for key in run.figures if key.startswith(prefix)} - told
+    for text, keys in (every | {key: [key] for key in sorted(others)}).items():
+        if any(key in run.figures for run in runs for key in keys):
+            yield [text, *(_figures(run, keys) for run in runs)]
 
 
 def _figures(run: Bench, keys: Sequence[str]) -> str:
-    if not any(key in run.figures for key in keys):
-        return "not known"
-    return "; ".join(_figure(run.figures.get(key)) for key in keys)
+    known = any(key in run.figures for key in keys)
+    return "; ".join(_figure(run.figures.get(key)) for key in keys) if known else "not known"
 
 
 def _figure(value: float | tuple[float, float] | None) -> str:
     if value is None:
         return "not known"
     low, high = value if isinstance(value, tuple) else (value, value)
-    return digits(low) if low == high else f"{digits(low)}{TO}{digits(high)}"
+    return ranged(digits(low), digits(high))
 
 
-def bench_notes(runs: Sequence[Bench]) -> Iterator[str]:
-    """Where each run was made, and how."""
-    for run in runs:
-        kernel = f"Linux {run.kernel}. " if run.kernel else ""
-        yield f"{_title(run)}: {kernel}{run.note}".strip()
+def title(run: Bench) -> str:
+    """Where and when."""
+    return ", ".join(filter(None, (run.processor, run.date))) or "a run"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of a page: where each mark is; the template draws them, and the style sheet says how.
+"""The charts of a page: what is drawn and on which scales; the template places the marks.
 
 A chart is drawn once, for any width: across in per cent of its area, upwards in pixels, so that
 text is as large on a phone as on a wide screen. What tells lines apart is a mark's shape, a dash
@@ -8,16 +8,18 @@ and a name, and colour only beside them.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mapscratch.lab.cost.model import WORDS_A_PAGE, break_even
-from mapscratch.lab.report.documents import FixupsPerPage
-from mapscratch.lab.report.facts import SWAP_NAMES, Sweep, Way, Ways
-from mapscratch.lab.report.words import TO, duration
-from mapscratch.text import counted, listed, nanoseconds, whole
+from mapscratch.lab.cost.pages import Distribution
+from mapscratch.lab.report.facts import Sweep, Way, Ways, classes
+from mapscratch.lab.report.words import duration, ranged
+from mapscratch.lab.rig.results import Spread
+from mapscratch.text import counted, listed, nanoseconds, swap_name, whole
 
 TOP, BOTTOM = 44.0, 344.0
 """Of a chart's area, in pixels from above."""
@@ -31,133 +33,19 @@ _CHARACTER = 7.3
 """So wide is a character of a chart's text at most on average, in pixels."""
 _LEAST_COUNTS = 2
 """One point is no line."""
-_CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z"
-_SQUARE = "M-4-4L4-4L4 4L-4 4Z"
-_DIAMOND = "M0-6L6 0L0 6L-6 0Z"
-_TRIANGLE = "M0-5.4L5.2 4L-5.2 4Z"
-_DOWN = "M0 5.4L5.2-4L-5.2-4Z"
-_CROSS = (
-    "M-4.5-1.4L-1.4-1.4L-1.4-4.5L1.4-4.5L1.4-1.4L4.5-1.4L4.5 1.4L1.4 1.4L1.4 4.5L-1.4 4.5L-1.4 1.4"
-    "L-4.5 1.4Z"
-)
-_SHAPES = {
-    "file": _SQUARE, "partition": _SQUARE, "zswap": _DIAMOND, "zram": _TRIANGLE, "known": _CIRCLE,
-    "relative": _DOWN, "private": _SQUARE, "kernel": _DIAMOND, "lazyfree": _CIRCLE,
-    "dontneed": _DOWN,
+CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z"
+_SQUARE, _DIAMOND, _DOWN = "M-4-4h8v8h-8Z", "M0-6L6 0L0 6L-6 0Z", "M0 5.4L5.2-4h-10.4Z"
+SHAPES = {
+    "file": _SQUARE, "partition": _SQUARE, "zswap": _DIAMOND, "zram": "M0-5.4L5.2 4h-10.4Z",
+    "known": CIRCLE, "relative": _DOWN,
+    "private": _SQUARE, "kernel": _DIAMOND, "lazyfree": CIRCLE, "dontneed": _DOWN,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Figures in rows; the first column names the row.
-
-    Attributes:
-        head: of the columns.
-        rows: texts.
-        caption: what they are.
-        bars: for each row, how long its bar and the part of it are, as shares; none without bars.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    bars: Sequence[tuple[float, float]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A dot, a ring, a bar or a tick, and what is said of it.
-
-    Attributes:
-        x: in per cent.
-        y: in pixels.
-        text: beside it, or empty.
-        note: where a pointer rests on it.
-        roomy: there is room for the text only on a wide screen.
-        ends: of a whisker, in pixels; None without one.
-        width: of a bar, in per cent.
-    """
-
-    x: float = 0.0
-    y: float = 0.0
-    text: str = ""
-    note: str = ""
-    roomy: bool = False
-    ends: tuple[float, float] | None = None
-    width: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnLine:
-    """A line with its marks and its name.
-
-    Attributes:
-        key: its class in the style sheet.
-        label: at its end, and in the legend.
-        path: per cent across, pixels down.
-        dots: what was measured.
-        shape: of their marks, about a middle of 0.
-        end: where it ends, from above.
-        place: where its label is.
-        reckoned: nothing of it was measured as such.
-    """
-
-    key: str
-    label: str
-    path: str
-    dots: Sequence[Mark]
-    shape: str
-    end: float
-    place: float
-    reckoned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart.
-
-    Attributes:
-        key: its name in the page.
-        title: what it shows.
-        description: what is to be seen, for those who can't see it.
-        across: ticks, and the axis' name.
-        upwards: likewise.
-        lines: from the top at their ends.
-        tables: the figures.
-        height: in pixels.
-        rings: where dropping a page begins to cost more.
-        bars: pages by their fixups.
-        quantiles: of them.
-        pages: how many there are, or empty.
-        scale: for the line of another device; None if there is none.
-    """
-
-    key: str
-    title: str
-    description: str
-    across: tuple[Sequence[Mark], str]
-    upwards: tuple[Sequence[Mark], str]
-    lines: Sequence[DrawnLine]
-    tables: Sequence[Table]
-    height: float
-    rings: Sequence[Mark] = ()
-    bars: Sequence[Mark] = ()
-    quantiles: Sequence[Mark] = ()
-    pages: str = ""
-    scale: Scale | None = None
+"""Of marks about a middle of 0, by the key of a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to places on an axis.
-
-    Attributes:
-        low: the value at `start`.
-        high: the value at `end`.
-        start: a place.
-        end: a place; below `start` for an axis upwards.
-        logarithmic: equal ratios are equally far apart.
-    """
+    """From values of `low` to `high` to places from `start` to `end`."""
 
     low: float
     high: float
@@ -176,188 +64,179 @@ class Scale:
 
     def ticks(self, most: int = 7) -> list[float]:
         """Round values, at most so many."""
+        low, high = self.low, self.high
         if not self.logarithmic:
-            return _linear_ticks(self.low, self.high, most)
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            power = 10.0 ** math.floor(math.log10((high - low) / most))
+            step = next(n * power for n in (1, 2, 5, 10) if (high - low) / (n * power) < most)
+            return [n * step for n in range(math.ceil(low / step), int(high / step + 1e-9) + 1)]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks: list[float] = []
         for factors in ((1, 2, 5), (1, 3), (1,)):
             every = (factor * 10.0**decade for decade in decades for factor in factors)
-            ticks = [value for value in every if self.low <= value <= self.high]
+            ticks = [value for value in every if low <= value <= high]
             if len(ticks) <= most:
                 break
         return ticks[:: math.ceil(len(ticks) / most) or 1]
 
-    def marked(self, text: Callable[[float], str]) -> list[Mark]:
-        """Its ticks upwards, with what they say."""
-        return [Mark(y=self(value), text=text(value)) for value in self.ticks()]
-
-
-def _linear_ticks(low: float, high: float, most: int) -> list[float]:
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    for factor in (1, 2, 5, 10):
-        step = factor * power
-        first, last = math.ceil(low / step), math.floor(high / step + 1e-9)
-        if last - first < most:
-            return [index * step for index in range(first, last + 1)]
-    return [low, high]
-
 
 def apart(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Moves labels apart.
+    """Places for labels near those that are wanted, in the same order and a distance apart.
 
-    Args:
-        wanted: where each would like to be.
-        distance: between any two at least.
-        low: none is before it.
-        high: none is behind it, unless there are too many.
-
-    Returns:
-        where each is, in the order of `wanted`.
+    None is before `low`, and none behind `high` unless there are too many.
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    places = [min(max(wanted[index], low), high) for index in order]
-    down = list(itertools.accumulate(places, lambda at, place: max(place, at + distance)))
-    up = list(itertools.accumulate(places[::-1], lambda at, place: min(place, at - distance)))[::-1]
+    order = np.argsort(wanted, kind="stable")
+    steps = distance * np.arange(len(wanted))
+    room = np.asarray(wanted, dtype=np.float64)[order] - steps
     # Pushed half by those above and half by those below, and then into the room that there is.
-    middle = [(one + other) / 2 for one, other in zip(down, up, strict=True)]
-    for at in range(len(middle)):
-        least = low if at == 0 else middle[at - 1] + distance
-        middle[at] = max(middle[at], least)
-    for at in reversed(range(len(middle))):
-        most = high if at == len(middle) - 1 else middle[at + 1] - distance
-        middle[at] = min(middle[at], most)
-    found = dict(zip(order, middle, strict=True))
-    return [found[index] for index in range(len(wanted))]
+    down, up = np.maximum.accumulate(room), np.minimum.accumulate(room[::-1])[::-1]
+    last = max(low, high - distance * (len(wanted) - 1))
+    places = np.empty_like(room)
+    places[order] = np.clip((down + up) / 2, low, last) + steps
+    return [float(place) for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line, what was measured of it, and its name; reckoned: nothing was measured of it."""
+
+    key: str
+    title: str
+    label: str
+    curve: Sequence[tuple[float, float]]
+    points: Sequence[tuple[float, Spread]]
+    reckoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A value on an axis or a number at a place; roomy: for its text a phone has no room."""
+
+    at: float
+    text: str
+    roomy: bool
+    upwards: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines over a number of things; they have the order of the eye, from the top at their ends."""
+
+    key: str
+    title: str
+    across: str
+    upwards: str
+    unit: tuple[str, str]
+    say: Callable[[float], str]
+    x: Scale
+    y: Scale
+    ticks: Sequence[Tick]
+    lines: Sequence[Line]
+    rings: Sequence[Tick] = ()
+    pages: Distribution | None = None
+
+    @property
+    def description(self) -> str:
+        """What is to be seen, for those who can't see it."""
+        return " ".join(
+            f"{line.title}: {', '.join(self.told(*line.curve[at]) for at in (0, -1))}."
+            for line in self.lines
+        )
+
+    def told(self, count: float, value: float) -> str:
+        """What a point says."""
+        return f"{self.say(value)} with {counted(round(count), *self.unit)}"
+
+    def path(self, line: Line) -> str:
+        """Per cent across, pixels down."""
+        return "M" + "L".join(f"{self.x(n):.2f} {self.y(value):.1f}" for n, value in line.curve)
+
+    @property
+    def ends(self) -> list[tuple[Line, float, float]]:
+        """Where each line ends, from above, and where its label is."""
+        ends = [self.y(line.curve[-1][1]) for line in self.lines]
+        return list(zip(self.lines, ends, apart(ends, _LINE_HEIGHT, TOP, BOTTOM - 4), strict=True))
+
+    @property
+    def strip(self) -> list[tuple[float, float, float, str]]:
+        """Bars of pages by their fixups: from where to where, how high, and what they say."""
+        bins = classes(self.pages) if self.pages else []
+        tallest = max((number for *_, number in bins), default=0) or 1
+        scale = Scale(0, tallest, STRIP_BOTTOM, STRIP_TOP)
+        return [
+            (self.x(low), self.x(high + 1), scale(number), f"{counted(number, 'page')} with {span}")
+            for low, high, number in bins
+            for span in [ranged(whole(low), whole(high))]
+        ]
+
+    @property
+    def quantiles(self) -> Iterator[Tick]:
+        """At the median, and where 95 % of the pages have no more."""
+        former = -math.inf
+        for share, name in ((0.5, "half"), (0.95, "95 %")):
+            value = self.pages.quantile(share) if self.pages else 0
+            if value >= 1:
+                text = f"{name} ≤ {whole(value)}"
+                near = (self.x(value) - former) / 100 * _NARROW <= len(text) * _CHARACTER
+                yield Tick(value, text, roomy=near)
+                former = self.x(value)
 
 
 # --- a page's way out of memory and back --------------------------------------------------------
 
 
-def round_trip_chart(ways: Ways, fixups: FixupsPerPage | None) -> Chart:
+def round_trip_chart(ways: Ways, pages: Distribution | None) -> Chart:
     """What a page's way costs against the fixups on it, and how many fixups pages here have."""
-    drawn = _from_the_top([*ways.swaps, *ways.drawn])
+    drawn = ways.from_the_top(ways.swaps + ways.drawn)
     values = [one.at(k) for one in drawn for k in (1, WORDS_A_PAGE)]
     values += [us for one in drawn for _, s in one.points for us in (s.minimum, s.maximum)]
     values = [value for value in values if value > 0] or [1.0]
     x = Scale(1, WORDS_A_PAGE, 0, 100, logarithmic=True)
     y = Scale(min(values) / 1.6, max(values) * 1.6, BOTTOM, TOP, logarithmic=True)
-    ticks = [Mark(x(2.0**n), text=str(2**n), roomy=n % 2 == 1) for n in range(10)]
     return Chart(
         key="trip",
         title="What it costs a page to leave memory and come back as it was",
-        description=_told(drawn, fixups),
-        across=(ticks, "fixups on the page"),
-        upwards=(y.marked(duration), "a page's way out and back, time"),
-        lines=_way_lines(drawn, x, y),
-        tables=(_way_table(ways), _point_table(drawn)),
-        height=STRIP_BOTTOM + 6 if fixups else BOTTOM + 42,
+        across="fixups on the page",
+        upwards="a page's way out and back, time",
+        unit=("fixup", "fixups"),
+        say=duration,
+        x=x,
+        y=y,
+        ticks=[Tick(2.0**n, str(2**n), roomy=n % 2 == 1) for n in range(10)],
+        lines=[_way_line(way) for way in drawn],
         rings=_rings(ways, x, y),
-        bars=_bars(fixups, x) if fixups else (),
-        quantiles=_quantiles(fixups, x) if fixups else (),
-        pages=f"pages: {whole(fixups.pages)}" if fixups else "",
-        scale=y,
+        pages=pages,
     )
 
 
-def _from_the_top(ways: Sequence[Way]) -> list[Way]:
-    """As their lines end at the right: names, letters and tables have the order of the eye."""
-    return sorted(ways, key=lambda one: -one.at(WORDS_A_PAGE))
-
-
-def _told(drawn: Sequence[Way], fixups: FixupsPerPage | None) -> str:
-    sentences = [
-        f"{one.title}: {duration(one.at(1))} with 1 fixup, {duration(one.at(WORDS_A_PAGE))} with "
-        f"{WORDS_A_PAGE}."
-        for one in drawn
-    ]
-    if fixups and fixups.median is not None:
-        half = counted(round(fixups.median), "fixup")
-        sentences.append(f"Half of the pages here have at most {half}.")
-    return " ".join(sentences)
-
-
-def _way_lines(drawn: Sequence[Way], x: Scale, y: Scale) -> list[DrawnLine]:
-    ends = [y(one.at(WORDS_A_PAGE)) for one in drawn]
-    places = apart(ends, _LINE_HEIGHT, TOP, BOTTOM - 4)
+def _way_line(way: Way) -> Line:
+    if way.drops:
+        short = way.title.replace("as ld.so does it", "as ld.so")
+        label = f"{short}, {nanoseconds(max(way.fixup_ns, 0.0))}"
+    else:
+        label = f"{way.title}, {duration(way.page_us)}"
     fixups = [WORDS_A_PAGE ** (step / _STEPS) for step in range(_STEPS + 1)]
-    return [
-        DrawnLine(
-            key=way.key,
-            label=_label(way),
-            path=_path((x(k), y(way.at(k))) for k in fixups),
-            dots=[
-                Mark(
-                    x(max(k, 1)),
-                    y(spread.median),
-                    note=f"{way.title}, {counted(round(k), 'fixup')}: {duration(spread.median)}",
-                    ends=(y(spread.minimum), y(spread.maximum)),
-                )
-                for k, spread in way.points
-            ],
-            shape=_SHAPES.get(way.key, _CROSS),
-            end=end,
-            place=place,
-            reckoned=way.drops and not way.points,
-        )
-        for way, end, place in zip(drawn, ends, places, strict=True)
-    ]
+    curve = [(k, way.at(k)) for k in fixups]
+    return Line(way.key, way.title, label, curve, way.points, way.drops and not way.points)
 
 
-def _label(way: Way) -> str:
-    if not way.drops:
-        return f"{way.title}, {duration(way.page_us)}"
-    short = way.title.replace("as ld.so does it", "as ld.so")
-    return f"{short}, {nanoseconds(max(way.fixup_ns, 0.0))}"
-
-
-def _way_table(ways: Ways) -> Table:
-    columns = [0, 1, 16, 64, 256, WORDS_A_PAGE]
-    return Table(
-        ("way, by its line", *(f"{counted(fixups, 'fixup')} a page" for fixups in columns)),
-        [
-            (one.title, *(duration(one.at(fixups)) for fixups in columns))
-            for one in _from_the_top([*ways.swaps, *ways.scratch])
-        ],
-    )
-
-
-def _point_table(drawn: Sequence[Way]) -> Table:
-    """What was measured beside what the lines say."""
-    return Table(
-        ("way", "fixups a page", "measured", f"least{TO}most", "by its line"),
-        [
-            (
-                one.title,
-                whole(k),
-                duration(spread.median),
-                f"{duration(spread.minimum)}{TO}{duration(spread.maximum)}",
-                duration(one.at(k)),
-            )
-            for one in drawn
-            for k, spread in one.points
-        ],
-        caption="The marks: what was measured",
-    )
-
-
-def _rings(ways: Ways, x: Scale, y: Scale) -> list[Mark]:
+def _rings(ways: Ways, x: Scale, y: Scale) -> list[Tick]:
     """Where dropping a page begins to cost more, with the number where there is room."""
-    rings: list[Mark] = []
+    rings: list[Tick] = []
     taken: list[tuple[float, float]] = []
     for way in ways.drawn:
-        found = [(break_even(swap.trip, way.trip), swap) for swap in ways.swaps]
+        found = [(break_even(swap.trip, way.trip).fixups.median, swap) for swap in ways.swaps]
         # The number is that of the swap that is beaten least.
-        for one, swap in sorted(found, key=lambda pair: pair[0].fixups.median):
-            limit = one.fixups.median
+        for limit, swap in sorted(found, key=lambda pair: pair[0]):
             if not 1 <= limit < WORDS_A_PAGE:
                 continue
-            at = (x(limit), y(swap.at(limit)))
-            note = f"break-even of {way.title} with {swap.name}: {limit:,.0f} fixups a page"
-            text = whole(limit)
+            us, text = swap.at(limit), whole(limit)
+            at = (x(limit), y(us))
+            note = f"break-even of {way.title} with {swap.name}: {text} fixups a page"
             narrow, wide = (_free(at, text, taken, width) for width in (_NARROW, _WIDE))
             if wide:
                 taken.append(at)
-            rings.append(Mark(*at, text if wide else "", note, roomy=not narrow))
+            rings.append(Tick(limit, text if wide else "", not narrow, us, note))
     return rings
 
 
@@ -371,39 +250,6 @@ def _free(
     )
 
 
-def _bars(fixups: FixupsPerPage, x: Scale) -> list[Mark]:
-    tallest = max(1, *(pages for *_, pages in fixups.histogram))
-    height = Scale(0, tallest, 0, STRIP_BOTTOM - STRIP_TOP)
-    bars = []
-    for low, high, pages in fixups.histogram:
-        start, end, tall = x(max(low, 1)), x(high + 1), height(pages)
-        which = counted(round(high), "fixup") if low == high else f"{span(low, high)} fixups"
-        note = f"{which}: {counted(round(pages), 'page')}"
-        width = max(end - start - 0.2, 0.3)
-        bars.append(Mark(start, STRIP_BOTTOM - tall, note=note, width=width))
-    return bars
-
-
-def _quantiles(fixups: FixupsPerPage, x: Scale) -> list[Mark]:
-    """At the median, and where 95 % of the pages have no more, if that is not too near."""
-    ticks: list[Mark] = []
-    for value, name in ((fixups.median, "half"), (fixups.p95, "95 %")):
-        if value is not None and value >= 1:
-            at, text = x(value), f"{name} ≤ {whole(value)}"
-            far = not ticks or (at - ticks[-1].x) / 100 * _NARROW > len(text) * _CHARACTER
-            ticks.append(Mark(at, text=text, roomy=not far))
-    return ticks
-
-
-def span(low: float, high: float) -> str:
-    """A range of whole numbers."""
-    return whole(low) if low == high else f"{whole(low)}{TO.strip()}{whole(high)}"
-
-
-def _path(points: Iterable[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.2f} {y:.1f}" for x, y in points)
-
-
 # --- swap against the number of processes -------------------------------------------------------
 
 
@@ -415,62 +261,36 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
     alike: dict[tuple[str, tuple[tuple[int, float], ...]], list[str]] = {}
     for one in sweeps:
         if one.swap and len(one.swapped) >= _LEAST_COUNTS:
-            alike.setdefault((one.strategy, one.swapped), []).append(SWAP_NAMES[one.swap])
+            alike.setdefault((one.strategy, one.swapped), []).append(swap_name(one.swap))
     if not alike:
         return None
     several = len({one.swap for one in sweeps}) > 1
-    named = [
-        (f"{strategy}: {listed(dict.fromkeys(swaps))}" if several else strategy, strategy, points)
-        for (strategy, points), swaps in alike.items()
-    ]
-    named.sort(key=lambda one: -one[2][-1][1])
-    every = [point for *_, points in named for point in points]
-    x = Scale(0, max(1, *(n for n, _ in every)), 0, 100)
-    y = Scale(0, max(1.0, *(1.05 * pages for _, pages in every)), BOTTOM, TOP)
+    lines = []
+    for (strategy, curve), swaps in alike.items():
+        title = f"{strategy}: {listed(dict.fromkeys(swaps))}" if several else strategy
+        key = strategy if strategy in SHAPES else "known"
+        points = [(n, Spread(pages, pages, pages)) for n, pages in curve]
+        lines.append(Line(key, title, title, curve, points))
+    counts = sorted({n for line in lines for n, _ in line.curve})
+    most = max(pages for line in lines for _, pages in line.curve)
+    x = Scale(0, max(1, *counts), 0, 100)
     return Chart(
         key="sweep",
         title="Fixed-up pages that N processes sent to swap",
-        description=" ".join(
-            f"{name}: {', '.join(f'{n} → {whole(pages)}' for n, pages in points)}."
-            for name, _, points in named
-        ),
-        across=(_count_ticks(sorted({n for n, _ in every}), x), "processes"),
-        upwards=(y.marked(whole), "pages to swap"),
-        lines=_sweep_lines(named, x, y),
-        tables=(),
-        height=BOTTOM + 42,
+        across="processes",
+        upwards="pages to swap",
+        unit=("process", "processes"),
+        say=whole,
+        x=x,
+        y=Scale(0, max(1.0, 1.05 * most), BOTTOM, TOP),
+        ticks=_count_ticks(counts, x),
+        lines=sorted(lines, key=lambda line: -line.curve[-1][1]),
     )
 
 
-def _count_ticks(counts: Sequence[int], x: Scale) -> list[Mark]:
-    ticks: list[Mark] = []
+def _count_ticks(counts: Sequence[float], x: Scale) -> list[Tick]:
+    ticks: list[Tick] = []
     for n in counts:
-        free = not ticks or (x(n) - ticks[-1].x) / 100 * _NARROW > 24
-        ticks.append(Mark(x(n), text=str(n) if free else ""))
+        free = not ticks or (x(n) - x(ticks[-1].at)) / 100 * _NARROW > 24
+        ticks.append(Tick(n, whole(n) if free else "", roomy=False))
     return ticks
-
-
-def _sweep_lines(
-    named: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], x: Scale, y: Scale
-) -> list[DrawnLine]:
-    ends = [y(points[-1][1]) for *_, points in named]
-    places = apart(ends, _LINE_HEIGHT, TOP, BOTTOM - 2)
-    return [
-        DrawnLine(
-            key=strategy if strategy in _SHAPES else "known",
-            label=name,
-            path=_path((x(n), y(pages)) for n, pages in points),
-            dots=[
-                Mark(
-                    x(n),
-                    y(pages),
-                    note=f"{name}, {counted(n, 'process', 'processes')}: {whole(pages)}",
-                )
-                for n, pages in points
-            ],
-            shape=_SHAPES.get(strategy, _CIRCLE),
-            end=end,
-            place=place,
-        )
-        for (name, strategy, points), end, place in zip(named, ends, places, strict=True)
-    ]

@@ -26,10 +26,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.errors import UserError
@@ -64,6 +64,12 @@ class ReportError(UserError, ValueError):
 
 DEFAULT_SECONDS = 270.0
 DEFAULT_OUTPUT = Path("report.html")
+_PARTS = {
+    "survey": ("survey: libraries and processes", "--installed --pid all"),
+    "cost": ("cost: fixups, faults, swap", "--measure --seconds {seconds}"),
+    "compare": ("compare: N processes", "--seconds {seconds}"),
+}
+"""A title, and options."""
 _SHARES = {"survey": 0.5, "cost": 2.0, "compare": 1.0}
 """How the time is divided: a survey gets half of it at most and takes a sixth of it on an idle
 machine; what a part doesn't use goes to those after it, by these weights."""
@@ -74,35 +80,22 @@ _SWAP_KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
 """The most telling one first, for the time may be short for the last."""
 _LEAST_SWAP = 256 << 20
 
-
 HELP = "one HTML page: how expensive the fixups are here"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=file_path,
-        default=DEFAULT_OUTPUT,
-        metavar="FILE",
-        help=f"the page, - for standard output (default: {DEFAULT_OUTPUT})",
-    )
+    file: dict[str, Any] = {"type": file_path, "metavar": "FILE"}
+    output = f"the page, - for standard output (default: {DEFAULT_OUTPUT})"
+    parser.add_argument("-o", "--output", **file, default=DEFAULT_OUTPUT, help=output)
     for name in KINDS:
-        parser.add_argument(
-            f"--{name}",
-            type=file_path,
-            action="append",
-            default=[],
-            metavar="FILE",
-            help=f"what `mapscratch {name} --json` saved"
-            + ("; may be given several times" if name == "compare" else ""),
-        )
+        saved = f"what `mapscratch {name} --json` saved"
+        saved += "; may be given several times" if name == "compare" else ""
+        parser.add_argument(f"--{name}", **file, action="append", default=[], help=saved)
     parser.add_argument(
         "--bench",
-        type=file_path,
+        **file,
         nargs="+",
-        metavar="FILE",
         help="files of bench/results/, which say what arrays and Cache gain (default: those of the "
         "source, if this is it)",
     )
@@ -120,12 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what pages are swapped to, as in `mapscratch compare` (default: what is there); may "
         "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
     )
-    parser.add_argument(
-        "--keep",
-        type=file_path,
-        metavar="FOLDER",
-        help="save the JSON of what it runs itself, too, each when it is done",
-    )
+    keep = "save the JSON of what it runs itself, too, each when it is done"
+    parser.add_argument("--keep", type=file_path, metavar="FOLDER", help=keep)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,20 +122,20 @@ def run(arguments: argparse.Namespace) -> int:
     refused = _check(arguments)
     created = datetime.now().astimezone()
     bench = tuple(map(read_bench, arguments.bench or files_of_the_source()))
-    if any(getattr(arguments, name) for name in KINDS):
-        given = [(name, path) for name in KINDS for path in getattr(arguments, name)]
-        documents = Documents(tuple(read_document(path, name) for name, path in given), bench)
+    given = [(path, name) for name in KINDS for path in getattr(arguments, name)]
+    if given:
+        documents = Documents(tuple(read_document(*one) for one in given), bench)
     else:
         with tempfile.TemporaryDirectory(prefix="mapscratch-report-") as folder:
             outcomes = _run_all(arguments, refused, Path(folder))
         documents = Documents(
             tuple(_document(one, refused) for one in outcomes if one.document),
-            bench=bench,
+            bench,
             missing=(
                 *((f"swap {kind}", reason) for kind, reason in refused.items()),
                 *((one.part.name, one.reason) for one in outcomes if not one.document),
             ),
-            commands=tuple(_again(outcomes, arguments)),
+            commands=tuple(_again(outcomes, arguments.swap)),
         )
     text = page(documents, created).encode()
     _write(arguments.output, text)
@@ -173,23 +162,22 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
         raise ReportError(
             f"with {', '.join(given)} nothing is run: leave {', '.join(own)} away, or the files"
         )
-    twice = [name for name in KINDS if name != "compare" and len(getattr(arguments, name)) > 1]
-    if twice:
-        raise ReportError(f"--{twice[0]} is given twice: a page shows one {twice[0]}")
+    for name in KINDS:
+        if name != "compare" and len(getattr(arguments, name)) > 1:
+            raise ReportError(f"--{name} is given twice: a page shows one {name}")
     if arguments.keep:
-        _check_folder(arguments.keep)
-    return {
-        kind: reason
-        for wanted in arguments.swap
-        for kind, reason in check_swap(wanted, _LEAST_SWAP).items()
-    }
+        _check_folder(arguments.keep.absolute())
+    refused: dict[SwapKind, str] = {}
+    for wanted in arguments.swap:
+        refused |= check_swap(wanted, _LEAST_SWAP)
+    return refused
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    at = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    if not at.is_dir() or not os.access(at, os.W_OK | os.X_OK):
+    at = next(one for one in (folder, *folder.parents) if one.exists())
+    if not at.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(at))
+    if not os.access(at, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "can't be written to", str(at))
 
 
@@ -199,8 +187,7 @@ def _check_folder(folder: Path) -> None:
 def _run_all(
     arguments: argparse.Namespace, refused: Mapping[SwapKind, str], folder: Path
 ) -> list[Outcome]:
-    started = time.monotonic()
-    whole = arguments.seconds or DEFAULT_SECONDS
+    started, whole = time.monotonic(), arguments.seconds or DEFAULT_SECONDS
     swaps = _swaps(arguments.swap, refused)
     # One run of costs measures all of them in turns.
     every = "all" if len(swaps) > 1 else swaps[0]
@@ -209,11 +196,10 @@ def _run_all(
     with _progress(whole) as say:
         for kind, reason in refused.items():
             say(f"swap {kind}: not made: {reason}", 0.0)
-        while ahead:
+        for at, (name, swap) in enumerate(ahead):
             begun = time.monotonic() - started
-            share = _share(ahead[0][0], [name for name, _ in ahead])
-            seconds = max(max(whole - begun, _SECONDS_TO_START) * share, _SECONDS_TO_START)
-            name, swap = ahead.pop(0)
+            share = _share(name, [other for other, _ in ahead[at:]])
+            seconds = max((whole - begun) * share, _SECONDS_TO_START)
             with_survey = bool(outcomes and outcomes[0].document)
             part = _part(name, seconds, swap, several=len(swaps) > 1, with_survey=with_survey)
 
@@ -230,9 +216,7 @@ def _run_all(
 
 def _share(name: str, ahead: Sequence[str]) -> float:
     """Of the time that is left, what a part gets, and those ahead of it get the rest."""
-    if name == "survey":
-        return _SHARES[name]
-    return _SHARES[name] / sum(_SHARES[other] for other in ahead)
+    return _SHARES[name] / (1 if name == "survey" else sum(_SHARES[other] for other in ahead))
 
 
 def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
@@ -246,19 +230,10 @@ def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: b
     """A command for one document, which keeps to its time; far beyond it, and we interrupt it."""
     # All of its figures would be lost: rather a busy machine takes longer than was said.
     limit = seconds + max(_SECONDS_BEYOND, seconds / 4)
-    whole = max(int(seconds * _SHARE_MEASURED - _SECONDS_TO_START), 1)
-    title = {
-        "survey": "survey: libraries and processes",
-        "cost": "cost: fixups, faults, swap",
-        "compare": "compare: N processes",
-    }[name]
+    measured = max(int(seconds * _SHARE_MEASURED - _SECONDS_TO_START), 1)
+    title, options = _PARTS[name]
     file = f"compare-{swap}.json" if name == "compare" and several else f"{name}.json"
-    words = {
-        "survey": ["survey", "--installed", "--pid", "all"],
-        "cost": ["cost", "--measure", "--seconds", str(whole)],
-        "compare": ["compare", "--seconds", str(whole)],
-    }[name]
-    words += ["--json", f"{{folder}}/{file}"]
+    words = [name, *options.format(seconds=measured).split(), "--json", f"{{folder}}/{file}"]
     if name == "cost" and with_survey:
         words += ["--survey", "{folder}/survey.json"]
     if swap != "none":
@@ -275,20 +250,17 @@ def _told(outcome: Outcome) -> str:
 @contextmanager
 def _progress(seconds: float) -> Iterator[Progress]:
     """A bar if standard error is a terminal; else a line whenever something else is done."""
-    if sys.stderr.isatty():
-        with progress_bar() as progress:
-            progress(f"about {seconds:.0f} s", 0.0)
-            yield progress
-        return
-    said: list[str] = []
+    said = ""
 
     def say(what: str, share: float) -> None:
-        if said[-1:] != [what]:
-            said.append(what)
+        nonlocal said
+        if what != said:
             print(f"[{min(share, 1):4.0%}] {what}", file=sys.stderr, flush=True)
+        said = what
 
-    say(f"about {seconds:.0f} s", 0.0)
-    yield say
+    with progress_bar() if sys.stderr.isatty() else nullcontext(say) as progress:
+        progress(f"about {seconds:.0f} s", 0.0)
+        yield progress
 
 
 def _keep(file: Path, folder: Path, say: Progress) -> None:
@@ -305,21 +277,17 @@ def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> Head | Compa
     document = outcome.document
     left_out = document.get("left_out") if isinstance(document, dict) else None
     if isinstance(left_out, dict):
-        left_out |= {
-            name: reason
-            for name in left_out
-            for kind, reason in refused.items()
-            if f"swap.{kind}" in name
-        }
+        for kind, reason in refused.items():
+            left_out |= {name: reason for name in left_out if f"swap.{kind}" in name}
     return as_document(document, outcome.part.file, outcome.part.name)
 
 
-def _again(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> Iterator[str]:
+def _again(outcomes: Sequence[Outcome], wanted: Sequence[str]) -> Iterator[str]:
     root = "sudo " if os.geteuid() == 0 else ""
     yield from (f"{root}{one.part.command}" for one in outcomes)
     files = [f"--{one.part.name} {one.part.file}" for one in outcomes if one.document]
     yield " ".join(["mapscratch report", *files, "-o report.html"])
-    swaps = "".join(f" --swap {swap}" for swap in dict.fromkeys(arguments.swap))
+    swaps = "".join(f" --swap {swap}" for swap in dict.fromkeys(wanted))
     yield f"# or all of it at once: {root}mapscratch report{swaps}"
 
 
@@ -333,8 +301,7 @@ def _write(path: Path, text: bytes) -> None:
     elif path.exists() and not path.is_file():  # /dev/stdout, a pipe
         path.write_bytes(text)
     else:
-        target = path.resolve()
-        with replacing(target, _mode(target)) as file:
+        with replacing(path.resolve(), _mode(path)) as file:
             file.write(text)
 
 

@@ -20,6 +20,8 @@ from msgspec import Meta, Struct
 from mapscratch.lab.compare.document import ComparisonDocument, Machine
 from mapscratch.lab.cost.answer import CostReport, cost_report
 from mapscratch.lab.cost.document import Figures
+from mapscratch.lab.cost.model import ModelError
+from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.reading import ReadingError, checked_document, converted, read_json
 
 _VERSION = 1
@@ -56,21 +58,6 @@ class SurveyedProcess(Struct, frozen=True):
     saved_pages: Count = 0
 
 
-class FixupsPerPage(Struct, frozen=True):
-    """Fixups a page, over pages that have any; bins are fewest and most fixups, and pages."""
-
-    median: float | None = None
-    p95: float | None = None
-    maximum: float | None = None
-    mean: float | None = None
-    histogram: Annotated[list[tuple[Count, Count, Count]], Meta(max_length=64)] = []
-
-    @property
-    def pages(self) -> int:
-        """All pages."""
-        return sum(pages for *_, pages in self.histogram)
-
-
 class Totals(Struct, frozen=True):
     """Of all libraries, and all processes."""
 
@@ -79,7 +66,6 @@ class Totals(Struct, frozen=True):
     dirtied_pages: Count | None = None
     saved_pages: Count | None = None
     bind_now_or_no_plt_share: float | None = None
-    fixups_per_page: FixupsPerPage = FixupsPerPage()
     pages_by_fixups: list[tuple[Count, Count]] = []
     largest_share: float | None = None
     library_median: float | None = None
@@ -131,6 +117,15 @@ class Ps(Head, frozen=True, kw_only=True):
 
     processes: list[ScratchProcess]
 
+    @property
+    def uses(self) -> list[tuple[ScratchProcess, Mapping | None]]:
+        """Each process with each of its mappings, or with none if it can't be looked at."""
+        return [
+            (process, one)
+            for process in self.processes
+            for one in (*([None] if process.problem else []), *process.mappings)
+        ]
+
 
 class Cost(Head, frozen=True, kw_only=True):
     """A ``mapscratch.cost``: its head, and the report that it was made from."""
@@ -179,6 +174,15 @@ class Documents:
         return next((one for one in self.all if isinstance(one, Survey)), None)
 
     @property
+    def pages(self) -> Distribution | None:
+        """The pages of its libraries by their fixups; None without any."""
+        try:
+            counted = self.survey.totals.pages_by_fixups if self.survey else []
+            return distribution_of_survey("the libraries here", counted)
+        except ModelError:
+            return None
+
+    @property
     def cost(self) -> Cost | None:
         """What was measured of fixups, faults and swap."""
         return next((one for one in self.all if isinstance(one, Cost)), None)
@@ -195,17 +199,7 @@ class Documents:
 
 
 def read_document(path: Path, name: str) -> Head | ComparisonDocument:
-    """Reads a document.
-
-    Args:
-        path: of its file.
-        name: of `KINDS`.
-
-    Raises:
-        ReadingError: the file can't be read as JSON, or holds no such document, or a damaged one;
-            the message says what it holds.
-        OSError: it can't be read.
-    """
+    """Reads the document of a name of `KINDS`; errors are those of `as_document`, and OSError."""
     value = read_json(path, f"what `mapscratch {name} --json` saved")
     return as_document(value, os.fspath(path), name)
 
@@ -214,7 +208,7 @@ def as_document(value: Any, where: str, name: str) -> Head | ComparisonDocument:
     """A document that was read; its name, its version and its members' types are checked.
 
     Raises:
-        ReadingError: it is another one, or of another version, or damaged.
+        ReadingError: it is another one, or of another version, or damaged; the message says so.
     """
     checked = checked_document(value, f"mapscratch.{name}", _VERSION, where)
     if name != "cost":
@@ -230,10 +224,5 @@ def as_document(value: Any, where: str, name: str) -> Head | ComparisonDocument:
 
 
 def read_bench(path: Path) -> Bench:
-    """Reads what ``bench/record.py`` saved.
-
-    Raises:
-        ReadingError: the file can't be read as JSON, or is something else.
-        OSError: it can't be read.
-    """
+    """Reads what ``bench/record.py`` saved; raises as `read_document`."""
     return converted(read_json(path, "a file of bench/results/"), Bench, os.fspath(path))

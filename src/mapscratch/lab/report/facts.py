@@ -7,50 +7,46 @@ where dropping stops paying is its `BreakEven`. Comparisons alone give such line
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-from msgspec.structs import replace
 
 from mapscratch.lab.compare.document import ComparisonDocument, Result
 from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.costs import Line
 from mapscratch.lab.cost.model import (
     ALONE,
+    DEVICE,
     DEVICES,
     WORDS_A_PAGE,
     BreakEven,
     Device,
     FixupCost,
     Layout,
-    ModelError,
     RoundTrip,
     break_even,
     device_lines,
     kernel_part_us,
 )
-from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
-from mapscratch.lab.report.documents import Documents, FixupsPerPage, Survey
-from mapscratch.lab.report.words import TO, duration, percent
+from mapscratch.lab.cost.pages import Distribution
+from mapscratch.lab.report.documents import Documents, Survey
+from mapscratch.lab.report.words import duration, percent, ranged
 from mapscratch.lab.rig.results import Spread
+from mapscratch.text import swap_name, whole
 
-SWAP_NAMES = {
-    "file": "swapfile",
-    "partition": "swap partition",
-    "zram": "zram",
-    "zswap": "zswap",
+_DROPS = {
+    ("known value", None): ("known", "known values"),
+    ("relative", None): ("relative", "relative"),
+    ("mixed", "short"): ("mixed-short", "as ld.so does it, few libraries"),
+    ("mixed", "long"): ("mixed-long", "as ld.so does it, many libraries"),
+    ("symbolic", "short"): ("short", "short look-ups"),
+    ("symbolic", "long"): ("long", "long look-ups"),
 }
-_FIXUP_NAMES = {
-    "known": "known values",
-    "relative": "relative",
-    "mixed-short": "as ld.so does it, few libraries",
-    "mixed-long": "as ld.so does it, many libraries",
-    "short": "short look-ups",
-    "long": "long look-ups",
-}
+"""How fixups are made again, by their kind and scope: a key, and a name."""
 _DEVICE_NAMES = {"nvme": "NVMe", "ssd": "SATA SSD", "disk": "hard disk"}
 _BIGGEST = 12
 _IN_VERDICT = 3
@@ -67,7 +63,7 @@ class Way:
     """How a page leaves memory and comes back as it was.
 
     Attributes:
-        key: of the swap, or of the kind of fixup; a class of the style sheet.
+        key: a class of the style sheet.
         name: in words.
         trip: what it costs, by the page's fixups.
         points: measured: fixups a page, and µs.
@@ -129,12 +125,12 @@ class Ways:
     scratch: tuple[Way, ...]
     others: tuple[Way, ...]
     pages: Distribution | None
-    report: CostReport | None = None
+    report: CostReport | None
 
     @property
-    def engine(self) -> str:
-        """The preferred one; empty if none was measured."""
-        return self.scratch[0].trip.what if self.scratch else ""
+    def mixed(self) -> tuple[Way, ...]:
+        """Fixups as ld.so makes those of the pages here, the cheapest first."""
+        return tuple(one for one in self.scratch if one.key.startswith("mixed"))
 
     @property
     def drawn(self) -> tuple[Way, ...]:
@@ -142,10 +138,9 @@ class Ways:
         mixed = bool(self.mixed)
         return tuple(one for one in self.scratch if not mixed or one.key not in ("short", "long"))
 
-    @property
-    def mixed(self) -> tuple[Way, ...]:
-        """Fixups as ld.so makes those of the pages here, the cheapest first."""
-        return tuple(one for one in self.scratch if one.key.startswith("mixed"))
+    def from_the_top(self, ways: Sequence[Way]) -> list[Way]:
+        """As their lines end at the right: names, letters and tables have the order of the eye."""
+        return sorted(ways, key=lambda one: -one.at(WORDS_A_PAGE))
 
     @property
     def kernel_us(self) -> float:
@@ -154,23 +149,23 @@ class Ways:
 
     def device(self, name: str, latency_us: float) -> Way:
         """Swap to a device that isn't here."""
+        trip = _constant(DEVICE, latency_us)
         if self.report:
-            trip = device_lines(self.report.costs, Device("", latency_us))[0]
-        else:
-            trip = _constant("device", name, latency_us)
+            trip = device_lines(self.report.costs, Device(name, latency_us))[0]
         return Way("device", name, trip)
 
     def devices(self) -> list[tuple[Way, float]]:
         """Those of the model, and how many µs a read takes."""
-        return [
-            (self.device(_DEVICE_NAMES[name], latency), latency)
-            for name, latency in DEVICES.items()
-        ]
+        return [(self.device(_DEVICE_NAMES[name], us), us) for name, us in DEVICES.items()]
 
     def pays(self, way: Way, swap: Way) -> Pays:
         """Up to how many fixups a page dropping takes less time than a swap."""
-        shares = None if way.key in ("short", "long") else self.pages  # No page has these alone.
-        return Pays(break_even(swap.trip, way.trip), shares)
+        pages = None if way.key in ("short", "long") else self.pages  # No page has these alone.
+        return Pays(break_even(swap.trip, way.trip), pages)
+
+    def limits(self, way: Way) -> list[str]:
+        """The same in words, for each swap."""
+        return [self.pays(way, swap).limit for swap in self.swaps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +178,9 @@ class Pays:
     @property
     def limit(self) -> str:
         """Up to how many fixups."""
-        return self._bound(self.found.fixups.median)
+        return {"never": "never", "always": "any number"}.get(
+            self.found.pays, whole(self.found.fixups.median)
+        )
 
     @property
     def share(self) -> float | None:
@@ -199,17 +196,9 @@ class Pays:
     @property
     def bounds(self) -> str:
         """The least and the most that the figures of any rounds allow; empty where it's one."""
-        low, high = (
-            self._bound(max(value, 0.0), never="0", always="any")
-            for value in (self.found.fixups.minimum, self.found.fixups.maximum)
-        )
-        return f"({low}{TO}{high})" if low != high else ""
-
-    @staticmethod
-    def _bound(fixups: float, never: str = "never", always: str = "any number") -> str:
-        if fixups <= 0:
-            return never
-        return always if fixups > WORDS_A_PAGE else f"{fixups:,.0f}"
+        ends = (max(self.found.fixups.minimum, 0.0), max(self.found.fixups.maximum, 0.0))
+        low, high = (whole(end) if end <= WORDS_A_PAGE else "any" for end in ends)
+        return f"({ranged(low, high)})" if low != high else ""
 
 
 def ways_of(documents: Documents) -> Ways | None:
@@ -217,27 +206,32 @@ def ways_of(documents: Documents) -> Ways | None:
     report = documents.cost.report if documents.cost else None
     if report and (report.swaps or report.scratches):
         found = [_way(report, trip) for trip in (*report.swaps, *report.scratches)]
-        return _sorted(found, report.pages, report)
-    return _of_compares(documents)
+        pages: Distribution | None = report.pages
+    else:
+        found, pages, report = list(_of_compares(documents)), documents.pages, None
+    drops = [one for one in found if one.drops]
+    first = drops[0].trip.what if drops else ""
+    ways = Ways(
+        swaps=tuple(sorted((one for one in found if not one.drops), key=lambda one: one.page_us)),
+        scratch=tuple(one for one in drops if one.trip.what == first),
+        others=tuple(one for one in drops if one.trip.what != first),
+        pages=pages,
+        report=report,
+    )
+    return ways if found else None
 
 
 def _way(report: CostReport, trip: RoundTrip) -> Way:
-    line = report.costs.line(trip.what)
-    layout = report.pages.layout or ALONE
-    key = _key(trip)
-    measured = line and key not in ("relative", "mixed-short", "mixed-long", "short", "long")
-    points = tuple(_points(line, layout)) if line and measured else ()
-    return Way(key, _FIXUP_NAMES.get(key) or SWAP_NAMES.get(key, key), trip, points)
+    line, fixup = report.costs.line(trip.what), trip.fixup
+    key, name = trip.what.removeprefix("swap."), swap_name(trip.what)
+    if fixup:
+        key, name = _DROPS[fixup.fixup, fixup.scope]
+    measured = key == "known" or not fixup
+    points = tuple(moved_points(line, report.pages.layout or ALONE)) if line and measured else ()
+    return Way(key, name, trip, points)
 
 
-def _key(trip: RoundTrip) -> str:
-    if trip.fixup is None:
-        return trip.what.removeprefix("swap.")
-    kind, scope = trip.fixup.fixup, trip.fixup.scope or ""
-    return {"symbolic": scope, "mixed": f"mixed-{scope}"}.get(kind, kind.removesuffix(" value"))
-
-
-def _points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
+def moved_points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
     """What was measured on pages that lie close, moved to how they lie in the libraries."""
     closest = min(((one.clean_pages, one.mappings) for one in line.points), default=None)
     for point in line.points:
@@ -250,43 +244,24 @@ def _points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
         yield point.fixups, Spread(*(max(value + moved, 0.001) for value in values))
 
 
-def _of_compares(documents: Documents) -> Ways | None:
+def _of_compares(documents: Documents) -> Iterator[Way]:
     """A comparison knows one number of fixups a page, and what one of them costs."""
-    found = []
+    dropped = False
     for one in documents.compares:
         verdict, key = one.verdict, swapped_to(one)
         fixups, ns, us = verdict.fixups_per_page, verdict.fixup_ns, verdict.scratch_us
         if verdict.swap_us is not None and key:
-            trip = _constant(f"swap.{key}", SWAP_NAMES[key], verdict.swap_us)
             points = ((fixups, _exactly(verdict.swap_us)),) if fixups else ()
-            found.append(Way(key, SWAP_NAMES[key], trip, points))
-        dropped = any(way.drops for way in found)
+            yield Way(key, swap_name(key), _constant(f"swap.{key}", verdict.swap_us), points)
         if us is not None and fixups and ns is not None and verdict.scratch and not dropped:
+            dropped = True
             fixup = FixupCost("known value", None, _exactly(ns))
-            page_us = np.full((3, 1), max(us - ns * fixups / 1e3, 0.01))
-            trip = RoundTrip(verdict.scratch, verdict.scratch, fixup, page_us, np.full((3, 1), ns))
-            found.append(Way("known", _FIXUP_NAMES["known"], trip, ((fixups, _exactly(us)),)))
-    pages = pages_of_survey(documents.survey) if documents.survey else None
-    return _sorted(found, pages) if found else None
+            trip = _constant(verdict.scratch, max(us - ns * fixups / 1e3, 0.01), ns, fixup)
+            yield Way(*_DROPS["known value", None], trip, ((fixups, _exactly(us)),))
 
 
-def _sorted(
-    found: Sequence[Way], pages: Distribution | None, report: CostReport | None = None
-) -> Ways:
-    swaps = sorted((one for one in found if not one.drops), key=lambda one: one.page_us)
-    drops = [one for one in found if one.drops]
-    first = drops[0].trip.what if drops else ""
-    return Ways(
-        swaps=tuple(swaps),
-        scratch=tuple(one for one in drops if one.trip.what == first),
-        others=tuple(one for one in drops if one.trip.what != first),
-        pages=pages,
-        report=report,
-    )
-
-
-def _constant(what: str, title: str, microseconds: float) -> RoundTrip:
-    return RoundTrip(what, title, None, np.full((3, 1), microseconds), np.zeros((3, 1)))
+def _constant(what: str, us: float, ns: float = 0.0, fixup: FixupCost | None = None) -> RoundTrip:
+    return RoundTrip(what, what, fixup, np.full((3, 1), us), np.full((3, 1), ns))
 
 
 def _exactly(value: float) -> Spread:
@@ -305,11 +280,10 @@ def verdict(documents: Documents, ways: Ways | None) -> str:
     if ways and ways.scratch:
         dropped = duration(ways.scratch[0].page_us)
         return f"Dropping a page and reading it again takes {dropped}; no swap was measured."
-    found = fixups_of_survey(documents.survey)
-    if found and found.median is not None:
+    if documents.pages:
         return (
-            f"Half of the pages that relocation dirties have up to {found.median:,.0f} fixups; "
-            "their cost was not measured."
+            f"Half of the pages that relocation dirties have up to {whole(documents.pages.median)} "
+            "fixups; their cost was not measured."
         )
     if documents.all:
         return "What a fixup costs was not measured for this page."
@@ -329,71 +303,46 @@ def _weighed(ways: Ways) -> str:
         return f"Dropping a page never beats swapping it: {', '.join(times)}, dropping {dropped}."
     parts: list[str] = []
     for swap in swaps:
-        shares = {round(100 * (ways.pays(way, swap).share or 0.0)) for way in kinds}
-        low, high = min(shares), max(shares)
-        span = f"{low}" if low == high else f"{low}{TO.strip()}{high}"
-        pages = " of pages" if not parts else ""
-        parts.append(f"{span}\N{NO-BREAK SPACE}%{pages} ({swap.name})")
+        shares = sorted(round(100 * (ways.pays(way, swap).share or 0.0)) for way in kinds)
+        span = f"{ranged(str(shares[0]), str(shares[-1]))}\N{NO-BREAK SPACE}%"
+        parts.append(f"{span}{'' if parts else ' of pages'} ({swap.name})")
     return f"Making fixups again beats swapping on {', '.join(parts)}."
 
 
-# --- fixups a page ------------------------------------------------------------------------------
+# --- fixups a page, and what most of them are in ------------------------------------------------
 
 
-def fixups_of_survey(survey: Survey | None) -> FixupsPerPage | None:
-    """Of a survey's libraries; None without any."""
-    found = survey.totals.fixups_per_page if survey else FixupsPerPage()
-    most = WORDS_A_PAGE if found.maximum is None else round(found.maximum)
-    # The last bin may reach beyond what fits in a page.
-    bins = [(low, max(low, min(high, most)), n) for low, high, n in sorted(found.histogram)]
-    return replace(found, histogram=bins) if sum(n for *_, n in bins) else None
-
-
-def fixups_of_pages(pages: Distribution) -> FixupsPerPage:
-    """Of the pages that costs were reckoned for."""
+def classes(pages: Distribution) -> list[tuple[int, int, int]]:
+    """How many pages have fixups from a number to another, which is less than twice as large."""
     most = max(int(pages.fixups[-1]), 1)
     bins = []
     for low in (2**power for power in range(most.bit_length())):
         inside = (pages.fixups >= low) & (pages.fixups < 2 * low)
         bins.append((low, min(2 * low - 1, most), int(pages.pages[inside].sum())))
-    return FixupsPerPage(pages.median, pages.quantile(0.95), most, pages.mean, bins)
+    return bins
 
 
-def pages_of_survey(survey: Survey) -> Distribution | None:
-    """A survey's pages by their fixups; None without any."""
-    try:
-        return distribution_of_survey("the libraries here", survey.totals.pages_by_fixups)
-    except ModelError:
-        return None
-
-
-# --- what most of it is in ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process or a library, and pages that relocation dirties there, and would not."""
-
-    name: str
-    saved: int
-    relocated: int
+Holder = tuple[str, int, int]
+"""A process or a library; pages that relocation dirties there, and would not; and all of them."""
 
 
 def biggest_processes(survey: Survey) -> list[Holder]:
     """Those that hold most relocated pages."""
     return _biggest(
-        Holder(f"{one.command or '?'} ({one.pid})", one.saved_pages, one.relocated_pages)
+        (f"{one.command or '?'} ({one.pid})", one.saved_pages, one.relocated_pages)
         for one in survey.processes
     )
 
 
 def biggest_libraries(survey: Survey) -> list[Holder]:
     """Those of which relocation dirties most pages, by names that tell them apart."""
-    found = _biggest(
-        Holder(one.path, one.saved_pages, one.dirtied_pages) for one in survey.libraries
-    )
-    names = told_apart([one.name for one in found])
-    return [Holder(name, one.saved, one.relocated) for name, one in zip(names, found, strict=True)]
+    found = _biggest((one.path, one.saved_pages, one.dirtied_pages) for one in survey.libraries)
+    names = told_apart([path for path, *_ in found])
+    return [(name, *holder[1:]) for name, holder in zip(names, found, strict=True)]
+
+
+def _biggest(holders: Iterator[Holder]) -> list[Holder]:
+    return heapq.nlargest(_BIGGEST, (one for one in holders if one[2]), key=lambda one: one[2])
 
 
 def told_apart(paths: Sequence[str]) -> list[str]:
@@ -401,22 +350,13 @@ def told_apart(paths: Sequence[str]) -> list[str]:
     parts = [PurePosixPath(path).parts for path in paths]
     lengths = [1] * len(parts)
     while True:
-        names = [
-            "/".join(own[-n:]).replace("//", "/") for own, n in zip(parts, lengths, strict=True)
-        ]
-        times = Counter(names)
-        longer = [
-            at for at, name in enumerate(names) if times[name] > 1 and lengths[at] < len(parts[at])
-        ]
+        ends = [own[-length:] for own, length in zip(parts, lengths, strict=True)]
+        times = Counter(ends)
+        longer = [at for at, end in enumerate(ends) if times[end] > 1 and end != parts[at]]
         if not longer:
-            return names
+            return ["/".join(end).replace("//", "/") for end in ends]
         for at in longer:
             lengths[at] += 1
-
-
-def _biggest(holders: Iterable[Holder]) -> list[Holder]:
-    found = [one for one in holders if one.relocated]
-    return sorted(found, key=lambda one: -one.relocated)[:_BIGGEST]
 
 
 def kinds_of_fixups(survey: Survey) -> list[tuple[str, int]]:
@@ -435,7 +375,7 @@ def swapped_to(compare: ComparisonDocument) -> str:
     kind = compare.swap.kind
     if compare.swap.zswap and kind in ("file", "partition"):
         return "zswap"
-    return kind if kind in SWAP_NAMES else ""
+    return "" if kind == "none" else kind
 
 
 def _median(result: Result, name: str) -> float | None:
@@ -462,32 +402,23 @@ class Sweep:
     given_back: float | None
 
 
-def sweeps_of(compare: ComparisonDocument) -> list[Sweep]:
+def sweeps_of(compare: ComparisonDocument) -> Iterator[Sweep]:
     """What a comparison shows, by strategy."""
-    most = max((one.processes for one in compare.results), default=0)
-    found = []
+    results = sorted(compare.results, key=lambda one: one.processes)
     for name in dict.fromkeys(one.strategy for one in compare.results):
-        own = sorted(
-            (one for one in compare.results if one.strategy == name), key=lambda one: one.processes
-        )
+        own = [one for one in results if one.strategy == name]
         swapped = [(one.processes, _median(one, "swapped_out_pages")) for one in own]
-        last = own[-1] if own[-1].processes == most else None
-        found.append(
-            Sweep(
-                swapped_to(compare),
-                name,
-                tuple((n, pages) for n, pages in swapped if pages is not None),
-                last.figures.get("round_trip_us") if last else None,
-                _median(last, "given_back_per_mib") if last else None,
-            )
+        with_most = own[-1].processes == results[-1].processes
+        yield Sweep(
+            swapped_to(compare),
+            name,
+            tuple((n, pages) for n, pages in swapped if pages is not None),
+            own[-1].figures.get("round_trip_us") if with_most else None,
+            _median(own[-1], "given_back_per_mib") if with_most else None,
         )
-    return found
 
 
 def pages_a_process(compare: ComparisonDocument) -> float | None:
     """How many pages each process fixes up; None if it isn't known."""
-    for one in compare.results:
-        pages = _median(one, "pages")
-        if pages is not None and one.processes:
-            return pages / one.processes
-    return None
+    known = ((_median(one, "pages"), one.processes) for one in compare.results)
+    return next((pages / n for pages, n in known if pages is not None and n), None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import string
 from datetime import datetime
 from importlib.resources import files
 
@@ -19,23 +18,13 @@ from markupsafe import Markup
 
 from mapscratch import __version__
 from mapscratch.lab.cost.model import WORDS_A_PAGE
-from mapscratch.lab.report import charts, sections
-from mapscratch.lab.report.bench import bench_notes, bench_tables
+from mapscratch.lab.report import bench, charts, facts, sections, words
 from mapscratch.lab.report.documents import Documents
-from mapscratch.lab.report.words import digits, duration, percent, printable
 from mapscratch.lab.survey.totals import LARGEST
 from mapscratch.text import counted, nanoseconds, size, whole
 
-_TITLE = "How expensive are the fixups?"
-_CONTENTS = (
-    ("fixups", "Fixups a page"),
-    ("costs", "Break-even"),
-    ("swap", "Swap I/O"),
-    ("processes", "Processes"),
-    ("baselines", "What else there is"),
-    ("arrays", "Arrays and Cache"),
-    ("method", "Method"),
-)
+_PAGE = 4096
+"""Bytes of a page where documents count pages."""
 
 
 def page(documents: Documents, created: datetime) -> str:
@@ -50,22 +39,19 @@ def page(documents: Documents, created: datetime) -> str:
     """
     style, script = _asset("page.css"), _asset("page.js")
     return _environment().get_template("page.html").render(
-        title=_title(documents),
-        contents=_CONTENTS,
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
-        made=f"mapscratch {__version__} report, {sections.moment(created)}",
+        created=created,
         documents=documents,
         reasons={**dict.fromkeys(sections.COMMANDS, ""), **dict(documents.missing)},
+        kernels=sorted({one.machine.kernel for one in documents.all} - {""}),
+        machines=sections.machines(documents),
+        left_out=list(sections.left_out(documents)),
+        commands=documents.commands or sections.commands(documents),
         **sections.costs(documents),
-        **sections.survey(documents.survey),
         **sections.sweeps(documents),
-        bench=bench_tables(documents.bench),
-        bench_notes=list(bench_notes(documents.bench)),
-        **sections.uses(documents),
-        **sections.method(documents),
     )  # fmt: skip
 
 
@@ -74,38 +60,30 @@ def _environment() -> Environment:
         loader=FunctionLoader(lambda name: _text("templates", name)),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=lambda value: value if isinstance(value, Markup) else words.printable(value),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    said = (words.duration, words.percent, words.digits, words.moment, words.spread)
+    environment.filters.update({say.__name__: say for say in (*said, counted, nanoseconds, whole)})
     environment.filters.update(
         n=lambda value: f"{value:.1f}".removesuffix(".0"),
-        duration=duration,
-        nanoseconds=nanoseconds,
-        percent=percent,
-        counted=counted,
-        whole=whole,
         size=size,
-        pages=lambda number: size(number * sections.PAGE),
-        spread=sections.least_to_most,
-        plain=sections.plain,
-        digits=digits,
+        pages=lambda number: size(number * _PAGE),
+        pages_in=_pages_in,
+        cost_of=lambda fixups, way: words.duration(way.at(fixups)),
+        run=bench.title,
     )
-    environment.globals.update(
-        COMMANDS=sections.COMMANDS,
-        LETTERS=string.ascii_uppercase,
-        WORDS_A_PAGE=WORDS_A_PAGE,
-        LARGEST=LARGEST,
-        TOP=charts.TOP,
-        BOTTOM=charts.BOTTOM,
-        STRIP_BOTTOM=charts.STRIP_BOTTOM,
-    )
+    environment.globals.update(bench=bench, charts=charts, facts=facts, sections=sections)
+    environment.globals.update(words=words, size=size, whole=whole, version=__version__)
+    environment.globals.update(WORDS_A_PAGE=WORDS_A_PAGE, LARGEST=LARGEST)
     return environment
 
 
-def _shown(value: object) -> object:
-    return value if isinstance(value, Markup) else printable(value)
+def _pages_in(pages: int) -> str:
+    number = counted(pages, "page").replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{size(pages * _PAGE)} ({number})" if pages else "0"
 
 
 def _asset(name: str) -> Markup:
@@ -119,8 +97,3 @@ def _text(*path: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _title(documents: Documents) -> str:
-    kernels = {one.machine.kernel for one in documents.all} - {""}
-    return f"{_TITLE} Linux {', '.join(sorted(kernels))}" if kernels else _TITLE

@@ -23,10 +23,7 @@ from types import FrameType
 
 from mapscratch.cli import EXIT_INTERRUPTED, EXIT_WRONG, main
 from mapscratch.errors import last_words
-from mapscratch.run.parent import end_with
-
-Tick = Callable[[float], None]
-"""Is told now and then how many seconds a part has run."""
+from mapscratch.run.parent import ENDINGS, end_with
 
 _POLL_SECONDS = 0.1
 _SECONDS_TO_CLEAN_UP = 20.0
@@ -35,14 +32,9 @@ _LONGEST_REASON = 3000  # an engine's says what each lacks, and then what to do
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A command that saves a document.
+    """A command that saves a document into a file, and seconds after which it is interrupted.
 
-    Attributes:
-        name: of the document, without ``mapscratch.``.
-        title: what is being found out.
-        words: the command's arguments; ``{folder}/`` stands for where documents are.
-        file: a name for that.
-        limit: seconds after which it is interrupted.
+    In its words ``{folder}/`` stands for where documents are.
     """
 
     name: str
@@ -59,14 +51,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a part.
-
-    Attributes:
-        part: which.
-        document: what it saved, as JSON gave it; None if it saved nothing.
-        reason: why not, or empty.
-        seconds: that it took.
-    """
+    """What came of a part: what it saved, as JSON gave it, or None, and then the reason."""
 
     part: Part
     document: object
@@ -74,13 +59,8 @@ class Outcome:
     seconds: float
 
 
-def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Outcome:
-    """Runs one command and waits for it.
-
-    Args:
-        part: which.
-        folder: where it saves its document; empty before.
-        tick: is told how long it has run.
+def run_part(part: Part, folder: Path, tick: Callable[[float], None] = lambda _: None) -> Outcome:
+    """Runs one command, which saves its document into a folder; `tick` is told how long it has run.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the command has ended and cleaned up.
@@ -107,8 +87,7 @@ def run_part(part: Part, folder: Path, tick: Tick = lambda seconds: None) -> Out
         finally:
             _end(process)
     status = process.returncode
-    document = _saved(file) if status in (0, EXIT_WRONG) else None
-    reason = ""
+    document, reason = _saved(file) if status in (0, EXIT_WRONG) else None, ""
     if document is None:
         reason = f"it was interrupted after {part.limit:.0f} s" if late else _last_words(errors)
         reason = reason or f"it ended with status {status}"
@@ -132,17 +111,14 @@ def _later() -> Iterator[list[int]]:
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # nohup, and shells for what runs in the background, have some ignored.
-    previous = {number: signal.getsignal(number) for number in numbers}
-    noted = [number for number, handler in previous.items() if handler != signal.SIG_IGN]
-    for number in noted:
-        signal.signal(number, note)
+    noted = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = [(number, signal.signal(number, note)) for number in noted]
     try:
         yield came
     finally:
-        for number in noted:
-            signal.signal(number, previous[number])
+        for number, handler in previous:
+            signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
 

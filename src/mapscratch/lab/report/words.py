@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-TO = " \N{EN DASH} "
-"""Between the ends of a range."""
+from collections.abc import Callable
+from datetime import datetime
+
+from mapscratch.lab.rig.results import Spread
+
 _UNIT = "\N{NO-BREAK SPACE}"
 """Between a number and its unit."""
 
@@ -19,26 +22,19 @@ def printable(value: object) -> str:
 
 
 def _escape(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    if code > 0x7F:
-        return character.encode("ascii", "backslashreplace").decode()
-    return repr(character)[1:-1]
+    # surrogateescape has made of a byte that is no UTF-8 half of a pair.
+    return character.encode("unicode_escape").decode().replace("\\udc", "\\x")
 
 
 def duration(microseconds: float) -> str:
     """A time in µs, told in the unit that suits it; one below nothing is noise."""
     if microseconds < 0:
         return "not measurable"
-    for unit, factor in (("s", 1e6), ("ms", 1e3), ("µs", 1.0)):
-        if microseconds >= factor:
-            return f"{_two(microseconds / factor)}{_UNIT}{unit}"
-    return f"{_two(microseconds * 1e3)}{_UNIT}ns"
-
-
-def _two(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    for unit, factor in (("s", 1e6), ("ms", 1e3), ("µs", 1.0), ("ns", 1e-3)):
+        if microseconds >= factor or unit == "ns":
+            break
+    value = microseconds / factor
+    return f"{value:.0f}{_UNIT}{unit}" if value >= 10 else f"{value:.1f}{_UNIT}{unit}"
 
 
 def digits(value: float) -> str:
@@ -57,3 +53,24 @@ def percent(share: float) -> str:
         return f"over 99.9{_UNIT}%"
     exact = 0 < share < 0.1 or 0.99 < share < 1
     return f"{100 * share:.{1 if exact else 0}f}{_UNIT}%"
+
+
+def ranged(low: str, high: str) -> str:
+    """Two numbers or times with a dash between them; one where both are the same."""
+    dash = " \N{EN DASH} " if _UNIT in low + high else "\N{EN DASH}"
+    return low if low == high else f"{low}{dash}{high}"
+
+
+def spread(measured: Spread, factor: float = 1.0) -> str:
+    """The least and the most of a time in µs, or of what is µs by a factor."""
+    return ranged(duration(measured.minimum * factor), duration(measured.maximum * factor))
+
+
+def known(value: float | None, say: Callable[[float], str]) -> str:
+    """A value in words, or that it isn't known."""
+    return "not known" if value is None else say(value)
+
+
+def moment(when: datetime) -> str:
+    """A date and time to be read."""
+    return when.strftime("%Y-%m-%d %H:%M %Z").strip()

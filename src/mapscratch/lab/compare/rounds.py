@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from mmap import PAGESIZE
 from typing import Any
 
 from mapscratch.errors import UserError
-from mapscratch.lab.compare.session import Effort, PageIn, Session, State, together
+from mapscratch.lab.compare.session import Effort, Session, State, together
 from mapscratch.lab.rig.results import Comparison, LibrarySummary, Round, Settings
 from mapscratch.lab.rig.strategies import STRATEGIES, Strategy, Verification
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
@@ -57,13 +56,12 @@ def compare(
     progress: Progress,
     started: float | None = None,
 ) -> Comparison:
-    """Runs the experiment, from `started` (`time.monotonic`) on.
+    """Runs the experiment, from `started` (`time.monotonic`) on; no error leaves anything behind.
 
     Raises:
-        ExperimentError: no strategy runs here, the machine is too small, or the time too short.
+        ExperimentError: no strategy runs here, or the machine is too small.
         WorkerError: a worker fails or is killed.
-        SwapError: see `mapscratch.lab.rig.surroundings.prepare`; nothing stays behind.
-        CgroupError: as SwapError.
+        SwapError, CgroupError: see `mapscratch.lab.rig.surroundings.prepare`.
     """
     started = time.monotonic() if started is None else started
     reasons = {name: STRATEGIES[name].unavailable() for name in settings.strategies}
@@ -74,9 +72,17 @@ def compare(
         raise ExperimentError(f"none of these strategies runs here. {told}")
     notes = list(workload.notes)
     processes = _that_fit(workload, settings.processes, notes)
+    squeezed = settings.pressure == "cgroup"
+    rounds: list[Round] = []
     with prepare(settings, swap_needed(workload, settings), announce) as surroundings:
-        sweep = _Sweep(workload, settings, surroundings, runnable, started, progress, notes)
-        sweep.run(processes)
+        for count, number in _turns(processes, settings, started, notes):
+            first = (number - 1) % len(runnable)  # Each strategy is that as often as the others.
+            for strategy in [*runnable[first:], *runnable[:first]]:
+                gone = min((time.monotonic() - started) / settings.seconds, 1.0)
+                progress(f"{count} processes, round {number}, {strategy.name}", gone)
+                rounds.append(
+                    run_round(workload, strategy, count, number, surroundings, squeezed=squeezed)
+                )
         room = surroundings.swap.free // PAGESIZE
         if surroundings.swap.kind != "none" and room < max(processes) * workload.pages:
             notes.append(f"Swap has room for {room:,} pages only; the rest stays in memory.")
@@ -87,7 +93,7 @@ def compare(
         swap=surroundings.swap,
         left_out=left_out,
         notes=tuple(notes),
-        rounds=tuple(sweep.rounds),
+        rounds=tuple(rounds),
         seconds=time.monotonic() - started,
         readers=workload.readers,
     )
@@ -116,54 +122,33 @@ def _that_fit(workload: Workload, processes: Sequence[int], notes: list[str]) ->
     return fitting
 
 
-@dataclass(slots=True)
-class _Sweep:
-    """The rounds for one number of processes after the other, within the time."""
-
-    workload: Workload
-    settings: Settings
-    surroundings: Surroundings
-    strategies: Sequence[Strategy]
-    started: float
-    progress: Progress
-    notes: list[str]
-    rounds: list[Round] = field(default_factory=list)
-
-    def run(self, processes: Sequence[int]) -> None:
-        start = time.monotonic()
-        end = self.started + self.settings.seconds - _SECONDS_TO_CLEAN_UP
-        weight = sum(count + 1 for count in processes)
-        done_weight = 0
-        turn_a_process = 0.0
-        for count in processes:
-            if self.rounds and time.monotonic() + turn_a_process * count > end:
-                self.notes.append(
-                    f"The {self.settings.seconds:g} s don't suffice for {count} processes; give it "
-                    "more with --seconds."
-                )
+def _turns(
+    processes: Sequence[int], settings: Settings, started: float, notes: list[str]
+) -> Iterator[tuple[int, int]]:
+    """Numbers of processes, and of rounds for each, as long as there is time for what is done."""
+    start = time.monotonic()
+    end = started + settings.seconds - _SECONDS_TO_CLEAN_UP
+    weight = sum(count + 1 for count in processes)
+    done_weight = 0
+    turn_a_process = 0.0
+    for count in processes:
+        if turn_a_process and time.monotonic() + turn_a_process * count > end:
+            notes.append(
+                f"The {settings.seconds:g} s don't suffice for {count} processes; give it more "
+                "with --seconds."
+            )
+            break
+        done_weight += count + 1
+        turn_end = start + (end - start) * done_weight / weight
+        turns: list[float] = []
+        for number in range(1, settings.rounds + 1):
+            before = time.monotonic()
+            if turns and before + statistics.median(turns) > turn_end:
                 break
-            done_weight += count + 1
-            turn_end = start + (end - start) * done_weight / weight
-            turns: list[float] = []
-            for number in range(1, self.settings.rounds + 1):
-                before = time.monotonic()
-                if turns and before + statistics.median(turns) > turn_end:
-                    break
-                self._turn(count, number)
-                turns.append(time.monotonic() - before)
-            # The quickest: a turn that waited for something else says nothing of the next.
-            turn_a_process = min(turns) / count
-
-    def _turn(self, count: int, number: int) -> None:
-        """One round of every strategy, each the first as often as the others."""
-        first = (number - 1) % len(self.strategies)
-        squeezed = self.settings.pressure == "cgroup"
-        for strategy in [*self.strategies[first:], *self.strategies[:first]]:
-            gone = (time.monotonic() - self.started) / self.settings.seconds
-            self.progress(f"{count} processes, round {number}, {strategy.name}", min(gone, 1.0))
-            where = self.surroundings
-            done = run_round(self.workload, strategy, count, number, where, squeezed=squeezed)
-            self.rounds.append(done)
+            yield count, number
+            turns.append(time.monotonic() - before)
+        # The quickest: a turn that waited for something else says nothing of the next.
+        turn_a_process = min(turns) / count
 
 
 def run_round(
@@ -213,7 +198,7 @@ class _Steps:
     def take(self, workers: Workers, surroundings: Surroundings) -> None:
         self.first_page_in: Effort = together(workers.in_turn("first_page_in"))
         # All of them have read everything now, and nobody has stored: what can be shared, is.
-        self.clean_pss: int = together(workers.all("pss"))
+        self.clean: State = together(workers.all("state"))
         self.first_fixups: Effort = together(workers.in_turn("fixups"))
         self.before: State = together(workers.all("state"))
         counters = read_vmstat()
@@ -228,8 +213,9 @@ class _Steps:
         self.held = self._empty_swap_cache(workers, surroundings)
         self.after: State = together(workers.all("state"))
         counters = read_vmstat()
-        self.page_in: PageIn = together(workers.in_turn("page_in"))
+        self.page_in: Effort = together(workers.in_turn("page_in"))
         self.read = read_vmstat() - counters
+        self.still_swapped: int = together(workers.all("swapped"))
         self.fixups: Effort = together(workers.in_turn("fixups"))
         self.found: Verification = together(workers.all("verify"))
         # Stores alone; page-in fixups are timed where they are made.
@@ -256,15 +242,15 @@ class _Steps:
         """Pages, fixups and words, and what the kernel counts of the machine."""
         before, after, read, written = self.before, self.after, self.read, self.written
         out = max(after.pages.swapped, self.most_swapped)
-        back = max(0, after.pages.swapped - self.page_in.pages.swapped)
+        back = max(0, after.pages.swapped - self.still_swapped)
         held = self.held
         if held is not None:
             # Of the pages that came back from swap, those that can't have been read.
             pages_read = (read.get("pswpin") or 0) + (read.get("zswpin") or 0)
-            held = max(held, back - pages_read) if self.page_in.effort.major_faults else back
+            held = max(held, back - pages_read) if self.page_in.major_faults else back
         dropped = max(0, before.pages.copies - after.pages.copies)
         by_us = after.dropped_by_us - before.dropped_by_us if self.squeezed else self.reclaim.count
-        storage = self.page_in.effort.storage_bytes
+        storage = self.page_in.storage_bytes
         asked_of_kernel: dict[str, int | None] = {
             "swapped_out_pages": out,
             "swapped_out_bytes": out * PAGESIZE,
@@ -283,7 +269,7 @@ class _Steps:
             "file_bytes_read": None if read.get("pswpin") else storage,
             "fixups_at_page_in": self.fixups_absent if self.strategy.page_in_fixups else 0,
             "fixups_after_page_in": self.fixups.count,
-            "major_faults": self.page_in.effort.major_faults,
+            "major_faults": self.page_in.major_faults,
             "words_checked": self.found.checked,
             "wrong_words": self.found.wrong,
             "lost_words": self.found.lost,
@@ -298,7 +284,7 @@ class _Steps:
         before, after = self.before.memory, self.after.memory
         asked, given_back = before.anonymous, before.anonymous - after.anonymous
         return {
-            "clean_pss_bytes": self.clean_pss,
+            "clean_pss_bytes": self.clean.memory.pss,
             "before_resident_bytes": before.rss,
             "before_lazily_freed_bytes": before.lazy_free,
             "after_resident_bytes": after.rss,
@@ -312,7 +298,7 @@ class _Steps:
     def times(self, pages: int) -> dict[str, Any]:
         """In µs a page that left memory, of so many."""
         left = max(0, _in_memory(self.before) - _in_memory(self.after))
-        efforts = [self.reclaim, self.page_in.effort]
+        efforts = [self.reclaim, self.page_in]
         if self.strategy.name != "private":  # Which needs not look for fixups.
             efforts.append(self.fixups)
         cpu_seconds = sum(effort.cpu_seconds for effort in efforts)
@@ -320,7 +306,7 @@ class _Steps:
             "first_page_in_us": self.first_page_in.seconds * 1e6 / pages,
             "first_fixups_us": self.first_fixups.seconds * 1e6 / pages,
             "reclaim_us": _microseconds(self.reclaim.seconds, left),
-            "page_in_us": _microseconds(self.page_in.effort.seconds, left),
+            "page_in_us": _microseconds(self.page_in.seconds, left),
             "fixups_us": _microseconds(self.fixups.seconds, left),
             "round_trip_us": _microseconds(sum(effort.seconds for effort in efforts), left),
             "fixup_ns": self.made_seconds * 1e9 / self.made if self.made else None,

@@ -30,7 +30,8 @@ class Effort:
     cpu_seconds: float = 0.0  # of all threads of the process, in user mode and in the kernel
     major_faults: int = 0  # page faults that waited for a device (getrusage(2), ru_majflt)
     storage_bytes: int | None = None  # read from storage, files and swap; None: not known
-    count: int = 0  # what the step returns: pages dropped by us, or fixups made
+    fixup_seconds: float = 0.0  # in page-in fixups
+    count: int = 0  # of pages dropped by us, or fixups made
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,6 @@ class State:
     pages: PageStates  # those with fixups
     memory: MemoryUsage  # of all pages (smaps)
     dropped_by_us: int  # pages dropped by our own policy so far
-
-
-@dataclass(frozen=True, slots=True)
-class PageIn:
-    """Pages coming back."""
-
-    effort: Effort  # of touching every page with fixups
-    pages: PageStates  # as they are afterwards
-    fixup_seconds: float  # of the effort, time in page-in fixups
 
 
 def together(parts: Sequence[Any]) -> Any:
@@ -83,26 +75,21 @@ class Session:
         warnings.simplefilter("ignore", SystemCallWarning)
         for window in self._windows:
             window.map()
-        return _measured(self._touch)
-
-    def pss(self) -> int:
-        """Pss of the windows in bytes."""
-        return self._memory().pss
+        return self._measured(Window.touch)
 
     def state(self) -> State:
         """Pages and memory now."""
+        states = together([window.states() for window in self._windows])
         dropped = sum(self.strategy.dropped_by_us(window.memory) for window in self._windows)
-        return State(self._pages(), self._memory(), dropped)
+        return State(states, self._memory(), dropped)
 
     def swapped(self) -> int:
         """Pages with fixups that are in swap now."""
-        return self._pages().swapped
+        return sum(window.states().swapped for window in self._windows)
 
     def reclaim(self) -> Effort:
         """Makes the pages leave memory, as the strategy does."""
-        return _measured(
-            lambda: sum(self.strategy.reclaim(window.memory) for window in self._windows)
-        )
+        return self._measured(lambda window: self.strategy.reclaim(window.memory))
 
     def leave_memory(self) -> int:
         """Makes swapped pages leave memory altogether; returns how many are still held.
@@ -127,15 +114,13 @@ class Session:
                 time.sleep(_PAUSE_SECONDS)
         return sum(held.values())
 
-    def page_in(self) -> PageIn:
+    def page_in(self) -> Effort:
         """Touches every page with fixups again."""
-        before = self._fixup_seconds()
-        effort = _measured(self._touch)
-        return PageIn(effort, self._pages(), self._fixup_seconds() - before)
+        return self._measured(Window.touch)
 
     def fixups(self) -> Effort:
         """Makes the fixups that are missing; the first time, or again."""
-        return _measured(self._heal)
+        return self._measured(Window.heal)
 
     def verify(self) -> Verification:
         """Checks every word of every page."""
@@ -146,29 +131,12 @@ class Session:
         """Makes all fixups once more where pages are in memory and ours: stores, no page faults."""
         for window in self._windows:
             window.forget()
-        return _measured(self._heal)
+        return self._measured(Window.heal)
 
     def close(self) -> None:
         """Unmaps everything."""
         while self._windows:
             self._windows.pop().close()
-
-    def _touch(self) -> int:
-        for window in self._windows:
-            window.touch()
-        return 0
-
-    def _heal(self) -> int:
-        return sum(window.heal() for window in self._windows)
-
-    def _pages(self) -> PageStates:
-        states: PageStates = together([window.states() for window in self._windows])
-        return states
-
-    def _fixup_seconds(self) -> float:
-        if not self.strategy.page_in_fixups:
-            return 0.0
-        return sum(self.strategy.page_in_fixup_seconds(window.memory) for window in self._windows)
 
     def _memory(self) -> MemoryUsage:
         """The windows' figures, in one pass over smaps."""
@@ -185,18 +153,29 @@ class Session:
                 usages.append(area.usage)
         return total(usages)
 
+    def _measured(self, step: Callable[[Window], int]) -> Effort:
+        """What a step takes that is done with each window."""
+        storage_before, fixups_before = _storage_bytes(), self._fixup_seconds()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start = time.perf_counter()
+        count = sum(map(step, self._windows))
+        seconds = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        storage = _storage_bytes()
+        read = None if storage is None or storage_before is None else storage - storage_before
+        return Effort(
+            seconds=seconds,
+            cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            major_faults=after.ru_majflt - before.ru_majflt,
+            storage_bytes=read,
+            fixup_seconds=self._fixup_seconds() - fixups_before,
+            count=count,
+        )
 
-def _measured(step: Callable[[], int]) -> Effort:
-    storage_before = _storage_bytes()
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    start = time.perf_counter()
-    count = step()
-    seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    storage = _storage_bytes()
-    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    read = None if storage is None or storage_before is None else storage - storage_before
-    return Effort(seconds, cpu_seconds, after.ru_majflt - before.ru_majflt, read, count)
+    def _fixup_seconds(self) -> float:
+        if not self.strategy.page_in_fixups:
+            return 0.0
+        return sum(self.strategy.page_in_fixup_seconds(window.memory) for window in self._windows)
 
 
 def _storage_bytes() -> int | None:

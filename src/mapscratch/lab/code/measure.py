@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing.connection import wait
 from operator import attrgetter
 from pathlib import Path
@@ -156,23 +157,17 @@ def compare_code(settings: Settings, *, announce: Announce, progress: Progress) 
     size = max(_SMALLEST_SWAP, max(settings.processes) * _SWAP_BYTES_A_WORKER)
     chosen = settings if probe else replace(settings, pressure="pageout", swap="none")
     rounds: list[CodeRound] = []
-    plan = [
-        (number, count, start, strategy)
-        for number in range(settings.rounds)
-        for count in settings.processes
-        for start in STARTS
-        for strategy in (STRATEGIES if number % 2 == 0 else STRATEGIES[::-1])
-    ]
+    plan = list(product(range(settings.rounds), settings.processes, STARTS))
     with prepare(chosen, size, announce) as surroundings:
         if probe and surroundings.swap.kind == "none":
             no_pressure = "there is no swap; as root, --swap file makes one for this run"
-        for done, (number, count, start, strategy) in enumerate(plan):
-            is_late = time.monotonic() - started > settings.seconds
-            if is_late and number > 0 and strategy == plan[done - done % 2][3]:
+        place = _Place(cache, interpreter, surroundings, is_calm=bool(no_pressure))
+        for done, (number, count, start) in enumerate(plan):
+            if number > 0 and time.monotonic() - started > settings.seconds:
                 break
-            progress(f"{count} {start}, {strategy}", done / len(plan))
-            with _workers(cache, interpreter, count, start, strategy, surroundings) as group:
-                rounds.append(_round(group, number, surroundings, is_calm=bool(no_pressure)))
+            for strategy in STRATEGIES if number % 2 == 0 else STRATEGIES[::-1]:
+                progress(f"{count} {start}, {strategy}", done / len(plan))
+                rounds.append(_round(place, number, count, start, strategy))
         return CodeComparison(
             interpreter=interpreter,
             libraries=libraries,
@@ -200,22 +195,39 @@ def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
     return len(entries), sum(entries)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What all rounds have in common."""
+
+    cache: ConversionCache
+    interpreter: Path
+    surroundings: Surroundings
+    is_calm: bool  # there is no pressure
+
+
 def _why(errors: bytes) -> str:
     return last_words(errors.decode(errors="replace")) or "it was killed"
 
 
-@dataclass
-class _Group:
+class _Workers:
     """The workers of one round: processes, each of which answers for itself or its children."""
 
-    start: Start
-    strategy: Strategy
-    count: int
-    errors: IO[bytes]
-    counts: Callable[[], ResolverCounts] | None
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    pids: list[int] = field(default_factory=list)
-    digests: set[str] = field(default_factory=set)
+    def __init__(self, count: int, errors: IO[bytes]) -> None:
+        self.count = count
+        self.errors = errors
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.pids: list[int] = []
+        self.digests: set[str] = set()
+
+    def start(self, command: list[str], variables: Mapping[str, str]) -> int:
+        """Starts a process that waits to be told to go; returns its id."""
+        command = ["/bin/sh", "-c", 'read go && exec "$@"', "worker", *command]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=self.errors, env=variables
+        )
+        self.processes.append(process)
+        return process.pid
 
     def tell(self, word: bytes) -> None:
         """Tells each process something, and waits for the answer of each worker."""
@@ -258,74 +270,52 @@ class _Group:
             process.stdout.close()
 
 
-def _footprint(pid: int) -> tuple[int, int, int, int]:
-    text = data = text_swapped = data_swapped = 0
+def _footprint(pid: int) -> list[int]:
+    text_and_data, swapped = [0, 0], [0, 0]
     for area in range_memory(0, _WHOLE_ADDRESS_SPACE, pid).areas:
-        if not area.path.startswith("/"):
-            continue
-        # Private_Dirty is what nobody shares; a forked worker shares the rest with its parent.
-        if "x" in area.permissions:
-            text += area.usage.private_dirty
-            text_swapped += area.usage.swap
-        else:
-            data += area.usage.private_dirty
-            data_swapped += area.usage.swap
-    return text, data, text_swapped, data_swapped
+        if area.path.startswith("/"):
+            kind = 0 if "x" in area.permissions else 1
+            # What nobody shares; a forked worker shares the rest with its parent.
+            text_and_data[kind] += area.usage.private_dirty
+            swapped[kind] += area.usage.swap
+    return text_and_data + swapped
 
 
-@contextmanager
-def _workers(
-    cache: ConversionCache,
-    interpreter: Path,
-    count: int,
-    start: Start,
-    strategy: Strategy,
-    surroundings: Surroundings,
-) -> Iterator[_Group]:
+def _round(place: _Place, number: int, count: int, start: Start, strategy: Strategy) -> CodeRound:
+    surroundings = place.surroundings
     with ExitStack() as stack:
         variables, counts = dict(os.environ), None
         if strategy == "converted":
             made = stack.enter_context(reports())
             setting = surroundings.reclaimer_setting() or reclaimer_setting()
-            variables, counts = environment(cache, made, reclaimer=setting), made.counts
-        errors = stack.enter_context(tempfile.TemporaryFile())
-        group = _Group(start, strategy, count, errors, counts)
-        stack.callback(group.end)
-        # Waits to be in the control group before it allocates anything there.
-        command = ["/bin/sh", "-c", 'read go && exec "$@"', "worker"]
-        command += [str(interpreter), "-I", str(WORKER)]
-        if start == "pre-forked":
-            command.append(str(count))
-        for _ in range(1 if start == "pre-forked" else count):
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(
-                command, bufsize=0, stdin=pipe, stdout=pipe, stderr=errors, env=variables
-            )
-            group.processes.append(process)
-            surroundings.adopt([process.pid])
-        group.tell(b"go\n")
-        yield group
-
-
-def _round(group: _Group, number: int, surroundings: Surroundings, *, is_calm: bool) -> CodeRound:
-    before = read_vmstat()
-    calm = group.footprint()
-    squeezed = again = None
-    if not is_calm:
-        surroundings.squeeze(surroundings.usage(), lambda: 0)
-        time.sleep(_SECONDS_FOR_A_DROP)
-        squeezed = group.footprint()
-        group.tell(b"w")
-        again = group.footprint()
-    return CodeRound(
-        start=group.start,
-        strategy=group.strategy,
-        workers=group.count,
-        round=number,
-        calm=calm,
-        squeezed=squeezed,
-        again=again,
-        swap_writes=(read_vmstat() - before).swapped_out,
-        counts=group.counts() if group.counts else None,
-        digests=tuple(sorted(group.digests)),
-    )
+            variables, counts = environment(place.cache, made, reclaimer=setting), made.counts
+        workers = _Workers(count, stack.enter_context(tempfile.TemporaryFile()))
+        stack.callback(workers.end)
+        command = [str(place.interpreter), "-I", str(WORKER)]
+        is_forking = start == "pre-forked"
+        for _ in range(1 if is_forking else count):
+            pid = workers.start(command + [str(count)] * is_forking, variables)
+            # Before it allocates anything there.
+            surroundings.adopt([pid])
+        workers.tell(b"go\n")
+        before = read_vmstat()
+        calm = workers.footprint()
+        squeezed = again = None
+        if not place.is_calm:
+            surroundings.squeeze(surroundings.usage(), lambda: 0)
+            time.sleep(_SECONDS_FOR_A_DROP)
+            squeezed = workers.footprint()
+            workers.tell(b"w")
+            again = workers.footprint()
+        return CodeRound(
+            start=start,
+            strategy=strategy,
+            workers=count,
+            round=number,
+            calm=calm,
+            squeezed=squeezed,
+            again=again,
+            swap_writes=(read_vmstat() - before).swapped_out,
+            counts=counts() if counts else None,
+            digests=tuple(sorted(workers.digests)),
+        )

@@ -59,18 +59,23 @@ def page_states() -> str:
 
 
 _MEMBERS = re.compile(r"(<!-- attributes of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_ATTRIBUTE = re.compile(r"^(\w+): (.*(?:\n {4}.*)*)", re.MULTILINE)
+_IN_DOCSTRING = re.compile(r"^(\w+): (.*(?:\n {4}.*)*)", re.MULTILINE)
+_IN_COMMENTS = re.compile(r"((?:^ {4}# .*\n)*)^ {4}(\w+): [^#\n]*(?:# (.*))?$", re.MULTILINE)
 
 
 def members(name: str) -> str:
-    """The attributes of a class of a document, as its docstring tells them, in a table."""
+    """The members of a class of a document, as its docstring or the comments there tell them."""
     found = getattr(document, name, None) or getattr(measure, name)
     told = inspect.cleandoc(inspect.getdoc(found) or "").partition("Attributes:\n")[2]
+    pairs = _IN_DOCSTRING.findall(inspect.cleandoc(told)) or [
+        (member, f"{above.replace('# ', '')} {beside}".strip().rstrip(".") + ".")
+        for above, member, beside in _IN_COMMENTS.findall(inspect.getsource(found))
+    ]
     lines = ["| member | what it is |", "|---|---|"]
-    for attribute, text in _ATTRIBUTE.findall(inspect.cleandoc(told)):
+    for member, text in pairs:
         plain = " ".join(text.split()).replace("``", "`").replace("|", "\\|")
         plain = re.sub(r"\bNone\b", "`null`", plain)
-        lines.append(f"| `{attribute}` | {plain} |")
+        lines.append(f"| `{member}` | {plain} |")
     return "\n".join(lines) + "\n"
 
 

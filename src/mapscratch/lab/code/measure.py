@@ -77,54 +77,32 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class CodeRound:
-    """One group of workers, once.
+    """One group of workers, once."""
 
-    Attributes:
-        start: how they came to be.
-        strategy: what they ran.
-        workers: how many.
-        round: its number.
-        calm: after they worked, without pressure.
-        squeezed: under pressure; None if there was none.
-        again: after they have worked once more under pressure; None if there was none.
-        swap_writes: pages that the machine wrote to swap meanwhile.
-        counts: what the resolvers did, in all; None for `stock`.
-        digests: what they computed: one, if all is well.
-    """
-
-    start: Start
-    strategy: Strategy
-    workers: int
-    round: int
-    calm: Footprint
-    squeezed: Footprint | None
+    start: Start  # how they came to be
+    strategy: Strategy  # what they ran
+    workers: int  # how many
+    round: int  # its number
+    calm: Footprint  # after they worked, without pressure
+    squeezed: Footprint | None  # under pressure; None if there was none
+    # after they have worked once more under pressure; None if there was none
     again: Footprint | None
-    swap_writes: int
-    counts: ResolverCounts | None
-    digests: tuple[str, ...]
+    swap_writes: int  # pages that the machine wrote to swap meanwhile
+    counts: ResolverCounts | None  # what the resolvers did, in all; None for `stock`
+    digests: tuple[str, ...]  # what they computed: one, if all is well
 
 
 @dataclass(frozen=True, slots=True)
 class CodeComparison:
-    """All rounds.
+    """All rounds."""
 
-    Attributes:
-        interpreter: the Python that the workers run.
-        libraries: how many libraries of it run converted.
-        entries: their converted PLT entries.
-        swap: where the kernel swaps to.
-        kernel_drops: whether the kernel has MAP_SCRATCH.
-        no_pressure: why there is no pressure; empty if there is.
-        rounds: in the order in which they ran.
-    """
-
-    interpreter: Path
-    libraries: int
-    entries: int
-    swap: SwapDescription
-    kernel_drops: bool
-    no_pressure: str
-    rounds: tuple[CodeRound, ...]
+    interpreter: Path  # the Python that the workers run
+    libraries: int  # how many libraries of it run converted
+    entries: int  # their converted PLT entries
+    swap: SwapDescription  # where the kernel swaps to
+    kernel_drops: bool  # whether the kernel has MAP_SCRATCH
+    no_pressure: str  # why there is no pressure; empty if there is
+    rounds: tuple[CodeRound, ...]  # in the order in which they ran
 
     @property
     def is_wrong(self) -> bool:

@@ -64,20 +64,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn.
+    """What is drawn."""
 
-    Attributes:
-        title: what the lines are.
-        series: the lines.
-        note: what is not drawn, and why; or empty.
-        unit: what is counted: one of them, and several.
-        ticks: the counts that are written below; none: all that a line has a point at.
-    """
-
-    title: str
-    series: tuple[Series, ...]
-    note: str
-    unit: tuple[str, str] = ("process", "processes")
+    title: str  # what the lines are
+    series: tuple[Series, ...]  # the lines
+    note: str  # what is not drawn, and why; or empty
+    unit: tuple[str, str] = ("process", "processes")  # what is counted: one of them, and several
+    # the counts that are written below; none: all that a line has a point at
     ticks: tuple[int, ...] = ()
 
     @property

@@ -33,107 +33,59 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class Machine(Struct):
-    """Where it was measured.
+    """Where it was measured."""
 
-    Attributes:
-        kernel: its release.
-        architecture: of the machine.
-        processors: that the run could use.
-        page_size: in bytes.
-    """
-
-    kernel: str
-    architecture: str
-    processors: Count
-    page_size: Count
+    kernel: str  # its release
+    architecture: str  # of the machine
+    processors: Count  # that the run could use
+    page_size: Count  # in bytes
 
 
 class Result(Struct):
-    """One strategy with one number of processes.
+    """One strategy with one number of processes."""
 
-    Attributes:
-        processes: how many.
-        strategy: its name.
-        rounds: how many.
-        ratio_to_private: its ``round_trip_us`` over that of ``private`` *in the same round*, so
-            that what slowed the machine down slowed both.
-        figures: ``{"median", "minimum", "maximum"}`` of each over the rounds, or null.
-    """
-
-    processes: Count
-    strategy: str
-    rounds: Count
+    processes: Count  # how many
+    strategy: str  # its name
+    rounds: Count  # how many
+    # its ``round_trip_us`` over that of ``private`` *in the same round*, so that what slowed the
+    # machine down slowed both
     ratio_to_private: Spread | None
+    # ``{"median", "minimum", "maximum"}`` of each over the rounds, or null
     figures: dict[str, Spread | None]
 
 
 class ComparisonDocument(Struct):
-    """What ``mapscratch compare --json`` saves.
+    """What ``mapscratch compare --json`` saves."""
 
-    Attributes:
-        document: ``"mapscratch.compare"``.
-        version: 1.
-        mapscratch: the version of the program.
-        created: date and time with time zone, ISO 8601.
-        machine: where it was measured.
-        settings: what was asked for.
-        seconds: what everything took.
-        swap: where the kernel swapped to.
-        libraries: what was mapped.
-        copies: how often each process mapped the set of libraries.
-        left_out: strategies that don't run here: name to reason.
-        notes: sentences: what the reader should know, such as that the time didn't suffice.
-        checked_against: who has said what every word should be: ``readelf``; where that finds less
-            in a library than the file states, ``readelf by section headers`` or ``pyelftools``, and
-            a note says so.
-        results: one for each number of processes and strategy.
-        rounds: each round of each strategy, in the order in which they were made.
-        wrong_words: in all rounds; if it is not 0, nothing else counts.
-        verdict: the answer.
-    """
-
-    document: Literal["mapscratch.compare"]
-    version: Literal[1]
-    mapscratch: str
-    created: datetime
-    machine: Machine
-    settings: Settings
-    seconds: float
-    swap: SwapDescription
-    libraries: list[LibrarySummary]
-    copies: Count
-    left_out: dict[str, str]
-    notes: list[str]
+    document: Literal["mapscratch.compare"]  # ``"mapscratch.compare"``
+    version: Literal[1]  # 1
+    mapscratch: str  # the version of the program
+    created: datetime  # date and time with time zone, ISO 8601
+    machine: Machine  # where it was measured
+    settings: Settings  # what was asked for
+    seconds: float  # what everything took
+    swap: SwapDescription  # where the kernel swapped to
+    libraries: list[LibrarySummary]  # what was mapped
+    copies: Count  # how often each process mapped the set of libraries
+    left_out: dict[str, str]  # strategies that don't run here: name to reason
+    notes: list[str]  # sentences: what the reader should know, such as that the time didn't suffice
+    # who has said what every word should be: ``readelf``; where that finds less in a library than
+    # the file states, ``readelf by section headers`` or ``pyelftools``, and a note says so
     checked_against: list[str]
-    results: list[Result]
-    rounds: list[Round]
-    wrong_words: Count
-    verdict: Verdict
+    results: list[Result]  # one for each number of processes and strategy
+    rounds: list[Round]  # each round of each strategy, in the order in which they were made
+    wrong_words: Count  # in all rounds; if it is not 0, nothing else counts
+    verdict: Verdict  # the answer
 
 
 def comparison_document(comparison: Comparison, created: datetime) -> Document:
-    """The document of a comparison: nothing but what JSON has.
-
-    Args:
-        comparison: what was found.
-        created: when, with a time zone.
-    """
-    members = {
-        "settings": comparison.settings,
-        "seconds": comparison.seconds,
-        "swap": comparison.swap,
-        "libraries": comparison.libraries,
-        "copies": comparison.copies,
-        "left_out": comparison.left_out,
-        "notes": comparison.notes,
-        "checked_against": comparison.readers,
-        "results": comparison.summaries(),
-        "rounds": comparison.rounds,
-        "wrong_words": comparison.wrong_words,
-        "verdict": judge(comparison),
-    }
-    plain: Document = msgspec.json.decode(msgspec.json.encode(members, enc_hook=str))
-    return document_head(NAME, VERSION, created) | plain
+    """The document of a comparison of that time, with its zone: nothing but what JSON has."""
+    found: Document = msgspec.json.decode(msgspec.json.encode(comparison, enc_hook=str))
+    found["checked_against"] = found.pop("readers")
+    derived = {"results": comparison.summaries(), "verdict": judge(comparison)}
+    found |= msgspec.to_builtins(derived) | {"wrong_words": comparison.wrong_words}
+    found |= document_head(NAME, VERSION, created)
+    return {name: found[name] for name in ComparisonDocument.__struct_fields__}
 
 
 def comparison_schema() -> Document:

@@ -79,32 +79,19 @@ _SENTENCES: dict[Case, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the largest number of processes shows; costs in µs a page, None where not known.
+    """What the largest number of processes shows; costs in µs a page, None where not known."""
 
-    Attributes:
-        case: which sentence it is.
-        sentence: the answer.
-        processes: how many; 0 if nothing was measured.
-        scratch: the engine that is weighed against MAP_PRIVATE; None if none was measured.
-        fixups_per_page: how many fixups a page has.
-        fixups_us: making them again.
-        fixup_ns: ns for one, its page in memory.
-        scratch_us: dropping a page and bringing it back with its fixups.
-        swap_us: swapping a page out and in.
-        break_even_fixups: from so many fixups a page scratch costs more time than swap.
-        break_even_fixup_ns: or when one fixup costs so many ns, with as many as there are.
-    """
-
-    case: Case
-    sentence: str
-    processes: int
-    scratch: str | None
-    fixups_per_page: float | None
-    fixups_us: float | None
-    fixup_ns: float | None
-    scratch_us: float | None
-    swap_us: float | None
-    break_even_fixups: float | None
+    case: Case  # which sentence it is
+    sentence: str  # the answer
+    processes: int  # how many; 0 if nothing was measured
+    scratch: str | None  # the engine that is weighed against MAP_PRIVATE; None if none was measured
+    fixups_per_page: float | None  # how many fixups a page has
+    fixups_us: float | None  # making them again
+    fixup_ns: float | None  # ns for one, its page in memory
+    scratch_us: float | None  # dropping a page and bringing it back with its fixups
+    swap_us: float | None  # swapping a page out and in
+    break_even_fixups: float | None  # from so many fixups a page scratch costs more time than swap
+    # or when one fixup costs so many ns, with as many as there are
     break_even_fixup_ns: float | None
 
 

@@ -53,11 +53,7 @@ class Alternatives:
 
 
 def try_alternatives(library: str | os.PathLike[str], progress: Progress) -> Alternatives:
-    """Loads a library in a few processes, as ever: forked, at random and at fixed addresses.
-
-    Raises:
-        CannotMeasure: a process failed, or did not end in time.
-    """
+    """Loads a library in a few processes; CannotMeasure if one fails, or doesn't end in time."""
     path = str(Path(library).resolve())
     progress("pre-fork: a process that has loaded everything, and its children", 0.0)
     forked = _load(path, CHILDREN, "random")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -17,10 +17,8 @@ OWN = "own_data"
 _ASSEMBLE = ("as", "--64", "-o", "made.o", "-")
 # What distributions set otherwise is said: ld.so is to bind lazily if it is asked to, and nothing
 # but the fixups is to be there.
-_LINK = (
-    *("ld", "-shared", "--hash-style=gnu", "-z", "lazy", "-z", "norelro", "-z", "noexecstack"),
-    *("-rpath", "$ORIGIN", "made.o"),
-)
+_LINK = ("ld", "-shared", "--hash-style=gnu", "-rpath=$ORIGIN", "made.o")
+_LINK_OPTIONS = ("lazy", "norelro", "noexecstack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,9 @@ class Contents:
     """What is to be in a library.
 
     Attributes:
-        words: symbols whose addresses are stored in its data; its own, or those of others.
+        words: symbols whose addresses are stored in its data: `OWN`, or those of others.
         pages: of data, over which the words are spread evenly.
-        calls: functions that its PLT entries are for. `mapscratch_call_all` calls each once.
+        calls: functions that its PLT entries are for; `mapscratch_call_all` calls each once.
         exports: functions that it defines; each returns at once.
         needed: libraries in the same folder, by name.
         packed: RELATIVE relocations are in the packed table (RELR).
@@ -50,44 +48,38 @@ def symbol_names(prefix: str, count: int) -> list[str]:
 
 
 def write_library(folder: Path, name: str, contents: Contents) -> None:
-    """Writes a library.
-
-    Raises:
-        CannotMeasure: assembler or linker is missing, or too old.
-    """
-    for tool in (_ASSEMBLE[0], _LINK[0]):
+    """Writes a library; CannotMeasure if assembler or linker is missing, or too old."""
+    options = [*_LINK_OPTIONS, *["pack-relative-relocs"] * contents.packed]
+    link = [*_LINK, *contents.needed, *(f"-z{option}" for option in options), "-o", name]
+    for command, text in ((_ASSEMBLE, "\n".join(_source(contents)) + "\n"), (link, "")):
+        tool = command[0]
         if not shutil.which(tool):
             raise CannotMeasure(
                 f"there is no {tool} to make libraries with: apt install build-essential"
             )
-    _run(folder, _ASSEMBLE, "\n".join(_source(contents)) + "\n")
-    packed = ("-z", "pack-relative-relocs") if contents.packed else ()
-    _run(folder, (*_LINK, *packed, *contents.needed, "-o", name))
+        done = run_program(command, f"{tool}, which makes libraries,", cwd=folder, input=text)
+        if done.stderr:  # Of what it doesn't know it warns only.
+            raise CannotMeasure(f"{tool}, which makes libraries: {last_words(done.stderr)}")
 
 
-def _run(folder: Path, command: Sequence[str], source: str = "") -> None:
-    done = run_program(command, f"{command[0]}, which makes libraries,", cwd=folder, input=source)
-    if done.stderr:  # Of what it doesn't know it warns only.
-        raise CannotMeasure(f"{command[0]}, which makes libraries: {last_words(done.stderr)}")
-
-
-def _source(contents: Contents) -> list[str]:
-    lines = [".text", *_function("mapscratch_call_all")]
-    lines += ["sub $8, %rsp", *(f"call {name}@PLT" for name in contents.calls)]
-    lines += ["add $8, %rsp", "ret"]
+def _source(contents: Contents) -> Iterator[str]:
+    """The lines of a library in assembly language."""
+    yield ".text"
+    yield from _function("mapscratch_call_all", "sub $8, %rsp")
+    yield from (f"call {name}@PLT" for name in contents.calls)
+    yield from ("add $8, %rsp", "ret")
     # The time stamp counter, in which ld.so counts.
-    lines += [*_function("mapscratch_cycles"), "rdtsc", "shl $32, %rdx", "or %rdx, %rax", "ret"]
+    yield from _function("mapscratch_cycles", "rdtsc", "shl $32, %rdx", "or %rdx, %rax", "ret")
     for name in contents.exports:
-        lines += [*_function(name), "ret"]
-    lines += [".data", f".balign {PAGESIZE}", f"{OWN}:"]
+        yield from _function(name, "ret")
+    yield from (".data", f".balign {PAGESIZE}", f"{OWN}:")
     each = -(-len(contents.words) // max(contents.pages, 1))
-    gap = PAGESIZE // 8 // max(each, 1) * 8 - 8
     for page in range(contents.pages):
-        for word in contents.words[page * each : (page + 1) * each]:
-            lines += [f".quad {word}", *([f".zero {gap}"] if gap else [])]
-        lines.append(f".org {OWN} + {(page + 1) * PAGESIZE}")
-    return lines
+        for number, word in enumerate(contents.words[page * each : (page + 1) * each]):
+            yield f".org {OWN} + {page * PAGESIZE + number * PAGESIZE // 8 // each * 8}"
+            yield f".quad {word}"
+    yield f".org {OWN} + {contents.pages * PAGESIZE}"
 
 
-def _function(name: str) -> tuple[str, ...]:
-    return ".balign 16", f".globl {name}", f".type {name}, @function", f"{name}:"
+def _function(name: str, *instructions: str) -> tuple[str, ...]:
+    return (".balign 16", f".globl {name}", f".type {name}, @function", f"{name}:", *instructions)

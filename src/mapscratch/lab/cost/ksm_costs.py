@@ -42,8 +42,7 @@ _QUICK = {"smart_scan": "0", "sleep_millisecs": "0", "pages_to_scan": "1000"}
 vain."""
 _PAIRS = 512
 _PAGES = 2 * _PAIRS
-_SECONDS = 5.0
-_PAUSE_SECONDS = 0.002
+_SECONDS, _PAUSE_SECONDS = 5.0, 0.002
 _ENOUGH = 0.9
 
 
@@ -95,11 +94,7 @@ def _check_that_nobody_is_disturbed() -> None:
 
 
 def _ksmd() -> int:
-    """The process id of the kernel's thread.
-
-    Raises:
-        CannotMeasure: KSM isn't there, or is closed to this process.
-    """
+    """The process id of the kernel's thread; CannotMeasure if KSM is closed to this process."""
     if not _SETTINGS.is_dir():
         raise CannotMeasure("this kernel has no KSM (CONFIG_KSM)")
     if not os.access(_RUN, os.W_OK):

@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 from mapscratch.elf import FixupPlan
 from mapscratch.lab.compare.rounds import run_round, swap_needed
 from mapscratch.lab.cost.costs import Fit, Line, Point
-from mapscratch.lab.cost.timers import (
-    WORDS_PER_PAGE,
-    Figures,
-    Heading,
-    Timer,
-    in_turn,
-    real_words,
-)
+from mapscratch.lab.cost.timers import WORDS_PER_PAGE, Figures, Heading, Timer, in_turn, real_words
 from mapscratch.lab.oracle import ExpectedWord
 from mapscratch.lab.rig.machine import SwapError, SwapKind, probe_temporary_swap, temporary_swap
 from mapscratch.lab.rig.results import Round, Settings, Spread, SwapDescription
@@ -43,18 +36,13 @@ _PAGES = 512
 _ENGINES = tuple(name for name in STRATEGIES if name != "private")
 _KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
 
-_KNOWN = "Values that are known, 256 on a page: comparing, and storing. "
-_FIXUPS = (
-    Heading("fixup.at_page_in", "fixup made at page-in", _KNOWN + "By the pager.", "fixup"),
-    Heading(
-        "fixup.word",
-        "fixup healed word by word",
-        _KNOWN + "In a page that is in memory and ours.",
-        "fixup",
-    ),
-)
-_TOLD = {"lazyfree": "fixup.at_page_in", "dontneed": "fixup.word"}
-"""The engines whose fixups these are."""
+_KNOWN = "Values that are known, 256 on a page: comparing, and storing."
+_BY_THE_PAGER, _IN_MEMORY = "By the pager.", "In a page that is in memory and ours."
+_FIXUPS = {
+    "lazyfree": ("fixup.at_page_in", "fixup made at page-in", f"{_KNOWN} {_BY_THE_PAGER}"),
+    "dontneed": ("fixup.word", "fixup healed word by word", f"{_KNOWN} {_IN_MEMORY}"),
+}
+"""Name, title and note, by the engine that makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +85,9 @@ class Shape:
             kinds={"RELATIVE": len(at)},
             skipped={},
         )
-        expected = zip(plan.offsets.tolist(), constants.tolist(), strict=True)
-        wanted = {offset: ExpectedWord(value, 0) for offset, value in expected}
-        return workload_of([plan], [wanted], pages=_PAGES)
+        values = [ExpectedWord(value, 0) for value in constants.tolist()]
+        expected = dict(zip(plan.offsets.tolist(), values, strict=True))
+        return workload_of([plan], [expected], pages=_PAGES)
 
 
 _DENSE = (Shape(1), Shape(64), Shape(256), Shape(512))
@@ -118,7 +106,7 @@ class LineTimer(Timer):
         self._swaps = list(dict.fromkeys(swaps))
         self._announce = announce
         self._workloads: dict[Shape, Workload] = {}
-        self._there = ""
+        self._there = ""  # The kind of the swap that is used as it is.
         self._compressors: dict[str, str] = {}
         # Read-ahead from swap as the logarithm of a number of pages; -1 if that can't be read.
         self._page_cluster = next(map(int, words(Path("/proc/sys/vm/page-cluster"))), -1)
@@ -128,7 +116,7 @@ class LineTimer(Timer):
         """Swapping out and in, and the fixups of round trips."""
         cluster = self._page_cluster
         ahead = f" (vm.page-cluster {cluster}: up to {1 << cluster} pages)" if cluster >= 0 else ""
-        headings = list(_FIXUPS)
+        headings = [Heading(*one, "fixup") for one in _FIXUPS.values()]
         for kind in [*_KINDS, *({self._there} - {"", *_KINDS})]:
             how = self._compressors.get(kind)
             about = (
@@ -186,24 +174,22 @@ class LineTimer(Timer):
 
     def lines(self) -> list[Line]:
         """What was found; asked in the end."""
-        lines = []
+        found = []
         for what, rounds in sorted(self._rounds.items()):
-            complete = [trips for trips in map(_trips, rounds) if len(trips) == len(_SHAPES)]
-            if not complete:
+            trips = [
+                {shape: one.round_trip_us for shape, one in shapes.items() if one.round_trip_us}
+                for shapes in rounds
+            ]
+            complete = [one for one in trips if len(one) == len(_SHAPES)]
+            if complete:
+                fixups = "none" if what.startswith("swap.") else "known values"
+                fits = tuple(self._fit(one) for one in complete)
+                points = tuple(self._point(shape, complete) for shape in _SHAPES)
+                cpu_us = Spread.of(_mean(one.cpu_us for one in each.values()) for each in rounds)
+                found.append(Line(what, fixups, fits, points, cpu_us))
+            else:
                 self.left_out[f"line.{what}"] = "pages didn't leave memory"
-                continue
-            lines.append(
-                Line(
-                    what=what,
-                    fixups="none" if what.startswith("swap.") else "known values",
-                    fits=tuple(self._fit(trips) for trips in complete),
-                    points=tuple(self._point(shape, complete) for shape in _SHAPES),
-                    cpu_us=Spread.of(
-                        _mean(one.cpu_us for one in shapes.values()) for shapes in rounds
-                    ),
-                )
-            )
-        return lines
+        return found
 
     def _fit(self, trips: dict[Shape, float]) -> Fit:
         rows = np.array([[1.0, *regressors(self._workloads[shape])] for shape in trips])
@@ -220,10 +206,11 @@ class LineTimer(Timer):
         for name in _ENGINES:
             if reason := STRATEGIES[name].unavailable():
                 self.left_out[f"line.{name}"] = reason
-        if "line.lazyfree" in self.left_out:
-            self.left_out["fixup.at_page_in"] = self.left_out["line.lazyfree"]
-        if not self._swaps:
-            self._there = _kind_of(describe_swap())
+                if name in _FIXUPS:
+                    self.left_out[_FIXUPS[name][0]] = reason
+        there = describe_swap()
+        if not self._swaps and there.kind != "none":
+            self._there = "zswap" if there.zswap and there.kind != "zram" else there.kind
         for kind in _KINDS:
             if kind in self._swaps:
                 self._announce_swap(kind)
@@ -262,10 +249,6 @@ class LineTimer(Timer):
         return max(swap_needed(workload, settings) for workload in self._workloads.values())
 
 
-def _trips(rounds: _Rounds) -> dict[Shape, float]:
-    return {shape: one.round_trip_us for shape, one in rounds.items() if one.round_trip_us}
-
-
 def _mean(values: Iterable[float | None]) -> float | None:
     """Of those that are known."""
     known = [value for value in values if value is not None]
@@ -273,11 +256,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def regressors(workload: Workload) -> tuple[float, float, float]:
-    """What a `Line` predicts a workload's round trip from.
-
-    Returns:
-        fixups, mapped pages without fixups, and mappings, each for a page with fixups.
-    """
+    """What a `Line` predicts from: fixups, clean pages and mappings for a page with fixups."""
     clean = workload.mapped_pages - workload.pages
     mappings = workload.copies * len(workload.libraries)
     return workload.fixups / workload.pages, clean / workload.pages, mappings / workload.pages
@@ -300,13 +279,6 @@ def _least_squares(rows: NDArray[np.float64], values: NDArray[np.float64]) -> li
         columns.remove(min(negative, key=coefficients.__getitem__))
 
 
-def _kind_of(swap: SwapDescription) -> str:
-    """The swap that is there, by the name of its line; empty if there is none."""
-    if swap.kind == "none":
-        return ""
-    return "zswap" if swap.zswap and swap.kind != "zram" else swap.kind
-
-
 def _figures(found: dict[str, _Rounds]) -> Figures:
     figures: dict[str, float | None] = {}
     for what, rounds in found.items():
@@ -315,6 +287,6 @@ def _figures(found: dict[str, _Rounds]) -> Figures:
             for way, name in (("out", "reclaim_us"), ("in", "page_in_us")):
                 us = _mean(getattr(one, name) for one in dense)
                 figures[f"{what}.{way}"] = us and us * 1e3
-        elif what in _TOLD:
-            figures[_TOLD[what]] = rounds[_OF_FIGURES].fixup_ns
+        elif what in _FIXUPS:
+            figures[_FIXUPS[what][0]] = rounds[_OF_FIGURES].fixup_ns
     return {name: value for name, value in figures.items() if value is not None}

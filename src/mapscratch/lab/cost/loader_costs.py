@@ -18,20 +18,12 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mapscratch.lab.cost.costs import Check
 from mapscratch.lab.cost.generated import OWN, Contents, symbol_names, write_library
-from mapscratch.lab.cost.timers import (
-    CannotMeasure,
-    Figures,
-    Heading,
-    Timer,
-    in_turn,
-    run_program,
-)
+from mapscratch.lab.cost.timers import CannotMeasure, Figures, Heading, Timer, in_turn, run_program
 
 _PAGES = 256
 _MANY, _FEW = 512, 1
@@ -84,16 +76,12 @@ class _Pair:
 
     def tasks(self, folder: Path) -> list[tuple[str, str, str]]:
         """For `loader_probe`, the copies of both in turns."""
-        names = [_copy(one, copy) for copy in _COPIES for one in (self.many, self.few) if one]
-        return [(name, str(folder / name), self.mode) for name in names]
+        names = [name for name in (self.many, self.few) if name]
+        return [(name, _copy(folder, name, at), self.mode) for at in _COPIES for name in names]
 
     def nanoseconds(self, times: Figures) -> float:
-        """What a fixup takes, by the times of all copies."""
-        many, few = (
-            min(times[_copy(one, copy)] for copy in _COPIES) if one else 0.0
-            for one in (self.many, self.few)
-        )
-        return (many - few) / self.difference
+        """What a fixup takes."""
+        return (times[self.many] - times.get(self.few, 0.0)) / self.difference
 
 
 class LoaderTimer(Timer):
@@ -122,7 +110,7 @@ class LoaderTimer(Timer):
 
     def _measure(self, number: int) -> Figures:
         """Starts a process that loads all libraries once, in another order each time."""
-        tasks = list(chain.from_iterable(pair.tasks(self.folder) for pair in self._pairs))
+        tasks = [task for pair in self._pairs for task in pair.tasks(self.folder)]
         answer = self._probe("warm.so", in_turn(tasks, number * 5))
         times: Figures = answer["times"]
         self._times.append(times)
@@ -195,29 +183,23 @@ class LoaderTimer(Timer):
         return f"other-{number}.so"
 
     def _copies(self, name: str, contents: Contents) -> None:
-        first, *others = (_copy(name, copy) for copy in _COPIES)
-        write_library(self.folder, first, contents)
-        for other in others:
-            shutil.copyfile(self.folder / first, self.folder / other)
+        write_library(self.folder, f"{name}-0.so", contents)
+        for number in _COPIES[1:]:
+            shutil.copyfile(_copy(self.folder, name, 0), _copy(self.folder, name, number))
 
     # --- what is asked --------------------------------------------------------------------------
 
     def _probe(self, warm: str, tasks: list[tuple[str, str, str]]) -> dict[str, Any]:
         request = {"warm": str(self.folder / warm), "tasks": tasks}
-        script = Path(__file__).with_name("loader_probe.py")
+        script = str(Path(__file__).with_name("loader_probe.py"))
         # -I -S: neither the environment nor installed packages can get in the way.
-        done = run_program(
-            [sys.executable, "-I", "-S", str(script)],
-            "the process that loads libraries",
-            input=json.dumps(request),
-            env=_environment(),
-        )
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+        command, what = [sys.executable, "-I", "-S", script], "the process that loads libraries"
+        done = run_program(command, what, input=json.dumps(request), env=_environment())
+        return dict(json.loads(done.stdout))
 
     def _ask_loader(self, name: str) -> Figures:
         """What ld.so says of a small program that is started with a library."""
-        preload = str(self.folder / _copy(name, 0))
+        preload = _copy(self.folder, name, 0)
         environment = _environment(LD_DEBUG="statistics", LD_PRELOAD=preload)
         program = shutil.which("true") or sys.executable
         start = time.perf_counter_ns()
@@ -236,12 +218,11 @@ class LoaderTimer(Timer):
             said = zip(self._statistics[pair.many], self._statistics[pair.few], strict=True)
             both = [one for one in said if {kind, "cycles"} <= one[0].keys() & one[1].keys()]
             if both:
+                what, count = f"{pair.name}: number", pair.difference
                 counted = statistics.median(many[kind] - few[kind] for many, few in both)
-                checks += [self._check_number(pair, counted), self._check_time(pair, both)]
+                checks.append(_check(what, count, counted, 1.0, "Relocations"))
+                checks.append(self._check_time(pair, both))
         return checks
-
-    def _check_number(self, pair: _Pair, counted: float) -> Check:
-        return _check(f"{pair.name}: number", pair.difference, counted, 1.0, "Relocations")
 
     def _check_time(self, pair: _Pair, both: list[tuple[Figures, Figures]]) -> Check:
         cycles = min(many["cycles"] for many, _ in both) - min(few["cycles"] for _, few in both)
@@ -268,21 +249,15 @@ class LoaderTimer(Timer):
         return all(10 * one["total"] / cycles_per_ns < one["wall"] for one in asked)
 
 
-def _copy(name: str, number: int) -> str:
-    return f"{name}-{number}.so"
+def _copy(folder: Path, name: str, number: int) -> str:
+    return str(folder / f"{name}-{number}.so")
 
 
 def _check(what: str, ours: float, theirs: float, tolerance: float, note: str) -> Check:
     ratio = ours / theirs if theirs else float("inf")
     agrees = f"agrees within a factor of {tolerance:g}" if tolerance > 1 else "has to be the same"
-    return Check(
-        what=what,
-        ours=ours,
-        theirs=theirs,
-        ratio=ratio,
-        agrees=1 / tolerance <= ratio <= tolerance,
-        note=f"LD_DEBUG=statistics. {note}; {agrees}.",
-    )
+    note = f"LD_DEBUG=statistics. {note}; {agrees}."
+    return Check(what, ours, theirs, ratio, 1 / tolerance <= ratio <= tolerance, note)
 
 
 def _environment(**more: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ one JSON object from standard input::
 
 loads what is to be warm, and then times each task. One JSON object goes to standard output: for
 ``now`` the ns of dlopen(3), for ``lazy`` the ns of the first call of every PLT entry without that
-of a later one; ``cycles_per_ns``; and how many objects the program itself consists of.
+of a later one, of tasks with one key the least; ``cycles_per_ns``; and how many objects the program
+itself consists of.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     for key, path, mode in request["tasks"]:
         start = clock()
         handle: int = _ctypes.dlopen(path, _RTLD_NOW if mode == "now" else _RTLD_LAZY)
-        times[key] = clock() - start
+        taken = clock() - start
         if mode == "lazy":
             call_all = function(handle, "mapscratch_call_all", None)
             spent = []
@@ -55,7 +56,8 @@ def main() -> None:
                 start = clock()
                 call_all()
                 spent.append(clock() - start)
-            times[key] = spent[0] - min(spent[1:])
+            taken = spent[0] - min(spent[1:])
+        times[key] = min(taken, times.get(key, taken))
     cycles_per_ns = (cycles() - began[0]) / (clock() - began[1])
     json.dump({"times": times, "cycles_per_ns": cycles_per_ns, "objects": objects}, sys.stdout)
 

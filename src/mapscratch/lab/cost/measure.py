@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from mapscratch.lab.cost.costs import Costs, Measurement
 from mapscratch.lab.cost.ksm_costs import KsmTimer
@@ -47,7 +47,7 @@ def measure(
     started = time.monotonic()
     with working_folder() as folder:
         lines = LineTimer(folder, swaps or (), announce)
-        timers = {
+        timers: dict[str, Timer] = {
             "ld.so": LoaderTimer(folder),
             "page faults": PageTimer(folder),
             "round trips": lines,
@@ -55,10 +55,11 @@ def measure(
         }
         run = _Run(timers, started, seconds, progress)
         run.all_rounds()
-        found_lines, measurements = lines.lines(), run.measurements()
+        # Which lines are left out is known then.
+        found_lines, measurements = tuple(lines.lines()), tuple(run.measurements())
         return Costs(
-            measurements=tuple(measurements),
-            lines=tuple(found_lines),
+            measurements=measurements,
+            lines=found_lines,
             checks=tuple(check for timer in timers.values() for check in timer.checks()),
             left_out=run.left_out({one.name for one in measurements}),
             notes=(*run.notes, *(note for timer in timers.values() for note in timer.notes())),
@@ -67,19 +68,17 @@ def measure(
         )
 
 
+@dataclass(slots=True)
 class _Run:
     """The rounds, within the time."""
 
-    def __init__(
-        self, timers: dict[str, Timer], started: float, seconds: float, progress: Progress
-    ) -> None:
-        self.notes: list[str] = []
-        self.rounds: list[Figures] = []
-        self._timers = timers
-        self._started = started
-        self._seconds = seconds
-        self._progress = progress
-        self._stopped: dict[str, str] = {}
+    timers: dict[str, Timer]
+    started: float
+    seconds: float
+    progress: Progress
+    rounds: list[Figures] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stopped: dict[str, str] = field(default_factory=dict)
 
     def all_rounds(self) -> None:
         """At least one, and then as many as there is time for."""
@@ -94,30 +93,30 @@ class _Run:
             before = time.monotonic()
             # The first one makes the files.
             likely = statistics.median(turns[1:] or turns or [0.0])
-            if turns and before + likely > self._started + self._seconds:
+            if turns and before + likely > self.started + self.seconds:
                 break
             self.rounds.append(self._round(len(turns) + 1))
             turns.append(time.monotonic() - before)
         if len(turns) == 1:
             self.notes.append(
-                f"The {self._seconds:g} s suffice for one round only, which has no spread."
+                f"The {self.seconds:g} s suffice for one round only, which has no spread."
             )
 
     def _round(self, number: int) -> Figures:
         figures: Figures = {}
-        for name in in_turn([name for name in self._timers if name not in self._stopped], number):
-            gone = (time.monotonic() - self._started) / self._seconds
-            self._progress(f"round {number}, {name}", min(gone, 1.0))
+        for name in in_turn([name for name in self.timers if name not in self.stopped], number):
+            gone = (time.monotonic() - self.started) / self.seconds
+            self.progress(f"round {number}, {name}", min(gone, 1.0))
             try:
-                figures |= self._timers[name].once(number)
+                figures |= self.timers[name].once(number)
             except CannotMeasure as reason:
-                self._stopped[name] = str(reason)
+                self.stopped[name] = str(reason)
         return figures
 
     def measurements(self) -> list[Measurement]:
         """What was found, over the rounds; without what is lost in noise."""
         found = []
-        for heading in (heading for one in self._timers.values() for heading in one.headings()):
+        for heading in (heading for one in self.timers.values() for heading in one.headings()):
             values = [figures[heading.name] for figures in self.rounds if heading.name in figures]
             spread = Spread.of(values)
             if spread and spread.median > 0:
@@ -127,7 +126,7 @@ class _Run:
     def left_out(self, measured: set[str]) -> dict[str, str]:
         """What was not found, and why."""
         reasons: dict[str, str] = {}
-        for name, timer in self._timers.items():
-            why = self._stopped.get(name, _NOISE)
+        for name, timer in self.timers.items():
+            why = self.stopped.get(name, _NOISE)
             reasons |= {heading.name: why for heading in timer.headings()} | timer.left_out
         return {name: reason for name, reason in reasons.items() if name not in measured}

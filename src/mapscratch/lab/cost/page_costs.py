@@ -35,12 +35,9 @@ from mapscratch.lab.cost.timers import (
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.proc import count_pages
 
-_PAGES = 1024
-_CHUNK = 64
-_COLD_PAGES = 4096
-_RANDOM_TOUCHES = 256
-_FORKED_PAGES = 4096
-_FORKS = 8
+_PAGES, _CHUNK = 1024, 64
+_COLD_PAGES, _RANDOM_TOUCHES = 4096, 256
+_FORKED_PAGES, _FORKS = 4096, 8
 _APART = 16
 """Pages between two in memory: farther than any other that a page fault maps along with it."""
 _FILLS = {65536: 2048, 2 << 20: 4096}
@@ -145,9 +142,10 @@ def _page_cache(folder: Path) -> Figures | str:
 )
 def _disk(folder: Path) -> Figures | str:
     pages = np.random.default_rng().permutation(_COLD_PAGES)[:_RANDOM_TOUCHES]
-    faults = _major_faults()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     random = _cold_ns(folder / _FILE, mmap.MADV_RANDOM, pages)
-    if _major_faults() - faults < _RANDOM_TOUCHES // 2:
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
+    if faults < _RANDOM_TOUCHES // 2:
         return (
             f"what is written to {folder.parent} stays in memory: the file system has no disk, or "
             "doesn't drop pages when it is told to"
@@ -290,10 +288,6 @@ def page_ns(pages: int, step: Callable[[slice], object], chunk: int = _CHUNK) ->
     return statistics.median(
         _seconds(partial(step, part)) * 1e9 / (part.stop - part.start) for part in parts
     )
-
-
-def _major_faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _seconds(step: Callable[[], object]) -> float:

@@ -6,22 +6,21 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 
 @contextmanager
 def interrupted_by_termination() -> Iterator[None]:
     """Within it, SIGTERM and SIGHUP raise KeyboardInterrupt; what is ignored stays so (nohup)."""
 
-    def interrupt(number: int, _: FrameType | None) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    changed = [number for number, handler in previous.items() if handler == signal.SIG_DFL]
+    endings = (signal.SIGTERM, signal.SIGHUP)
+    changed = [number for number in endings if signal.getsignal(number) == signal.SIG_DFL]
     for number in changed:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
         for number in changed:
-            signal.signal(number, previous[number])
+            signal.signal(number, signal.SIG_DFL)

@@ -52,23 +52,18 @@ class CannotMeasure(Exception):
 
 
 class Timer(ABC):
-    """Measures some figures, once each time that it is asked.
-
-    Attributes:
-        folder: where its files go.
-        left_out: names of figures that it gives up, and why; may grow while it measures.
-    """
+    """Measures some figures, once each time that it is asked, with files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Names of figures that it gives up, and why; it may grow while it measures.
         self.left_out: dict[str, str] = {}
         self._is_prepared = False
 
     def once(self, number: int) -> Figures:
         """Measures in the round of that number; what makes no sense this time is not in it.
 
-        Raises:
-            CannotMeasure: none of them can be had here, now or later.
+        CannotMeasure: none of them can be had here, now or later.
         """
         if not self._is_prepared:
             self._prepare()
@@ -115,11 +110,7 @@ class _Session:
 
 
 def in_a_process(step: Callable[[], Figures | str]) -> Figures:
-    """The figures that a process of its own finds, which is gone then.
-
-    Raises:
-        CannotMeasure: the step returned why there are none.
-    """
+    """What a process of its own finds, which is gone then; CannotMeasure if it says why not."""
     with Workers([_Session(step)]) as workers:
         answer: Figures | str = workers.all("measure")[0]
     if isinstance(answer, str):
@@ -128,11 +119,7 @@ def in_a_process(step: Callable[[], Figures | str]) -> Figures:
 
 
 def run_program(command: Sequence[str], what: str, **options: Any) -> CompletedProcess[str]:
-    """What a program prints, which is called `what` if that fails.
-
-    Raises:
-        CannotMeasure: it can't be started, fails, or doesn't end within a minute.
-    """
+    """Runs a program; CannotMeasure, which calls it `what`, if it fails or takes a minute."""
     options |= {"capture_output": True, "text": True, "timeout": _SECONDS}
     try:
         done = subprocess.run(command, check=False, **options)
@@ -149,9 +136,6 @@ def working_folder() -> Iterator[Path]:
     """A folder for files that are measured with, on a disk if there is one; removed in the end.
 
     Folders of processes that were killed are removed as well.
-
-    Raises:
-        OSError: there is no place for it.
     """
     place = "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
     _sweep(Path(place))

@@ -23,9 +23,10 @@ from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
 from mapscratch.lab.survey import libraries as census_libraries
-from mapscratch.lab.survey.files import find_files, installed_files
+from mapscratch.lab.survey.census import CensusError
+from mapscratch.lab.survey.files import find_files
 from mapscratch.lab.survey.libraries import survey_files
-from mapscratch.lab.survey.take import CensusError, take_census
+from mapscratch.lab.survey.take import take_census
 
 CODE = "static int x; int *p = &x;"
 
@@ -111,7 +112,7 @@ def test_what_may_not_be_read_is_skipped():
 
 
 def test_installed_is_what_the_loader_and_this_python_find():
-    paths = installed_files().paths
+    paths = find_files(installed=True).paths
     assert len(paths) == len(set(paths)) > 50
     assert all(path.is_absolute() and path.is_file() for path in paths)
     found = set(paths)
@@ -126,7 +127,7 @@ def test_installed_is_what_the_loader_and_this_python_find():
 
 def test_without_ldconfig_the_default_folders_are_searched(monkeypatch):
     monkeypatch.setattr("mapscratch.lab.survey.files.shutil.which", lambda *_, **__: None)
-    assert installed_files().paths
+    assert find_files(installed=True).paths
 
 
 # --- many of them --------------------------------------------------------------------------------

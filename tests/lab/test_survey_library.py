@@ -30,7 +30,7 @@ from mapscratch.elf import (
     survey,
 )
 from mapscratch.elf.survey import KINDS
-from mapscratch.lab.survey.files import installed_files
+from mapscratch.lab.survey.files import find_files
 from mapscratch.lab.survey.libraries import survey_files
 
 PAGE = 4096
@@ -114,7 +114,7 @@ def relocations(listing: str) -> Iterator[tuple[int, str]]:
 @functools.cache
 def many_libraries() -> list[Path]:
     """Real libraries of this machine, of all sizes, in a fixed order."""
-    found = installed_files()
+    found = find_files(installed=True)
     if len(found.paths) < 2 * FEWEST:
         # Other versions of Python, and what is only found by a path.
         for folder in (Path("/usr/lib"), Path("/usr/lib64"), Path(sys.base_prefix).parent):

@@ -401,7 +401,7 @@ def test_slots_without_end_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> Non
     areas = [replace(area, start=index * 8192, end=index * 8192 + 4096) for index in range(4000)]
     whole = type("Range", (), {"areas": areas})
     monkeypatch.setattr(scratch, "range_memory", lambda *_: whole)
-    monkeypatch.setattr(scratch, "_MOST_AREAS_LOOKED_AT", 20_000)
+    monkeypatch.setattr(scratch, "_MOST_LOOKED_AT", 20_000 * scratch._PAGES_OF_AN_AREA)
     slots = [
         board.Slot(number, "map", "kernel", 0, 1 << 56, 0, "", (0,) * 8)
         for number in range(1, 4000)

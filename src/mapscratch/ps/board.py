@@ -18,7 +18,6 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from mmap import PAGESIZE
@@ -84,8 +83,7 @@ class Board:
     """What a process says of its scratch memory, and the summed figures of what is closed."""
 
     slots: tuple[Slot, ...]
-    beyond: int  # things for which no slot was left
-    wrong: int  # slots that make no sense, or were being written each time they were read
+    unlisted: int  # no slot was left; or it makes no sense, or was always just being written
     ended_ranges: tuple[int, ...]
     ended_caches: tuple[int, ...]
 
@@ -155,12 +153,7 @@ def _is_surely_a_board(error: BoardError, maps: list[MappedFile]) -> bool:
 
 
 def read_shared_page(pid: int, mapped: MappedFile, size: int) -> bytes:
-    """The beginning of a file that a process has mapped; less, if that is shorter.
-
-    Raises:
-        BoardError: it can't be read.
-        ProcessLookupError: the process ended.
-    """
+    """The beginning of a file that a process has mapped; less, if that is shorter."""
     return _reader(pid, mapped)(0, size)
 
 
@@ -184,12 +177,9 @@ class _Reader:
 def _reader(pid: int, mapped: MappedFile) -> _Reader:
     """The first way in that is open to us."""
     # Reading the memory makes the page where nobody has stored: nothing to do to who has no board.
-    ways = (
-        (_by_mapping, _by_memory)
-        if _is_of_no_file(mapped)
-        else (_by_memory, _by_mapping, _by_descriptor)
-    )
-    for way in ways:
+    of_no_file = (_by_mapping, _by_memory)
+    ways = (_by_memory, _by_mapping, _by_descriptor)
+    for way in of_no_file if _is_of_no_file(mapped) else ways:
         with suppress(OSError):
             reader = way(pid, mapped)
             if reader:
@@ -253,22 +243,21 @@ def _parse(read: _Reader, size: int, process: int) -> Board | None:
         raise BoardError("its figures are damaged")
     if owner != process:
         return None
-    first, second = _read_twice(read, used * _SLOT_BYTES)
+    first, second = _read_twice(read, used)
     found = []
     wrong = 0
     for number in range(1, used):
-        position = slice(number * _SLOT_BYTES, (number + 1) * _SLOT_BYTES)
-        content = _settled(read, number, first[position], second[position])
+        content = _settled(read, number, first[number], second[number])
         slot = None if content is None else _slot(number, content)
         if slot:
             found.append(slot)
         elif content is None or _SLOT.unpack_from(content)[1]:
             wrong += 1
-    ended = _HEADER.unpack_from(first)[7:]
-    return Board(tuple(found), beyond, wrong, ended[:8], ended[8:])
+    ended = _HEADER.unpack_from(first[0])[7:]
+    return Board(tuple(found), beyond + wrong, ended[:8], ended[8:])
 
 
-def _read_twice(read: _Reader, size: int) -> tuple[bytes, bytes]:
+def _read_twice(read: _Reader, slots: int) -> tuple[list[bytes], list[bytes]]:
     """All of it, and once more while nothing was written or ended.
 
     The second reading tells what was written during the first. What ends meanwhile is in neither
@@ -281,24 +270,23 @@ def _read_twice(read: _Reader, size: int) -> tuple[bytes, bytes]:
     for attempt in range(_ATTEMPTS_AT_SUMS):
         if attempt:
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)  # the writer may wait for this processor
-        first, second = _read_all(read, 0, size), _read_all(read, 0, size)
-        is_summed = first[_ENDED : _HEADER.size] == second[_ENDED : _HEADER.size]
-        if is_summed and all(map(_is_settled, _sequences(first), _sequences(second))):
+        first, second = (_slots(_read_all(read, 0, slots * _SLOT_BYTES)) for _ in range(2))
+        is_summed = first[0][_ENDED : _HEADER.size] == second[0][_ENDED : _HEADER.size]
+        if is_summed and all(map(_is_settled, first[1:], second[1:])):
             break
     if not is_summed:
         raise BoardError("its mappings come and go too quickly to be counted")
     return first, second
 
 
-def _sequences(content: bytes) -> Iterator[bytes]:
-    """Of the slots."""
-    for position in range(_SLOT_BYTES, len(content), _SLOT_BYTES):
-        yield content[position : position + 4]
+def _slots(content: bytes) -> list[bytes]:
+    """The first of them is the header."""
+    return [content[at : at + _SLOT_BYTES] for at in range(0, len(content), _SLOT_BYTES)]
 
 
 def _is_settled(first: bytes, second: bytes) -> bool:
     """Nobody wrote a slot, whose number of writings was read twice."""
-    return first == second and not first[0] & 1
+    return first[:4] == second[:4] and not first[0] & 1
 
 
 def _read_all(read: _Reader, offset: int, size: int) -> bytes:
@@ -314,37 +302,28 @@ def _read_all(read: _Reader, offset: int, size: int) -> bytes:
 def _settled(read: _Reader, number: int, first: bytes, second: bytes) -> bytes | None:
     """What a slot holds while nobody writes it; None if it is written all the time."""
     for _ in range(_ATTEMPTS):
-        if _is_settled(first[:4], second[:4]):
+        if _is_settled(first, second):
             return first
-        first = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)
-        second = _read_all(read, number * _SLOT_BYTES, _SLOT_BYTES)
+        first, second = (_read_all(read, number * _SLOT_BYTES, _SLOT_BYTES) for _ in range(2))
     return None
 
 
 def _slot(number: int, content: bytes) -> Slot | None:
     """None: it is free, or what it says can't be."""
-    _, kind_number, engine, address, length, owner, name_length, *figures = _SLOT.unpack_from(
-        content
-    )
+    _, kind_number, way, address, length, owner, size, *figures = _SLOT.unpack_from(content)
     kind = _KINDS.get(kind_number)
-    if kind is None:
+    has_engine = kind in ("map", "array")
+    if kind is None or (has_engine and way >= len(_ENGINES)):
         return None
-    is_mapped, has_engine = kind != "cache", kind in ("map", "array")
-    is_wrong = (
+    if kind == "cache":
+        address = length = 0
+    elif (
         not 0 < length < 1 << _ADDRESS_BITS
         or address >= 1 << _ADDRESS_BITS
         or not address % PAGESIZE == length % PAGESIZE == 0
-    )
-    if (is_mapped and is_wrong) or (has_engine and engine >= len(_ENGINES)):
+    ):
         return None
-    name = os.fsdecode(content[_SLOT.size :][: min(name_length, _NAME_BYTES)])
-    return Slot(
-        number=number,
-        kind=kind,
-        engine=_ENGINES[engine] if has_engine else None,
-        address=address if is_mapped else 0,
-        length=length if is_mapped else 0,
-        owner=owner,
-        name=f"…{name}" if name_length > _NAME_BYTES else name,
-        figures=tuple(figures),
-    )
+    cut_off = "…" if size > _NAME_BYTES else ""
+    name = cut_off + os.fsdecode(content[_SLOT.size :][:size]) if has_engine else ""
+    engine = _ENGINES[way] if has_engine else None
+    return Slot(number, kind, engine, address, length, owner, name, tuple(figures))

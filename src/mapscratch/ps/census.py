@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from mmap import PAGESIZE
-from typing import Literal
+from typing import Any
 
 from mapscratch.proc.maps import MappedFile, mapped_files
-from mapscratch.proc.pagemap import PageFlags, count_pages
+from mapscratch.proc.pagemap import count_pages
 from mapscratch.proc.procfs import (
     all_pids,
     command_name,
@@ -32,7 +32,7 @@ from mapscratch.proc.procfs import (
     threads_named,
     user_name,
 )
-from mapscratch.proc.smaps import MemoryArea, range_memory
+from mapscratch.proc.smaps import range_memory
 from mapscratch.ps.board import Board, BoardError, Slot, is_board, read_board, read_shared_page
 from mapscratch.run.launch import ResolverCounts
 
@@ -41,12 +41,10 @@ _CONVERSIONS = "/mapscratch/code/"
 """In the path of what is laid over the text of a library (mapscratch.run.cache)."""
 _RUN_COUNTS = struct.Struct(f"={len(fields(ResolverCounts))}Q")
 _MOST_ENVIRONMENT = 1 << 20
-_MOST_PAGES_LOOKED_AT = 64 << 20
+_MOST_LOOKED_AT = 64 << 20
 """Pages of a process whose page table entries are read one by one (256 GiB, about a second)."""
-_MOST_AREAS_LOOKED_AT = 1 << 18
-"""Of a process: its slots may say that each of them is all of its memory."""
-_KERNEL_THREAD = 0x00200000
-"""PF_KTHREAD of include/linux/sched.h."""
+_PAGES_OF_AN_AREA = 256
+"""A mapping that is looked at counts as so many: slots may say that each is all of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,7 @@ class ScratchMapping:
     The figures are those of `mapscratch.ScratchMap.counts`, of what is mapped now.
     """
 
-    kind: Literal["map", "array", "cache", "code"]
-    """Code is the text of a library or program with converted PLT entries."""
+    kind: str  # map, array, cache; code: the text of a library with converted PLT entries
     name: str  # of the file; empty for a cache
     engine: str | None
     bytes: int  # of addresses; of a cache, its regions
@@ -112,6 +109,33 @@ class ScratchProcess:
     """Mappings beside these: its board was full, or what it says of them can't be."""
     totals: ProcessTotals | None  # None without a board
 
+    def groups(self) -> list[Group]:
+        """Of all of its mappings."""
+        alike = defaultdict(list)
+        for mapping in self.mappings:
+            alike[mapping.kind, mapping.engine].append(mapping)
+        return [Group(self, *what, tuple(mappings)) for what, mappings in alike.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Mappings of one kind and engine of a process, to be summed."""
+
+    process: ScratchProcess
+    kind: str
+    engine: str | None
+    mappings: tuple[ScratchMapping, ...]
+
+    def sum(self, name: str) -> Any:
+        """Of a figure of `ScratchMapping`; None where it is not known of one of them."""
+        values = [getattr(mapping, name) for mapping in self.mappings]
+        return None if None in values else sum(values)
+
+    def cache_sum(self, name: str) -> Any:
+        """Of a figure of `CacheFigures`; None where these are no caches."""
+        values = [getattr(mapping.cache, name, None) for mapping in self.mappings]
+        return None if None in values else sum(values)
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertedRun:
@@ -133,11 +157,9 @@ class ScratchCensus:
 
 
 def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
-    """Looks at the processes that /proc shows.
+    """Looks at processes, None for all that /proc shows.
 
-    Args:
-        pids: which; None for all. Of all, those that end meanwhile are left out, and those that may
-            not be read are counted.
+    Of all, those that end meanwhile are left out, and those that may not be read are counted.
 
     Raises:
         ProcessLookupError: a process that was named does not exist, or has no memory.
@@ -154,18 +176,15 @@ def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
     return ScratchCensus(
         processes=tuple(process for process, _ in seen.values() if process),
         runs=tuple(runs.values()),
-        unreadable=sum(not _is_kernel_thread(pid) for pid in refused),
+        unreadable=sum(map(_has_memory, refused)),
     )
 
 
-def _is_kernel_thread(pid: int) -> bool:
-    """Which have no memory, and nobody but root may see that in their maps."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # "2 (kthreadd) S 0 0 0 0 -1 2129984 ...": the name may hold anything.
-            return bool(int(file.read().rpartition(b")")[2].split()[6]) & _KERNEL_THREAD)
-    except (OSError, ValueError, IndexError):
-        return True  # it has ended: nobody to count
+def _has_memory(pid: int) -> bool:
+    """Threads of the kernel have none, and nobody but root may see that in their maps."""
+    with suppress(ProcessLookupError):
+        return bool(status_words(pid, "VmSize"))
+    return False  # it has ended: nobody to count
 
 
 _Run = tuple[tuple[str, int], ConvertedRun]
@@ -193,7 +212,7 @@ def _look(pid: int) -> tuple[ScratchProcess | None, _Run | None]:
         user=user_name(pid),
         problem=problem,
         mappings=tuple(mappings),
-        unlisted=board.beyond + board.wrong if board else 0,
+        unlisted=board.unlisted if board else 0,
         totals=_totals(board) if board else None,
     )
     return process, run
@@ -226,12 +245,11 @@ class _Memory:
     def __init__(self, pid: int, slots: Sequence[Slot]) -> None:
         self._pid = pid
         self._slots = slots
-        self._pages_left = _MOST_PAGES_LOOKED_AT
-        self._areas_left = _MOST_AREAS_LOOKED_AT
+        self._left = _MOST_LOOKED_AT
         mapped = [slot for slot in slots if slot.length]
         start = min((slot.address for slot in mapped), default=0)
         end = max((slot.address + slot.length for slot in mapped), default=0)
-        self._areas: Sequence[MemoryArea] = range_memory(start, end - start, pid).areas
+        self._areas = range_memory(start, end - start, pid).areas
         self._starts = [area.start for area in self._areas]
 
     def mappings(self) -> Iterator[ScratchMapping]:
@@ -240,98 +258,76 @@ class _Memory:
             if slot.kind == "region":
                 regions[slot.owner].append(slot)
         for slot in self._slots:
-            if slot.kind == "cache":
-                yield self._cache(slot, regions[slot.number])
-            elif slot.kind != "region":
-                yield self._range(slot.kind, slot)
-
-    def _cache(self, slot: Slot, regions: Sequence[Slot]) -> ScratchMapping:
-        length = sum(region.length for region in regions)
-        figures = CacheFigures(*slot.figures[: len(fields(CacheFigures))])
-        cache = ScratchMapping("cache", "", None, length, cache=figures)
-        return _in_memory(cache, self._usage(regions))
-
-    def _range(self, kind: Literal["map", "array"], slot: Slot) -> ScratchMapping:
-        filled, rebuilt, dropped, fixup_ns, pinned, *_ = slot.figures
-        mapping = ScratchMapping(
-            kind, slot.name, slot.engine, slot.length, pinned_bytes=pinned * PAGESIZE
-        )
-        usage = self._usage([slot])
-        # As `counts` of each engine has it.
-        if slot.engine == "lazyfree":
-            there = (usage.resident + usage.swapped) // PAGESIZE if usage else 0
-            mapping = replace(
-                mapping,
-                filled_pages=filled,
-                dropped_pages=max(0, filled - there) if usage else None,
-                rebuilt_pages=rebuilt,
-                fixup_seconds=fixup_ns / 1e9,
-            )
-        elif slot.engine == "dontneed":
-            mapping = replace(mapping, dropped_pages=dropped)
-        return _in_memory(mapping, usage)
+            if slot.kind != "region":
+                parts = regions[slot.number] if slot.kind == "cache" else [slot]
+                yield _mapping(slot, sum(part.length for part in parts), self._usage(parts))
 
     def _usage(self, parts: Sequence[Slot]) -> _Usage | None:
         """Of some slots together; None if too much memory would have to be looked at."""
         whole = _Usage()
         for start, end in _united((part.address, part.address + part.length) for part in parts):
-            for area in self._areas_of(start, end):
-                self._areas_left -= 1
-                if self._areas_left < 0:
+            first = max(bisect_right(self._starts, start) - 1, 0)
+            for number in range(first, bisect_left(self._starts, end)):
+                area, usage = self._areas[number], self._areas[number].usage
+                since, until = max(start, area.start), min(end, area.end)
+                is_whole = (since, until) == (area.start, area.end)
+                pages = 0 if is_whole else max(0, until - since) // PAGESIZE
+                self._left -= _PAGES_OF_AN_AREA + pages
+                if self._left < 0:
                     return None
-                usage = area.usage
-                if start <= area.start and area.end <= end:
+                if is_whole:
                     whole.resident += usage.rss
                     whole.private += usage.anonymous
                     whole.swapped += usage.swap
                     if whole.lazy_free is not None:
                         whole.lazy_free += min(usage.lazy_free, usage.rss)
-                    continue
-                pages = self._pages(max(start, area.start), min(end, area.end))
-                if pages is None:
-                    return None
-                whole.resident += pages.present * PAGESIZE
-                whole.private += (pages.private - pages.swapped) * PAGESIZE
-                whole.swapped += pages.swapped * PAGESIZE
-                if usage.lazy_free:
-                    whole.lazy_free = None  # of this memory, or of its neighbour's
+                elif pages:
+                    flags = count_pages(since, until - since, self._pid)
+                    whole.resident += flags.present * PAGESIZE
+                    whole.private += (flags.private - flags.swapped) * PAGESIZE
+                    whole.swapped += flags.swapped * PAGESIZE
+                    if usage.lazy_free:
+                        whole.lazy_free = None  # of this memory, or of its neighbour's
         return whole
 
-    def _areas_of(self, start: int, end: int) -> Iterator[MemoryArea]:
-        for number in range(max(bisect_right(self._starts, start) - 1, 0), len(self._areas)):
-            area = self._areas[number]
-            if area.start >= end:
-                return
-            if area.end > start:
-                yield area
 
-    def _pages(self, start: int, end: int) -> PageFlags | None:
-        self._pages_left -= (end - start) // PAGESIZE
-        return None if self._pages_left < 0 else count_pages(start, end - start, self._pid)
+def _mapping(slot: Slot, length: int, usage: _Usage | None) -> ScratchMapping:
+    """What a slot says, and what is known of its memory."""
+    known: dict[str, Any] = {}
+    pinned = 0
+    if slot.kind == "cache":
+        known["cache"] = CacheFigures(*slot.figures[: len(fields(CacheFigures))])
+    else:
+        filled, rebuilt, dropped, fixup_ns, pinned_pages, *_ = slot.figures
+        known["pinned_bytes"] = pinned = pinned_pages * PAGESIZE
+        # As `counts` of each engine has it.
+        if slot.engine == "lazyfree":
+            there = (usage.resident + usage.swapped) // PAGESIZE if usage else 0
+            known["dropped_pages"] = max(0, filled - there) if usage else None
+            known |= {"filled_pages": filled, "rebuilt_pages": rebuilt}
+            known["fixup_seconds"] = fixup_ns / 1e9
+        elif slot.engine == "dontneed":
+            known["dropped_pages"] = dropped
+    if usage:
+        droppable, dirty = _droppable_and_dirty(usage, slot.engine, pinned)
+        known |= {"resident_bytes": usage.resident, "swapped_bytes": usage.swapped}
+        known |= {"droppable_bytes": droppable, "dirty_bytes": dirty}
+    return ScratchMapping(slot.kind, slot.name, slot.engine, length, **known)
 
 
-def _in_memory(mapping: ScratchMapping, usage: _Usage | None) -> ScratchMapping:
-    """A mapping with what the kernel says of it; what may be dropped depends on the engine."""
-    if not usage:
-        return mapping
-    pinned = mapping.pinned_bytes or 0
-    droppable: int | None = None
-    dirty: int | None = usage.private
-    if mapping.engine == "kernel":
+def _droppable_and_dirty(
+    usage: _Usage, engine: str | None, pinned: int
+) -> tuple[int | None, int | None]:
+    if engine == "dontneed":
+        return None, usage.private
+    if engine == "kernel":
         droppable = max(0, usage.private - pinned)
-        dirty = usage.private - droppable
-    elif mapping.engine != "dontneed":
-        # What is pinned of an array is locked, and lazily freed all the same.
-        free, unpinned = usage.lazy_free, max(0, usage.resident - pinned)
-        droppable = None if free is None else min(free, unpinned)
-        dirty = None if droppable is None else usage.resident - droppable
-    return replace(
-        mapping,
-        resident_bytes=usage.resident,
-        droppable_bytes=droppable,
-        dirty_bytes=dirty,
-        swapped_bytes=usage.swapped,
-    )
+        return droppable, usage.private - droppable
+    if usage.lazy_free is None:
+        return None, None
+    # What is pinned of an array is locked, and lazily freed all the same.
+    droppable = min(usage.lazy_free, max(0, usage.resident - pinned))
+    return droppable, usage.resident - droppable
 
 
 def _united(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -361,20 +357,20 @@ def _code(pid: int, maps: Sequence[MappedFile]) -> Iterator[ScratchMapping]:
     text = [each for each in maps if "x" in each.permissions and each.inode]
     if not text:
         return
-    has_reclaimer = any(threads_named(pid, "mapscratch"))
+    engine = "dontneed" if any(threads_named(pid, "mapscratch")) else None
     names = _names_of_text(maps)
     for area in range_memory(text[0].start, text[-1].end - text[0].start, pid).areas:
-        usage = area.usage
+        usage, copies = area.usage, area.usage.anonymous
         is_text = "x" in area.permissions and area.path.startswith("/")
-        if is_text and (area.start in names or usage.anonymous or usage.swap):
+        if is_text and (area.start in names or copies or usage.swap):
             yield ScratchMapping(
-                kind="code",
-                name=names.get(area.start, area.path),
-                engine="dontneed" if has_reclaimer else None,
-                bytes=area.end - area.start,
+                "code",
+                names.get(area.start, area.path),
+                engine,
+                area.end - area.start,
                 resident_bytes=usage.rss,
-                droppable_bytes=usage.anonymous if has_reclaimer else None,
-                dirty_bytes=0 if has_reclaimer else usage.anonymous,
+                droppable_bytes=copies if engine else None,
+                dirty_bytes=0 if engine else copies,
                 swapped_bytes=usage.swap,
             )
 
@@ -420,12 +416,8 @@ def _is_harmless(pid: int, device: str) -> bool:
 
 
 def _variable(pid: int, name: bytes) -> str | None:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
-    except OSError:
-        return None
-    values = [
-        value for key, _, value in (each.partition(b"=") for each in variables) if key == name
-    ]
-    return os.fsdecode(values[0]) if values else None
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        for variable in file.read(_MOST_ENVIRONMENT).split(b"\0"):
+            if variable.startswith(name + b"="):
+                return os.fsdecode(variable.partition(b"=")[2])
+    return None

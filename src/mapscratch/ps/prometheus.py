@@ -10,13 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from mmap import PAGESIZE
-from typing import TypeAlias
 
 from mapscratch.ps.census import ScratchCensus
 from mapscratch.ps.document import any_text
-from mapscratch.ps.groups import groups
-
-Labels: TypeAlias = dict[str, str]
 
 _SUMS = {
     "bytes": "Addresses of scratch memory.",
@@ -71,7 +67,9 @@ def prometheus_lines(census: ScratchCensus, seconds: float) -> Iterator[str]:
             yield from samples[name]
 
 
-def _samples(census: ScratchCensus, seconds: float) -> Iterator[tuple[str, Labels, float | None]]:
+def _samples(
+    census: ScratchCensus, seconds: float
+) -> Iterator[tuple[str, dict[str, str], float | None]]:
     """Names, labels and values; those of which `_MEANINGS` has no name are not told."""
     yield "census_seconds", {}, seconds
     yield "processes", {}, len(census.processes)
@@ -81,7 +79,7 @@ def _samples(census: ScratchCensus, seconds: float) -> Iterator[tuple[str, Label
         yield "process_readable", labels, 0 if process.problem else 1
         totals = asdict(process.totals) if process.totals else {}
         yield from ((f"{name}_total", labels, value) for name, value in totals.items())
-        for group in groups(process):
+        for group in process.groups():
             of_group = {**labels, "kind": group.kind, "engine": group.engine or ""}
             dropped = group.sum("dropped_pages")
             yield "mappings", of_group, len(group.mappings)

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from mapscratch.ps.census import ScratchCensus
-from mapscratch.ps.groups import Group, groups
+from mapscratch.ps.census import Group, ScratchCensus
 from mapscratch.terminal import printable
 from mapscratch.text import counted, size
 
@@ -19,14 +18,11 @@ _PLURALS = {"map": "maps", "array": "arrays", "cache": "caches", "code": "texts"
 def ps_lines(
     census: ScratchCensus, *, each: bool = False, named: Sequence[int] = ()
 ) -> Iterator[str]:
-    """The table, and what must be said with it.
+    """The table, with a line for each mapping or for what is alike, and what must be said with it.
 
-    Args:
-        census: what was found.
-        each: a line for each mapping; else one for all of a process that are alike.
-        named: the processes that were asked for; none for all.
+    Of processes that were named, it is said if they use no scratch memory.
     """
-    found = [group for process in census.processes for group in groups(process)]
+    found = [group for process in census.processes for group in process.groups()]
     if each:
         found = [replace(group, mappings=(one,)) for group in found for one in group.mappings]
     if found:
@@ -78,10 +74,6 @@ def _of(name: str, said: Callable[[float], str]) -> Callable[[Group], str]:
     return cell
 
 
-def _number(value: float) -> str:
-    return f"{value:,}"
-
-
 def _seconds(value: float) -> str:
     return f"{value:,.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
@@ -105,8 +97,8 @@ _COLUMNS: dict[str, Callable[[Group], str]] = {
     "DROPPABLE": _of("droppable_bytes", size),
     "DIRTY": _of("dirty_bytes", size),
     "SWAPPED": _of("swapped_bytes", size),
-    "DROPPED": _of("dropped_pages", _number),
-    "REBUILT": _of("rebuilt_pages", _number),
+    "DROPPED": _of("dropped_pages", "{:,}".format),
+    "REBUILT": _of("rebuilt_pages", "{:,}".format),
     "FIXUPS": _of("fixup_seconds", _seconds),
     "NAME": _name,
 }

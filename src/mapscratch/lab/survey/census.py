@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mapscratch.elf import LibrarySurvey
+from mapscratch.errors import UserError
+
+
+class CensusError(UserError, RuntimeError):
+    """There is nothing to look at, or it can't be looked at here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +32,9 @@ class HeldFile:
     """The private copies that a process has of one file's pages, in memory or in swap."""
 
     path: Path
-    relocated_pages: int
-    """Of pages with relocations."""
-    saved_pages: int
-    """Of these, what relocation would leave alone under `mapscratch run`."""
-    other_pages: int
-    """Of pages without."""
+    relocated_pages: int  # of pages with relocations
+    saved_pages: int  # of these, what relocation would leave alone under `mapscratch run`
+    other_pages: int  # of pages without
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,10 @@ class ProcessSurvey:
     relocated_pages: int
     saved_pages: int
     other_file_pages: int
-    relocated_pss_bytes: int
-    """The relocated pages; one that n forked processes share is an n-th."""
-    anonymous_bytes: int
-    """Heap, stacks, .bss: memory and swap of no file."""
-    by_kind_pages: dict[str, int]
-    """For each of `KINDS` the relocated pages with a fixup of that kind."""
-    libraries: tuple[HeldFile, ...]
-    """Those of which it has a private copy."""
+    relocated_pss_bytes: int  # a page that n forked processes share is an n-th
+    anonymous_bytes: int  # heap, stacks, .bss: memory and swap of no file
+    by_kind_pages: dict[str, int]  # for each of `KINDS` the relocated pages with such a fixup
+    libraries: tuple[HeldFile, ...]  # those of which it has a private copy
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,21 +23,13 @@ import argparse
 import json
 from datetime import datetime
 
+from mapscratch import terminal
 from mapscratch.elf import default_libraries
+from mapscratch.lab.survey.census import CensusError
 from mapscratch.lab.survey.document import survey_csv, survey_document
-from mapscratch.lab.survey.take import CensusError, take_census
+from mapscratch.lab.survey.take import take_census
 from mapscratch.lab.survey.terminal import print_survey
 from mapscratch.lab.survey.totals import ORDERS, in_order
-from mapscratch.terminal import (
-    check_output_files,
-    file_name,
-    file_path,
-    make_console,
-    process_number,
-    progress_bar,
-    whole_number,
-    write_text,
-)
 
 _PROCESSES = 100
 _TOP = 20
@@ -50,29 +42,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
     add = parser.add_argument
     files = "shared libraries and programs; of a folder, all that are below it"
-    add("names", nargs="*", type=file_name, metavar="FILE|FOLDER", help=files)
+    add("names", nargs="*", type=terminal.file_name, metavar="FILE|FOLDER", help=files)
     installed = "what the loader finds (ldconfig -p) and what this Python can import"
     add("--installed", action="store_true", help=installed)
     pid = "a running process, or all; may be given several times"
     add("--pid", action="append", type=_pid, default=[], metavar="PID|all", help=pid)
     several = f"totals also for N processes that load all of the libraries (default: {_PROCESSES})"
-    number = whole_number(1, _MOST)
+    number = terminal.whole_number(1, _MOST)
     add("--processes", type=number, default=_PROCESSES, metavar="N", help=several)
     order = "order of the tables (default: dirtied)"
     add("--sort", choices=ORDERS, default="dirtied", help=order)
     top = f"lines of a table, 0 for all of them (default: {_TOP})"
-    add("--top", type=whole_number(0, _MOST), default=_TOP, metavar="N", help=top)
+    add("--top", type=terminal.whole_number(0, _MOST), default=_TOP, metavar="N", help=top)
     figures = "save all figures; - prints them instead of the tables"
-    add("--json", type=file_path, metavar="FILE", help=figures)
-    lines = (
-        "save a line a library, or with --pid a line a process; - prints them instead of the tables"
-    )
-    add("--csv", type=file_path, metavar="FILE", help=lines)
+    add("--json", type=terminal.file_path, metavar="FILE", help=figures)
+    lines = "save a line a library, or with --pid a process; - prints them instead of the tables"
+    add("--csv", type=terminal.file_path, metavar="FILE", help=lines)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    check_output_files((arguments.json, arguments.csv))
+    terminal.check_output_files((arguments.json, arguments.csv))
     printed = [path for path in (arguments.json, arguments.csv) if str(path) == "-"]
     if len(printed) > 1:
         raise CensusError("--json - and --csv - can't both be printed; save one to a file")
@@ -80,33 +70,30 @@ def run(arguments: argparse.Namespace) -> int:
     is_default = not names and not pids and not arguments.installed
     if is_default:
         names = default_libraries()
-    with progress_bar() as progress:
-        census = take_census(
-            names,
-            installed=arguments.installed,
-            pids=None if "all" in pids else pids,
-            progress=progress,
-        )
+    wanted = None if "all" in pids else pids
+    with terminal.progress_bar() as progress:
+        census = take_census(names, arguments.installed, wanted, progress)
     census = in_order(census, arguments.sort)
     if arguments.json:
         document = survey_document(census, datetime.now().astimezone(), arguments.processes)
-        write_text(arguments.json, json.dumps(document, indent=2) + "\n")
+        terminal.write_text(arguments.json, json.dumps(document, indent=2) + "\n")
     if arguments.csv:
-        write_text(arguments.csv, survey_csv(census.processes if pids else census.libraries))
+        found = census.processes if pids else census.libraries
+        terminal.write_text(arguments.csv, survey_csv(found))
     if printed:
         return 0
-    console = make_console()
+    console = terminal.make_console()
     if is_default:
         shown = [*(path.name for path in names[:8]), *["..."] * (len(names) > 8)]
         console.print(
             f"Libraries of this machine that many programs load: {', '.join(shown)}. Others: "
             "mapscratch survey FILE or FOLDER, --installed, --pid all.\n"
         )
-    has_files = names or arguments.installed
-    processes = arguments.processes if has_files else None
-    print_survey(console, census, processes=processes, top=arguments.top or None)
+    processes = arguments.processes if names or arguments.installed else None
+    print_survey(console, census, processes, arguments.top or None)
     return 0
 
 
 def _pid(text: str) -> int | str:
-    return text if text == "all" else process_number(text, "all or the number of a process,")
+    wanted = "all or the number of a process,"
+    return text if text == "all" else terminal.process_number(text, wanted)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A survey for programs: the document of ``mapscratch survey --json``, and a table of values.
-
-Wherever it is told what relocation dirties, it is told beside it what `mapscratch run` saves of it.
-"""
+"""A survey for programs: the document of ``mapscratch survey --json``, and a table of values."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,7 @@ class FoundFiles:
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
-        """Take a file that was named, or all ELF files below a folder.
-
-        Raises:
-            OSError: there is no such file.
-        """
+        """Take a file that was named, or all ELF files below a folder; OSError if there is none."""
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             self.add_folder(path)
@@ -56,54 +52,46 @@ class FoundFiles:
     def add_folder(
         self, path: Path, *, recursive: bool = True, passed_over: tuple[str, ...] = ()
     ) -> None:
-        """Take the ELF files of a folder, in the order of their names; a missing one has none.
-
-        Args:
-            path: the folder.
-            recursive: whether those of the folders in it are meant too.
-            passed_over: endings of names, of files and folders, that are not looked at.
-        """
+        """Take the ELF files of a folder, by name, but not those with some endings of names."""
         if not os.path.isdir(path):
             return
         avoided = _devices(_VIRTUAL) - _devices([path])
         # A list of folders to do, and no recursion: they may be nested as deep as paths are long.
         waiting = [path]
         while waiting:
-            inner = self._one_folder(waiting.pop(), avoided, passed_over)
+            folders = []
+            for entry in self._entries(waiting.pop(), avoided):
+                if entry.name.endswith(passed_over):
+                    continue
+                # A link that leads nowhere is neither file nor folder; one in a circle raises.
+                with suppress(OSError):
+                    if entry.is_dir():
+                        folders.append(Path(entry.path))
+                    elif (
+                        entry.is_file() and self._is_elf(entry.path) and self._is_new(entry.stat())
+                    ):
+                        found = Path(entry.path)
+                        self.paths.append(found.resolve() if entry.is_symlink() else found)
             if recursive:
-                waiting += inner
+                waiting += reversed(folders)
+
+    def _entries(self, folder: Path, avoided: set[int]) -> list[os.DirEntry[str]]:
+        """Of a folder that is new and on none of some devices, by name."""
+        try:
+            status = folder.stat()
+            if status.st_dev in avoided or not self._is_new(status):
+                return []
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as problem:
+            self.skipped.append(Skipped.because(folder, problem))
+            return []
 
     def _is_new(self, status: os.stat_result) -> bool:
         """Whether a file or folder wasn't met before."""
         before = len(self._seen)
         self._seen.add((status.st_dev, status.st_ino))
         return len(self._seen) > before
-
-    def _one_folder(
-        self, folder: Path, avoided: set[int], passed_over: tuple[str, ...]
-    ) -> list[Path]:
-        """Take the files of one folder; returns the folders in it, the first one last."""
-        try:
-            status = folder.stat()
-            if status.st_dev in avoided or not self._is_new(status):
-                return []
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as problem:
-            self.skipped.append(Skipped.because(folder, problem))
-            return []
-        folders = []
-        for entry in found:
-            if passed_over and entry.name.endswith(passed_over):
-                continue
-            # A link that leads nowhere is neither; one in a circle raises.
-            with suppress(OSError):
-                if entry.is_dir():
-                    folders.append(Path(entry.path))
-                elif entry.is_file() and self._is_elf(entry.path) and self._is_new(entry.stat()):
-                    path = Path(entry.path)
-                    self.paths.append(path.resolve() if entry.is_symlink() else path)
-        return folders[::-1]
 
     def _is_elf(self, path: str) -> bool:
         try:
@@ -113,38 +101,36 @@ class FoundFiles:
             return False
 
 
-def find_files(names: Iterable[str | os.PathLike[str]]) -> FoundFiles:
+def find_files(
+    names: Iterable[str | os.PathLike[str]] = (), *, installed: bool = False
+) -> FoundFiles:
     """Find what is named: files as they are, and in folders, at any depth, all ELF files.
 
-    Raises:
-        OSError: one of the names does not exist.
+    A name that is not there is an OSError. Installed is what the loader finds by itself (its cache,
+    LD_LIBRARY_PATH, its default folders), and what this Python can import: the interpreter, its
+    library, and all ELF files below sys.path: extension modules, and libraries of packages.
     """
     found = FoundFiles()
+    # Named folders first, for nothing in them is passed over.
     for name in names:
         found.add(Path(name))
+    if installed:
+        _add_installed(found)
     return found
 
 
-def installed_files() -> FoundFiles:
-    """Find what the loader finds by itself, and what this Python can import.
-
-    The loader's are those of its cache (`ldconfig -p`), of LD_LIBRARY_PATH and of its default
-    folders. Python's are the interpreter, its library, and all ELF files below sys.path: extension
-    modules, and the libraries that packages bring along.
-    """
-    found = FoundFiles()
-    for path in filter(Path.is_file, _loader_cache()):
-        found.add(path)
+def _add_installed(found: FoundFiles) -> None:
+    library = [sysconfig.get_config_var(name) or os.sep for name in ("LIBDIR", "INSTSONAME")]
+    for path in (*_loader_cache(), Path(sys.executable or ""), Path(*library)):
+        if path.is_file():
+            found.add(path)
     named = os.environ.get("LD_LIBRARY_PATH", "").replace(";", ":").split(":")
     for name in filter(None, (*named, *_LOADER_DIRECTORIES)):
         found.add_folder(Path(name).resolve(), recursive=False)
-    for path in filter(Path.is_file, _interpreter()):
-        found.add(path)
     for name in sys.path:
         # The empty name is where a user happens to be; the first may be that of a script.
         if os.path.isabs(name) and name != os.path.dirname(sys.argv[0]):
             found.add_folder(Path(name), passed_over=_NO_LIBRARIES)
-    return found
 
 
 def _loader_cache() -> list[Path]:
@@ -163,25 +149,13 @@ def _loader_cache() -> list[Path]:
     return [Path(target) for target in targets if target.startswith("/")]
 
 
-def _interpreter() -> Iterator[Path]:
-    if sys.executable:
-        yield Path(sys.executable)
-    folder, name = (sysconfig.get_config_var(one) for one in ("LIBDIR", "INSTSONAME"))
-    if folder and name:
-        yield Path(folder, name)
-
-
 def _devices(paths: Iterable[str | Path]) -> set[int]:
     """Of the file systems that there are at paths."""
     return {os.stat(path).st_dev for path in paths if os.path.exists(path)}
 
 
 def is_elf(path: str) -> bool:
-    """Whether a file starts like an ELF file.
-
-    Raises:
-        OSError: it can't be read.
-    """
+    """Whether a file starts like an ELF file; OSError if it can't be read."""
     try:
         descriptor = open_regular(path)
     except ElfError:  # a pipe or a device, which may have taken a file's place

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from mapscratch.elf import ElfError, LibrarySurvey, survey
 from mapscratch.lab.survey.census import Census, Skipped
@@ -28,11 +29,7 @@ SECONDS_FOR_ONE = 30.0
 
 
 def survey_files(paths: Sequence[Path], progress: Progress = lambda what, share: None) -> Census:
-    """Survey files, in parallel; a file that takes longer than `SECONDS_FOR_ONE` is skipped.
-
-    Raises:
-        OSError: the machine has no room for a process.
-    """
+    """Survey files, in parallel; a file that takes longer than `SECONDS_FOR_ONE` is skipped."""
     answers: dict[Path, LibrarySurvey | str] = {}
     wanted = list(dict.fromkeys(paths))
     waiting = wanted[::-1]
@@ -63,9 +60,8 @@ def survey_files(paths: Sequence[Path], progress: Progress = lambda what, share:
 
 def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
     """Those that have an answer, or will give none, or should have given one by now."""
-    soonest = min(worker.deadline for worker in busy)
-    seconds = max(0.0, soonest - time.monotonic())
-    ready = wait([worker.connection for worker in busy], seconds)
+    seconds = min(worker.deadline for worker in busy) - time.monotonic()
+    ready = wait([worker.connection for worker in busy], max(0.0, seconds))
     now = time.monotonic()
     return [one for one in busy if one.connection in ready or now > one.deadline]
 
@@ -77,13 +73,11 @@ class _Worker:
         # Forked is ready at once. Beside other threads that may stop in the middle of anything
         # (a lock of theirs stays locked in the child), so then a fresh interpreter does it.
         method = "fork" if threading.active_count() == 1 else "spawn"
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         self.connection, theirs = context.Pipe()
         inherited = [self.connection, *(other.connection for other in others)]
         arguments = (theirs, inherited if method == "fork" else [], os.getpid())
-        self.process = context.Process(  # type: ignore[attr-defined]
-            target=_work, args=arguments, daemon=True
-        )
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
         with endings_wait():
             self.process.start()
         theirs.close()

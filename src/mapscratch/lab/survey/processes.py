@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from mmap import PAGESIZE
@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from mapscratch.elf import LibrarySurvey
 from mapscratch.elf.headers import PAGE
 from mapscratch.elf.survey import KINDS
-from mapscratch.errors import UserError
-from mapscratch.lab.survey.census import Census, HeldFile, ProcessSurvey, Skipped
+from mapscratch.lab.survey.census import Census, CensusError, HeldFile, ProcessSurvey, Skipped
 from mapscratch.lab.survey.files import is_elf
 from mapscratch.lab.survey.libraries import survey_files
 from mapscratch.proc import MemoryArea, MemoryUsage, page_entries, range_memory, total
@@ -46,30 +45,24 @@ _DELETED = " (deleted)"
 
 FileIdentity = tuple[str, int]
 """Device ("08:01") and inode, as /proc/PID/maps has them."""
-
-
-class ProcessError(UserError, RuntimeError):
-    """Processes can't be looked at here; the message says why."""
+Flags = NDArray[np.bool_]
 
 
 def survey_processes(
     pids: Sequence[int] | None, progress: Progress = lambda what, share: None
 ) -> Census:
-    """Look at running processes. They go on running, so figures of one are not of one moment.
+    """Look at running processes, None for all but this one; they go on, so not at one moment.
 
-    Args:
-        pids: which; None for all but the calling one. Of all, those that end meanwhile are left out
-            and those that may not be read are skipped.
-        progress: is told what is being done.
+    Of all, those that end meanwhile are left out, and those that may not be read are skipped.
 
     Raises:
-        ProcessError: the machine's pages are not of 4 KiB.
+        CensusError: the machine's pages are not of 4 KiB.
         ProcessLookupError: a process that was named does not exist, or has no memory.
         PermissionError: one that was named belongs to somebody else.
     """
     if PAGESIZE != PAGE:
-        raise ProcessError(f"--pid knows pages of {PAGE} bytes; this kernel's have {PAGESIZE}")
-    numbers = _other_pids() if pids is None else list(pids)
+        raise CensusError(f"--pid knows pages of {PAGE} bytes; this kernel's have {PAGESIZE}")
+    numbers = _other_pids() if pids is None else sorted(pids)
     named = pids is not None
 
     def areas(pid: int) -> tuple[MemoryArea, ...]:
@@ -100,11 +93,13 @@ def _other_pids() -> list[int]:
 # --- the files that they have mapped
 
 
-def _of_files(areas: Sequence[MemoryArea]) -> Iterator[tuple[FileIdentity, MemoryArea]]:
-    """The private mappings of files."""
+def _of_files(areas: Sequence[MemoryArea]) -> dict[FileIdentity, list[MemoryArea]]:
+    """The private mappings of each file."""
+    result = defaultdict(list)
     for area in areas:
         if area.inode and area.permissions.endswith("p"):
-            yield (area.device, area.inode), area
+            result[area.device, area.inode].append(area)
+    return result
 
 
 def _has_copies(area: MemoryArea) -> bool:
@@ -122,7 +117,8 @@ def _files(
     result: dict[FileIdentity, tuple[Path, Path]] = {}
     lost: dict[FileIdentity, Skipped] = {}
     for pid, areas in mapped.items():
-        for file, area in _of_files(areas):
+        private = [(file, area) for file, of_it in _of_files(areas).items() for area in of_it]
+        for file, area in private:
             if file in result or (file in lost and not _has_copies(area)):
                 continue
             if path := _where(pid, area):
@@ -182,13 +178,10 @@ def _surveys(
 def _survey_process(
     pid: int, areas: Sequence[MemoryArea], surveys: dict[FileIdentity, LibrarySurvey]
 ) -> ProcessSurvey:
-    of_file: dict[FileIdentity, list[MemoryArea]] = defaultdict(list)
-    for file, area in _of_files(areas):
-        of_file[file].append(area)
     held = []
     by_kind = dict.fromkeys(KINDS, 0)
     pss = 0.0
-    for file, mapped in of_file.items():
+    for file, mapped in _of_files(areas).items():
         library = surveys.get(file)
         biases = _load_biases(mapped, library)
         copies = [
@@ -207,6 +200,7 @@ def _survey_process(
         if len(relocated) or other:
             held.append(HeldFile(_name(mapped[0]), len(relocated), saved, other))
     usage = total(area.usage for area in areas)
+    of_no_file = total(area.usage for area in areas if not area.inode)
     return ProcessSurvey(
         pid=pid,
         command=command_name(pid),
@@ -218,9 +212,7 @@ def _survey_process(
         saved_pages=sum(one.saved_pages for one in held),
         other_file_pages=sum(one.other_pages for one in held),
         relocated_pss_bytes=round(pss),
-        anonymous_bytes=sum(
-            area.usage.anonymous + area.usage.swap for area in areas if not area.inode
-        ),
+        anonymous_bytes=of_no_file.anonymous + of_no_file.swap,
         by_kind_pages=by_kind,
         libraries=tuple(sorted(held, key=lambda one: (-one.relocated_pages, one.path))),
     )
@@ -251,9 +243,8 @@ def _copies(
 ) -> tuple[NDArray[np.intp], int, float]:
     """The private copies in a mapping.
 
-    Returns:
-        which of the library's pages with relocations, shape (n,); how many other pages; and this
-        process's part of the former in bytes.
+    These are: which of the library's pages with relocations, shape (n,); how many other pages; and
+    this process's part of the former in bytes.
     """
     entries = np.frombuffer(page_entries(area.start, area.end - area.start, pid), dtype=np.uint64)
     is_in_swap = _has(entries, SWAPPED, but=FILE_OR_SHARED | GUARD_REGION)
@@ -270,17 +261,14 @@ def _copies(
     return relocated, other, float(parts[copies[is_relocated]].sum())
 
 
-def _has(entries: NDArray[np.uint64], flags: int, *, but: int) -> NDArray[np.bool_]:
+def _has(entries: NDArray[np.uint64], flags: int, *, but: int) -> Flags:
     """Which entries have all of the flags, and none of the others."""
-    result: NDArray[np.bool_] = entries & np.uint64(flags | but) == flags
+    result: Flags = entries & np.uint64(flags | but) == flags
     return result
 
 
 def _parts(
-    usage: MemoryUsage,
-    is_in_memory: NDArray[np.bool_],
-    is_shared: NDArray[np.bool_],
-    is_in_swap: NDArray[np.bool_],
+    usage: MemoryUsage, is_in_memory: Flags, is_shared: Flags, is_in_swap: Flags
 ) -> NDArray[np.float64]:
     """This process's part of each private copy, in bytes; 0 for what is none."""
     parts = np.where(is_in_memory & ~is_shared, float(PAGE), 0.0)

@@ -7,7 +7,6 @@ Wherever it is told what relocation dirties, it is told beside it what `mapscrat
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,22 +56,23 @@ _PROCESS_NOTE = (
 )
 
 
-def print_survey(
-    console: Console, census: Census, *, processes: int | None, top: int | None
-) -> None:
-    """Print tables, the histogram, totals, and the answer last.
+def print_survey(console: Console, census: Census, processes: int | None, top: int | None) -> None:
+    """Print tables of so many lines, the histogram, totals, and the answer last.
 
-    Args:
-        console: where to.
-        census: what was found.
-        processes: for how many processes to multiply; None if no files were asked for.
-        top: how many lines of a table; None for all.
+    What is dirtied is multiplied by a number of processes, unless no files were asked for.
     """
     whole = totals(census)
-    if census.processes:
-        _print_table(console, _PROCESS_COLUMNS, census.processes, top, _PROCESS_NOTE, "processes")
+    tables = (
+        ("processes", census.processes, _PROCESS_COLUMNS, _PROCESS_NOTE),
+        ("libraries", census.libraries, _LIBRARY_COLUMNS, _LIBRARY_NOTE),
+    )
+    for what, rows, columns, note in tables:
+        if rows:
+            _print_table(console, columns, rows[:top], note)
+            if more := len(rows) - len(rows[:top]):
+                console.print(f"and {more:,} {what} more; --top 0 shows all", style="dim")
+            console.print()
     if census.libraries:
-        _print_table(console, _LIBRARY_COLUMNS, census.libraries, top, _LIBRARY_NOTE, "libraries")
         console.print("Fixups a page, over all pages that relocation dirties:")
         for line in _histogram(console, whole.fixups_per_page):
             console.print(line)
@@ -90,22 +90,13 @@ def print_survey(
 
 
 def _print_table(
-    console: Console,
-    columns: dict[str, Callable[[Any], str]],
-    rows: Sequence[object],
-    top: int | None,
-    note: str,
-    what: str,
+    console: Console, columns: dict[str, Callable[[Any], str]], rows: Sequence[object], note: str
 ) -> None:
     names, *figures = (
-        Column(title, [said(one) for one in rows[:top]]) for title, said in columns.items()
+        Column(title, [said(one) for one in rows]) for title, said in columns.items()
     )
     print_table(console, [names], figures)
     console.print(note, style="dim")
-    more = len(rows) - len(rows[:top])
-    if more:
-        console.print(f"and {more:,} {what} more; --top 0 shows all", style="dim")
-    console.print()
 
 
 def answer(whole: Totals) -> str:
@@ -182,13 +173,10 @@ def _histogram(console: Console, found: FixupsPerPage) -> Iterator[str]:
 
 
 def _kinds_line(libraries: Sequence[LibrarySurvey]) -> str:
-    counts: Counter[str] = Counter()
-    for library in libraries:
-        counts.update(library.kinds)
+    counts = {kind: sum(library.kinds[kind] for library in libraries) for kind in KINDS}
+    whole = sum(counts.values())
     listed = ", ".join(
-        f"{kind} {counts[kind]:,} ({counts[kind] / counts.total():.1%})"
-        for kind in KINDS
-        if counts[kind]
+        f"{kind} {count:,} ({count / whole:.1%})" for kind, count in counts.items() if count
     )
     return f"By kind: {listed or 'none'}."
 

@@ -25,23 +25,15 @@ class Totals:
     fixups: int
     dirtied_pages: int
     saved_pages: int
-    plt_pages: int
-    """With slots of PLT entries, with others or alone."""
-    text_pages: int
-    """What conversion takes: pages of text that entries dirty, and that the kernel may drop."""
-    bind_now_or_no_plt_share: float
-    """Of the libraries: 0 to 1."""
+    plt_pages: int  # with slots of PLT entries, with others or alone
+    text_pages: int  # what conversion takes: of text that entries dirty, and that may be dropped
+    bind_now_or_no_plt_share: float  # of the libraries: 0 to 1
     fixups_per_page: FixupsPerPage
-    pages_by_fixups: list[tuple[int, int]]
-    """For each number of fixups that a page has: the number, and how many pages have so many."""
-    window_pages: int
-    """From the first to the last that relocation dirties, of each library."""
-    largest_share: float
-    """Of the dirtied pages, how many are of the `LARGEST` libraries: 0 to 1."""
-    library_median: float
-    """Fixups a page in the median, of the library in the middle."""
-    library_symbolic_share: float
-    """Of its fixups, how many look up a symbol, of the library in the middle: 0 to 1."""
+    pages_by_fixups: list[tuple[int, int]]  # a number of fixups, and how many pages have so many
+    window_pages: int  # of each library from the first to the last that relocation dirties
+    largest_share: float  # of the dirtied pages, those of the `LARGEST` libraries: 0 to 1
+    library_median: float  # fixups a page in the median, of the library in the middle
+    library_symbolic_share: float  # of its fixups, those that look up a symbol: 0 to 1
     processes: int
     relocated_pages: int
     relocated_pss_bytes: int
@@ -59,6 +51,7 @@ def totals(census: Census) -> Totals:
         [np.empty(0, dtype=np.int64), *(library.pages.fixups for library in libraries)]
     )
     counted = np.bincount(pages)
+    fixups = np.flatnonzero(counted)
     numbers = [library.pages.numbers for library in libraries if library.dirtied_pages]
     bound = sum(library.bind_mode != "lazy" for library in libraries)
     dirtied = sorted((library.dirtied_pages for library in libraries), reverse=True)
@@ -77,9 +70,7 @@ def totals(census: Census) -> Totals:
         text_pages=summed("text_pages"),
         bind_now_or_no_plt_share=bound / max(1, len(libraries)),
         fixups_per_page=fixups_per_page(pages),
-        pages_by_fixups=[
-            (number, int(counted[number])) for number in np.flatnonzero(counted).tolist()
-        ],
+        pages_by_fixups=list(zip(fixups.tolist(), counted[fixups].tolist(), strict=True)),
         window_pages=sum(int(one[-1] - one[0]) + 1 for one in numbers),
         largest_share=sum(dirtied[:LARGEST]) / max(1, sum(dirtied)),
         library_median=statistics.median(medians or [0.0]),

@@ -12,19 +12,12 @@ from mapscratch.documents import Document
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.terminal import file_path, time_in_seconds, whole_number
 
-DEFAULT_ROUNDS = 5
-DEFAULT_SECONDS = 60.0
 MOST = 10_000_000
 _MOST_PROCESSES = 1000
 
 
 def add_options(parser: argparse.ArgumentParser, *, processes: tuple[int, ...]) -> None:
-    """Adds how many processes, rounds and seconds, the swap, and where to save all figures.
-
-    Args:
-        parser: of the command.
-        processes: how many, unless told otherwise.
-    """
+    """Adds how many processes, rounds and seconds, the swap, and where to save all figures."""
     parser.add_argument(
         "-n",
         "--processes",
@@ -37,14 +30,14 @@ def add_options(parser: argparse.ArgumentParser, *, processes: tuple[int, ...]) 
     parser.add_argument(
         "--rounds",
         type=whole_number(1, MOST),
-        default=DEFAULT_ROUNDS,
-        help=f"rounds for each number of processes, if there is time (default: {DEFAULT_ROUNDS})",
+        default=5,
+        help="rounds for each number of processes, if there is time (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds",
         type=time_in_seconds(1),
-        default=DEFAULT_SECONDS,
-        help=f"time for everything (default: {DEFAULT_SECONDS:g})",
+        default=60.0,
+        help="time for everything (default: %(default)g)",
     )
     parser.add_argument(
         "--swap",

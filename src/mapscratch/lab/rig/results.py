@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an experiment finds: one `Round` a strategy and round, and what the rounds have in common.
 
-A figure that is not known, or means nothing where it was measured, is None and not 0.
+A figure that is not known, or means nothing where it was measured, is None and not 0. What is said
+beside the members of a document's classes is also in docs/compare-schema.md.
 """
 
 from __future__ import annotations
@@ -23,46 +24,30 @@ SwapChoice: TypeAlias = Literal["none", "auto", "file", "zram", "zswap"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is to be done.
+    """What is to be done."""
 
-    Attributes:
-        processes: numbers of processes, ascending.
-        rounds: at most so many for each of them.
-        seconds: the time for everything.
-        strategies: by name, in the order in which they take turns.
-        pressure: ``"pageout"``: the kernel is asked to reclaim the pages (MADV_PAGEOUT).
-            ``"cgroup"``: a memory control group is squeezed, and the kernel chooses.
-        swap: what to swap to; ``"none"``: whatever is there.
-        pages: at least so many pages with fixups a process.
-    """
-
-    processes: tuple[int, ...]
-    rounds: int
-    seconds: float
-    strategies: tuple[str, ...]
+    processes: tuple[int, ...]  # numbers of processes, ascending
+    rounds: int  # at most so many for each of them
+    seconds: float  # the time for everything
+    strategies: tuple[str, ...]  # by name, in the order in which they take turns
+    # ``"pageout"``: the kernel is asked to reclaim the pages (MADV_PAGEOUT). ``"cgroup"``: a memory
+    # control group is squeezed, and the kernel chooses
     pressure: Pressure
-    swap: SwapChoice
-    pages: int
+    swap: SwapChoice  # what to swap to; ``"none"``: whatever is there
+    pages: int  # at least so many pages with fixups a process
 
 
 @dataclass(frozen=True, slots=True)
 class SwapDescription:
-    """Where the kernel swaps to while the experiment runs.
+    """Where the kernel swaps to while the experiment runs."""
 
-    Attributes:
-        kind: of the area that is filled first; ``"none"`` if there is no swap.
-        path: of it.
-        size: bytes of all areas.
-        free: bytes of all areas that nothing used when the experiment began.
-        temporary: it was made for this experiment.
-        zswap: the compressed cache in memory is in front of it; None if that can't be read.
-    """
-
+    # of the area that is filled first; ``"none"`` if there is no swap
     kind: Literal["none", "file", "partition", "zram"]
-    path: str
-    size: int
-    free: int
-    temporary: bool
+    path: str  # of it
+    size: int  # bytes of all areas
+    free: int  # bytes of all areas that nothing used when the experiment began
+    temporary: bool  # it was made for this experiment
+    # the compressed cache in memory is in front of it; None if that can't be read
     zswap: bool | None
 
     @property
@@ -76,23 +61,14 @@ class SwapDescription:
 
 @dataclass(frozen=True, slots=True)
 class LibrarySummary:
-    """One library, mapped once.
+    """One library, mapped once."""
 
-    Attributes:
-        path: the file.
-        mapped_pages: pages of its window.
-        pages: of these, those with fixups.
-        fixups: words stored.
-        kinds: how many words, by kind of relocation.
-        skipped: relocations not applied, by reason or kind.
-    """
-
-    path: Path
-    mapped_pages: int
-    pages: int
-    fixups: int
-    kinds: dict[str, int]
-    skipped: dict[str, int]
+    path: Path  # the file
+    mapped_pages: int  # pages of its window
+    pages: int  # of these, those with fixups
+    fixups: int  # words stored
+    kinds: dict[str, int]  # how many words, by kind of relocation
+    skipped: dict[str, int]  # relocations not applied, by reason or kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,114 +78,75 @@ class Round:
     *Pages* are pages that hold fixups. Pages and bytes of swap are counted in the page tables of
     the mappings; only the figures named ``machine_...`` are of the whole machine, and other
     processes move them too. Times are a page that left memory, one process running at a time.
-
-    Attributes:
-        processes: how many.
-        strategy: its name.
-        number: of the round, from 1.
-        pages: fixed up.
-        fixups: made on them.
-        fixups_per_page: their ratio.
-        swapped_out_pages: in swap after reclaim. In a squeezed group the most seen at a time.
-            None where the kernel isn't asked to reclaim.
-        swapped_out_bytes: the same in bytes.
-        swapped_in_pages: of these, no longer in swap after page-in.
-        swapped_in_bytes: the same in bytes.
-        swap_cache_pages: pages in swap that the kernel still had in memory at page-in: those that
-            could not be made to leave, or more, if the machine read fewer than came back. In a
-            squeezed group pages without fixups may be among them. None if none is in swap.
-        dropped_by_kernel_pages: gone without being written.
-        dropped_by_us_pages: dropped by an engine.
-        kept_pages: still in memory after reclaim.
-        storage_bytes_read: read for these processes at page-in, from files and swap.
-        file_bytes_read: of them, from files; known where the machine read nothing from swap.
-        clean_pss_bytes: Pss of all mapped pages before anything was stored to them.
-        before_resident_bytes: Rss of all mapped pages before reclaim.
-        before_lazily_freed_bytes: of it, lazily freed: the kernel may take it at any moment.
-        after_resident_bytes: Rss after reclaim.
-        after_lazily_freed_bytes: of it, lazily freed.
-        locked_bytes: of the memory before reclaim, locked: the kernel never swaps it.
-        asked_bytes: private memory before reclaim, that is, what reclaim was for.
-        given_back_bytes: private memory that had left the processes after reclaim.
-        given_back_per_mib: MiB given back for each MiB asked for.
-        first_page_in_us: µs a page for reading it the first time.
-        first_fixups_us: µs a page for making its fixups the first time, where page-in doesn't.
-        reclaim_us: µs a page for leaving memory: the call that does it, not what a device goes
-            on writing afterwards.
-        page_in_us: µs a page for coming back, with page-in fixups.
-        fixups_us: µs a page for making its fixups again, or looking that none is missing.
-        round_trip_us: µs a page for leaving and coming back as it was. `fixups_us` is in it but
-            for ``private``, which needs not look.
-        fixup_ns: ns for one fixup where its page is in memory: comparing and storing a value that
-            is known.
-        fixups_at_page_in: fixups made by page-in.
-        fixups_after_page_in: fixups missing after page-in, and made.
-        fixup_table_bytes: ordinary memory in which page-in fixups keep their values, 16 bytes a
-            fixup; None for strategies that may work out a value when it is missing.
-        cpu_us: µs a page of processor time of the processes for the round trip. The kernel's own
-            threads are not in it.
-        major_faults: page faults that waited for a device, at page-in.
-        words_checked: words read and compared.
-        wrong_words: of them wrong.
-        lost_words: of them lost once more by a drop before they were read, and made again.
-        machine_pages_written: pswpout during reclaim, of the machine.
-        machine_pages_read: pswpin during page-in, of the machine, read-ahead included.
-        machine_pages_compressed: zswpout during reclaim, of the machine.
-        machine_pages_decompressed: zswpin during page-in, of the machine.
-        machine_pages_lazily_freed: pglazyfreed during reclaim, of the machine.
-        seconds: that the round took, all steps.
     """
 
-    processes: int
-    strategy: str
-    number: int
-    pages: int
-    fixups: int
-    fixups_per_page: float
+    processes: int  # how many
+    strategy: str  # its name
+    number: int  # of the round, from 1
+    pages: int  # fixed up
+    fixups: int  # made on them
+    fixups_per_page: float  # their ratio
+    # in swap after reclaim. In a squeezed group the most seen at a time. None where the kernel
+    # isn't asked to reclaim
     swapped_out_pages: int | None
-    swapped_out_bytes: int | None
-    swapped_in_pages: int | None
-    swapped_in_bytes: int | None
+    swapped_out_bytes: int | None  # the same in bytes
+    swapped_in_pages: int | None  # of these, no longer in swap after page-in
+    swapped_in_bytes: int | None  # the same in bytes
+    # pages in swap that the kernel still had in memory at page-in: those that could not be made to
+    # leave, or more, if the machine read fewer than came back. In a squeezed group pages without
+    # fixups may be among them. None if none is in swap
     swap_cache_pages: int | None
-    dropped_by_kernel_pages: int | None
-    dropped_by_us_pages: int | None
-    kept_pages: int
-    storage_bytes_read: int | None
+    dropped_by_kernel_pages: int | None  # gone without being written
+    dropped_by_us_pages: int | None  # dropped by an engine
+    kept_pages: int  # still in memory after reclaim
+    storage_bytes_read: int | None  # read for these processes at page-in, from files and swap
+    # of them, from files; known where the machine read nothing from swap
     file_bytes_read: int | None
-    clean_pss_bytes: int
-    before_resident_bytes: int
-    before_lazily_freed_bytes: int
-    after_resident_bytes: int
-    after_lazily_freed_bytes: int
-    locked_bytes: int
-    asked_bytes: int
-    given_back_bytes: int
-    given_back_per_mib: float | None
-    first_page_in_us: float
-    first_fixups_us: float
+    clean_pss_bytes: int  # Pss of all mapped pages before anything was stored to them
+    before_resident_bytes: int  # Rss of all mapped pages before reclaim
+    before_lazily_freed_bytes: int  # of it, lazily freed: the kernel may take it at any moment
+    after_resident_bytes: int  # Rss after reclaim
+    after_lazily_freed_bytes: int  # of it, lazily freed
+    locked_bytes: int  # of the memory before reclaim, locked: the kernel never swaps it
+    asked_bytes: int  # private memory before reclaim, that is, what reclaim was for
+    given_back_bytes: int  # private memory that had left the processes after reclaim
+    given_back_per_mib: float | None  # MiB given back for each MiB asked for
+    first_page_in_us: float  # µs a page for reading it the first time
+    first_fixups_us: float  # µs a page for making its fixups the first time, where page-in doesn't
+    # µs a page for leaving memory: the call that does it, not what a device goes on writing
+    # afterwards
     reclaim_us: float | None
-    page_in_us: float | None
+    page_in_us: float | None  # µs a page for coming back, with page-in fixups
+    # µs a page for making its fixups again, or looking that none is missing
     fixups_us: float | None
+    # µs a page for leaving and coming back as it was. `fixups_us` is in it but for ``private``,
+    # which needs not look
     round_trip_us: float | None
+    # ns for one fixup where its page is in memory: comparing and storing a value that is known
     fixup_ns: float | None
-    fixups_at_page_in: int
-    fixups_after_page_in: int
+    fixups_at_page_in: int  # fixups made by page-in
+    fixups_after_page_in: int  # fixups missing after page-in, and made
+    # ordinary memory in which page-in fixups keep their values, 16 bytes a fixup; None for
+    # strategies that may work out a value when it is missing
     fixup_table_bytes: int | None
+    # µs a page of processor time of the processes for the round trip. The kernel's own threads are
+    # not in it
     cpu_us: float | None
-    major_faults: int
-    words_checked: int
-    wrong_words: int
-    lost_words: int
-    machine_pages_written: int | None
-    machine_pages_read: int | None
-    machine_pages_compressed: int | None
-    machine_pages_decompressed: int | None
-    machine_pages_lazily_freed: int | None
-    seconds: float
+    major_faults: int  # page faults that waited for a device, at page-in
+    words_checked: int  # words read and compared
+    wrong_words: int  # of them wrong
+    lost_words: int  # of them lost once more by a drop before they were read, and made again
+    machine_pages_written: int | None  # pswpout during reclaim, of the machine
+    machine_pages_read: int | None  # pswpin during page-in, of the machine, read-ahead included
+    machine_pages_compressed: int | None  # zswpout during reclaim, of the machine
+    machine_pages_decompressed: int | None  # zswpin during page-in, of the machine
+    machine_pages_lazily_freed: int | None  # pglazyfreed during reclaim, of the machine
+    seconds: float  # that the round took, all steps
 
 
-IDENTITY = ("processes", "strategy", "number")
-FIGURES = tuple(field.name for field in fields(Round) if field.name not in IDENTITY)
+FIGURES = tuple(
+    field.name for field in fields(Round) if field.name not in ("processes", "strategy", "number")
+)
 """The names of a round's figures."""
 
 
@@ -230,21 +167,13 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All rounds of one strategy with one number of processes.
-
-    Attributes:
-        processes: how many.
-        strategy: its name.
-        rounds: how many.
-        figures: each of `FIGURES` over the rounds; None where it is not known.
-        ratio_to_private: its round trip over that of ``private`` in the same round, over the
-            rounds; None where one of them is not known.
-    """
+    """All rounds of one strategy with one number of processes."""
 
     processes: int
     strategy: str
     rounds: int
-    figures: dict[str, Spread | None]
+    figures: dict[str, Spread | None]  # each of `FIGURES` over the rounds
+    # Its round trip over that of ``private`` in the same round, over the rounds
     ratio_to_private: Spread | None
 
     def median(self, figure: str) -> float | None:
@@ -255,29 +184,17 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that was found.
-
-    Attributes:
-        settings: what was to be done.
-        libraries: what was mapped.
-        copies: how often in each process.
-        swap: where the kernel swapped to.
-        left_out: strategies that don't run here, and why.
-        notes: what else the reader should know, a sentence each.
-        rounds: in the order in which they were made.
-        seconds: that everything took.
-        readers: who has said what every word should be; see `mapscratch.lab.oracle`.
-    """
+    """Everything that was found."""
 
     settings: Settings
     libraries: tuple[LibrarySummary, ...]
-    copies: int
+    copies: int  # of each library in each process
     swap: SwapDescription
-    left_out: dict[str, str]
-    notes: tuple[str, ...]
-    rounds: tuple[Round, ...]
+    left_out: dict[str, str]  # strategies that don't run here, and why
+    notes: tuple[str, ...]  # what else the reader should know, a sentence each
+    rounds: tuple[Round, ...]  # in the order in which they were made
     seconds: float
-    readers: tuple[str, ...] = ("readelf",)
+    readers: tuple[str, ...] = ("readelf",)  # of `mapscratch.lab.oracle`
 
     @property
     def strategies(self) -> list[str]:
@@ -302,31 +219,22 @@ class Comparison:
 
     def summaries(self) -> list[Summary]:
         """One for each number of processes and strategy, in that order."""
-        return [
-            self._summary(processes, strategy)
-            for processes in self.processes
-            for strategy in self.strategies
-            if self._rounds(processes, strategy)
-        ]
+        found = (self.summary(count, name) for count in self.processes for name in self.strategies)
+        return [summary for summary in found if summary]
 
     def summary(self, processes: int, strategy: str) -> Summary | None:
         """The rounds of one strategy with one number of processes; None if there are none."""
-        return self._summary(processes, strategy) if self._rounds(processes, strategy) else None
+        rounds = self._rounds(processes, strategy)
+        if not rounds:
+            return None
+        figures = {name: Spread.of(getattr(one, name) for one in rounds) for name in FIGURES}
+        ratio = _ratio(rounds, self._rounds(processes, "private"))
+        return Summary(processes, strategy, len(rounds), figures, ratio)
 
     def _rounds(self, processes: int, strategy: str) -> list[Round]:
         return [
             one for one in self.rounds if (one.processes, one.strategy) == (processes, strategy)
         ]
-
-    def _summary(self, processes: int, strategy: str) -> Summary:
-        rounds = self._rounds(processes, strategy)
-        return Summary(
-            processes=processes,
-            strategy=strategy,
-            rounds=len(rounds),
-            figures={name: Spread.of(getattr(one, name) for one in rounds) for name in FIGURES},
-            ratio_to_private=_ratio(rounds, self._rounds(processes, "private")),
-        )
 
 
 def _ratio(rounds: Sequence[Round], private: Sequence[Round]) -> Spread | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import astuple, dataclass
+from operator import add
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mapscratch import ScratchMap, _native, engines, fixups
 from mapscratch.lab.rig.workload import Library, Words
@@ -27,174 +26,102 @@ _MOST_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class PageStates:
-    """The pages with fixups: how many are what (``/proc/self/pagemap``).
+class _Counts:
+    """What can be counted of two windows, or two processes, together."""
 
-    Attributes:
-        copies: private copies, in memory or in swap.
-        swapped: of these, those in swap.
-        fixups_absent: fixups of the pages that are not in memory now.
-    """
-
-    copies: int
-    swapped: int
-    fixups_absent: int
-
-    def __add__(self, other: PageStates) -> PageStates:
-        """The counts of two windows, or two processes, together."""
-        return PageStates(
-            self.copies + other.copies,
-            self.swapped + other.swapped,
-            self.fixups_absent + other.fixups_absent,
-        )
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
-    """What was found when every word was read.
+class PageStates(_Counts):
+    """The pages with fixups: how many are what (``/proc/self/pagemap``)."""
 
-    Attributes:
-        checked: words read.
-        wrong: words that are not what another reader than ours says.
-        lost: words that were the file's again, because their page had been dropped since its
-            fixups were made; they were made again and then read right.
-    """
+    copies: int  # private copies, in memory or in swap
+    swapped: int  # of these, those in swap
+    fixups_absent: int  # of the pages that are not in memory now
+
+
+@dataclass(frozen=True, slots=True)
+class Verification(_Counts):
+    """What was found when every word was read."""
 
     checked: int
-    wrong: int
+    wrong: int  # not what another reader than ours says
+    # The file's again, because their page had been dropped since its fixups were made; they were
+    # made again and then read right.
     lost: int
 
-    def __add__(self, other: Verification) -> Verification:
-        """The counts of two windows, or two processes, together."""
-        return Verification(
-            self.checked + other.checked, self.wrong + other.wrong, self.lost + other.lost
-        )
 
+@dataclass(frozen=True)
+class Strategy:
+    """How windows are mapped and leave memory: here by the scratch engine of its name."""
 
-class Strategy(ABC):
-    """How windows are mapped, and leave memory.
-
-    Attributes:
-        name: as the user says it.
-        page_in_fixups: pages come back with their fixups made.
-        self_healing: a page may come back as the file's, and is then healed word by word.
-        reclaimed_by_kernel: `reclaim` asks the kernel; otherwise we drop the pages ourselves.
-    """
-
-    name: ClassVar[str]
-    page_in_fixups: ClassVar[bool] = False
-    self_healing: ClassVar[bool] = False
-    reclaimed_by_kernel: ClassVar[bool] = True
+    name: str  # as the user says it
+    page_in_fixups: bool = False  # pages come back with their fixups made
+    self_healing: bool = False  # a page may come back as the file's, and is healed word by word
+    reclaimed_by_kernel: bool = True  # `reclaim` asks the kernel; otherwise we drop the pages
 
     def unavailable(self) -> str:
         """Why it can't run here, and what to do; empty if it can."""
-        for status in engines():
-            if status.name == self.name:
-                return "" if status.available else f"{status.reason} {status.remedy}".strip()
-        return "no such engine"
+        (status,) = (one for one in engines() if one.name == self.name)
+        return "" if status.available else f"{status.reason} {status.remedy}".strip()
 
-    @abstractmethod
     def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
         """Maps the window of a library; `values` are its m fixups."""
-
-    @abstractmethod
-    def reclaim(self, memory: mmap.mmap) -> int:
-        """Makes the pages leave memory; returns how many we dropped, 0 if the kernel decides."""
-
-    def dropped_by_us(self, memory: mmap.mmap) -> int:
-        """Pages that we, not the kernel, have dropped so far."""
-        return 0
-
-    def page_in_fixup_seconds(self, memory: mmap.mmap) -> float:
-        """Seconds spent in page-in fixups so far."""
-        return 0.0
-
-
-class Private(Strategy):
-    """MAP_PRIVATE: what every loader does; reclaim writes the pages to swap."""
-
-    name = "private"
-
-    def unavailable(self) -> str:
-        """It runs everywhere."""
-        return ""
-
-    def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
-        """A plain private mapping."""
-        return mmap.mmap(
-            descriptor,
-            library.length,
-            flags=mmap.MAP_PRIVATE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            offset=library.offset,
-        )
-
-    def reclaim(self, memory: mmap.mmap) -> int:
-        """MADV_PAGEOUT."""
-        try:
-            memory.madvise(_MADV_PAGEOUT)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise OSError(
-                    errno.EINVAL, "this kernel has no MADV_PAGEOUT: it takes Linux 5.4"
-                ) from None
-            raise
-        return 0
-
-
-class _Scratch(Strategy):
-    """A `ScratchMap` with the engine of the strategy's name."""
-
-    def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
-        """A scratch mapping."""
         rule = fixups.Words(library.plan.offsets, values) if self.page_in_fixups else None
         return ScratchMap(
             descriptor, library.length, offset=library.offset, engine=self.name, fixup=rule
         )
 
     def reclaim(self, memory: mmap.mmap) -> int:
-        """MADV_PAGEOUT, by way of the engine."""
+        """Makes the pages leave memory; returns how many we dropped, 0 if the kernel decides."""
+        if not self.reclaimed_by_kernel:
+            return _scratch(memory).drop()
         _scratch(memory).reclaim()
         return 0
 
-
-class Lazyfree(_Scratch):
-    """Anonymous memory that the kernel drops; fixups come with page-in."""
-
-    name = "lazyfree"
-    page_in_fixups = True
+    def dropped_by_us(self, memory: mmap.mmap) -> int:
+        """Pages that we have dropped so far, by `drop` or the drop policy, and not the kernel."""
+        return 0 if self.reclaimed_by_kernel else _scratch(memory)._range_counts()["dropped"]
 
     def page_in_fixup_seconds(self, memory: mmap.mmap) -> float:
-        """What the pager has measured."""
+        """Seconds spent in page-in fixups so far, as the pager has measured."""
         # Not by counts(), which reads smaps, for each of many windows.
         return _scratch(memory)._range_counts()["fixup_ns"] / 1e9
 
 
-class Dontneed(_Scratch):
-    """MAP_PRIVATE whose pages we drop ourselves; healed word by word."""
+class _Private(Strategy):
+    """MAP_PRIVATE: what every loader does; reclaim writes the pages to swap."""
 
-    name = "dontneed"
-    self_healing = True
-    reclaimed_by_kernel = False
+    def unavailable(self) -> str:
+        return ""
+
+    def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(
+            descriptor, library.length, mmap.MAP_PRIVATE, access, offset=library.offset
+        )
 
     def reclaim(self, memory: mmap.mmap) -> int:
-        """Drops the pages."""
-        return _scratch(memory).drop()
-
-    def dropped_by_us(self, memory: mmap.mmap) -> int:
-        """By `drop`, and by the drop policy under memory pressure."""
-        return _scratch(memory)._range_counts()["dropped"]
-
-
-class Kernel(_Scratch):
-    """MAP_SCRATCH: the kernel drops the pages; healed word by word."""
-
-    name = "kernel"
-    self_healing = True
+        try:
+            memory.madvise(_MADV_PAGEOUT)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                needed = "this kernel has no MADV_PAGEOUT: it takes Linux 5.4"
+                raise OSError(errno.EINVAL, needed) from None
+            raise
+        return 0
 
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (Private(), Kernel(), Lazyfree(), Dontneed())
+    strategy.name: strategy
+    for strategy in (
+        _Private("private"),
+        Strategy("kernel", self_healing=True),
+        Strategy("lazyfree", page_in_fixups=True),
+        Strategy("dontneed", self_healing=True, reclaimed_by_kernel=False),
+    )
 }
 """All strategies by name; those of engines in the order in which ``engine="auto"`` prefers them."""
 
@@ -208,11 +135,6 @@ class Window:
     """One library to be mapped once by one strategy in this process.
 
     What is to be stored and what is expected is worked out when it is made, before it is mapped.
-
-    Args:
-        strategy: how.
-        library: what.
-        bases: the load base of each linked library.
     """
 
     memory: mmap.mmap
@@ -260,8 +182,8 @@ class Window:
             self.library.pages
         ]
         present = entries & np.uint64(PRESENT) != 0
-        swapped = _masked(entries, SWAPPED | FILE_OR_SHARED | GUARD_REGION) == SWAPPED
-        private = _masked(entries, PRESENT | FILE_OR_SHARED) == PRESENT
+        swapped = entries & np.uint64(SWAPPED | FILE_OR_SHARED | GUARD_REGION) == SWAPPED
+        private = entries & np.uint64(PRESENT | FILE_OR_SHARED) == PRESENT
         return PageStates(
             copies=int(np.count_nonzero(private | swapped)),
             swapped=int(np.count_nonzero(swapped)),
@@ -291,7 +213,3 @@ class Window:
         """Unmaps the window."""
         del self._words
         self.memory.close()
-
-
-def _masked(entries: NDArray[np.uint64], mask: int) -> NDArray[np.uint64]:
-    return entries & np.uint64(mask)

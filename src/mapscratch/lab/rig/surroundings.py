@@ -40,23 +40,14 @@ _SECONDS_TO_EMPTY_THE_CACHE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Squeeze:
-    """What squeezing a control group took.
+    """What squeezing a control group took."""
 
-    Attributes:
-        seconds: in which the kernel reclaimed, without the pauses.
-        most_swapped: the most pages in swap at a time, as `swapped` said.
-    """
-
-    seconds: float
-    most_swapped: int
+    seconds: float  # in which the kernel reclaimed, without the pauses
+    most_swapped: int  # pages in swap at a time, as `swapped` said
 
 
 class Surroundings:
-    """The swap and the control group of an experiment.
-
-    Attributes:
-        swap: where the kernel swaps to.
-    """
+    """The swap and the control group of an experiment."""
 
     def __init__(self, swap: SwapDescription, group: TemporaryMemoryCgroup | None) -> None:
         self.swap = swap
@@ -79,12 +70,8 @@ class Surroundings:
     def squeeze(self, amount: int, swapped: Callable[[], int]) -> Squeeze:
         """Has the kernel reclaim `amount` bytes of the group, in steps, as growing pressure would.
 
-        Between steps is a pause, in which a drop policy can act. It ends early when nothing more
-        can be reclaimed.
-
-        Args:
-            amount: bytes.
-            swapped: counts the pages in swap; asked after each step.
+        Between steps is a pause, in which a drop policy can act, and `swapped` is asked for the
+        number of pages in swap. It ends early when nothing more can be reclaimed.
         """
         assert self._group
         target = max(self._group.usage() - amount, PAGESIZE)
@@ -104,10 +91,8 @@ class Surroundings:
     def empty_swap_cache(self) -> int:
         """Makes swapped pages of the group leave memory that the kernel still holds there.
 
-        Their writing is waited for, and then the group is squeezed by as much as they are.
-
-        Returns:
-            pages of the group still held.
+        Their writing is waited for, and then the group is squeezed by as much as they are. How many
+        pages are still held is returned.
         """
         assert self._group
         end = time.monotonic() + _SECONDS_TO_EMPTY_THE_CACHE
@@ -135,10 +120,6 @@ def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
 def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, str]:
     """Finds out before any long work whether the swap can be made that is asked for by name.
 
-    Args:
-        choice: what is asked for; ``"all"``: every kind of swap that can be made here.
-        least: bytes that it has at least.
-
     Returns:
         the kinds of ``"all"`` that can't be made, and why; likewise the file of ``"auto"`` where
         there is no swap.
@@ -165,23 +146,14 @@ def _refused(probes: Mapping[SwapKind, Availability]) -> dict[SwapKind, str]:
 
 
 def check_pressure(choice: Pressure) -> None:
-    """Finds out before any long work whether there can be a control group to squeeze.
-
-    Raises:
-        CgroupError: it is asked for, and can't be; the message says why, and what to do.
-    """
+    """Finds out before any long work whether there can be a control group to squeeze."""
     if choice == "cgroup" and not (probe := probe_temporary_memory_cgroup()):
         raise CgroupError(errno.EPERM, f"--pressure cgroup: {probe.reason}")
 
 
 @contextmanager
 def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[Surroundings]:
-    """Makes what the settings ask for, for the length of the ``with`` block, and says so first.
-
-    Args:
-        settings: `swap` and `pressure` count.
-        swap_size: bytes that a temporary swap should have.
-        announce: is told what is about to be changed, and how to decline.
+    """Makes the swap and the group of `settings`, for the length of the block, and says so first.
 
     Raises:
         SwapError: the swap that was asked for by name can't be made.
@@ -191,9 +163,8 @@ def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[
     with ExitStack() as stack:
         if kind:
             stack.enter_context(temporary_swap(kind, swap_size))
-        group = None
-        if settings.pressure == "cgroup":
-            group = stack.enter_context(temporary_memory_cgroup())
+        squeezed = settings.pressure == "cgroup"
+        group = stack.enter_context(temporary_memory_cgroup()) if squeezed else None
         yield Surroundings(describe_swap(temporary=kind is not None), group)
 
 
@@ -222,22 +193,20 @@ def _zswap_is_enabled() -> bool | None:
 
 def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind | None:
     """The kind of the temporary swap to be made, announced; None for none."""
-    mebibytes = size >> 20
     if choice == "none":
         return None
-    if choice == "auto":
-        if active_swaps():
-            announce("Swap: what is there is used as it is.")
-            return None
-        probe = probe_temporary_swap("file", size)
-        if not probe:
-            announce(f"Swap: there is none, and none is made: {probe.reason}")
-            return None
-        announce(
-            f"Swap: there is none. For this run {probe.reason} of {mebibytes} MiB is made, and "
-            "removed at the end. To decline: --swap none."
-        )
-        return "file"
-    how = _probed(choice, size)[choice].reason
-    announce(f"Swap: for this run {how} of {mebibytes} MiB is made, removed at the end.")
-    return choice
+    if choice == "auto" and active_swaps():
+        announce("Swap: what is there is used as it is.")
+        return None
+    ((kind, probe),) = _probed(choice, size).items()
+    if not probe:
+        announce(f"Swap: there is none, and none is made: {probe.reason}")
+        return None
+    before, after = (
+        ("there is none; ", " To decline: --swap none.") if choice == "auto" else ("", "")
+    )
+    announce(
+        f"Swap: {before}for this run {probe.reason} of {size >> 20} MiB is made, and removed at "
+        f"the end.{after}"
+    )
+    return kind

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from types import TracebackType
 from typing import Any, Self
 
 from mapscratch.errors import UserError
@@ -44,10 +43,8 @@ class _Worker:
 class Workers:
     """A context manager: worker processes, one for each session; all of them end with it.
 
-    Args:
-        sessions: what each worker works on. The methods of a session are called by name in its
-            process, and answer with what can be pickled.
-        patience: seconds in which an answer has to come.
+    The methods of a session are called by name in its process, and answer with what can be pickled,
+    within so many seconds of `patience`.
     """
 
     def __init__(self, sessions: Sequence[object], patience: float = PATIENCE) -> None:
@@ -56,12 +53,7 @@ class Workers:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
-        """Starts the processes.
-
-        Raises:
-            OSError: the machine has no room for another process.
-            WorkerError: one ends at once.
-        """
+        """Starts the processes: an OSError if there is no room, a WorkerError if one ends."""
         gc.collect()
         gc.freeze()  # A collection in a worker would copy every page that holds an object.
         try:
@@ -75,12 +67,7 @@ class Workers:
             gc.unfreeze()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Ends the processes; at once, after an exception."""
         if kind is None:
             for worker in self._workers:
@@ -95,24 +82,13 @@ class Workers:
         return [worker.process.pid or 0 for worker in self._workers]
 
     def all(self, method: str) -> list[Any]:
-        """Calls a method of every session, all at once.
-
-        Returns:
-            the answers, in the order of the sessions.
-
-        Raises:
-            WorkerError: a worker fails, is killed, or doesn't answer.
-        """
+        """Calls a method of every session, all at once; a WorkerError if one doesn't answer."""
         for worker in self._workers:
             self._ask(worker, method)
         return [self._answer(worker, method) for worker in self._workers]
 
     def in_turn(self, method: str) -> list[Any]:
-        """As `all`, but one process after the other, so that they don't share the processors.
-
-        Raises:
-            WorkerError: a worker fails, is killed, or doesn't answer.
-        """
+        """As `all`, but one process after the other, so that they don't share the processors."""
         answers = []
         for worker in self._workers:
             self._ask(worker, method)

@@ -27,13 +27,11 @@ Words: TypeAlias = NDArray[np.uint64]
 
 DEFAULT_PAGES = 2000
 """Pages with fixups that a process should have: enough for medians that mean something."""
+# Of one process: well below vm.max_map_count (65,530) and RLIMIT_NOFILE (1,024).
 _MOST_MAPPINGS = 400
-"""Of one process: well below vm.max_map_count (65,530) and RLIMIT_NOFILE (1,024)."""
-
 _WORD = 8
-_MASK = (1 << 64) - 1
+# Load bases are drawn from 64 TiB, half of an x86-64 process's addresses.
 _ADDRESS_PAGES = 1 << 34
-"""Load bases are drawn from so many pages: 64 TiB, half of an x86-64 process's addresses."""
 
 
 class WorkloadError(UserError, ValueError):
@@ -44,33 +42,21 @@ class WorkloadError(UserError, ValueError):
 class Library:
     """The mapped window of one library; m fixups on p of its pages, w whole words in all.
 
-    Attributes:
-        path: the file.
-        offset: where in the file the window starts: bytes, a multiple of the page size.
-        length: of the window in bytes.
-        plan: what is stored, from `mapscratch.elf`.
-        pages: int64, shape (p,), the numbers in the window of the pages with fixups, ascending.
-        fixups_by_page: int64, shape (p,), how many fixups each of `pages` has; none is 0.
-        file_words: uint64, shape (m,), what the file holds where the plan stores.
-        content: uint64, shape (w,), every word of the window as the file has it.
-        tail: the bytes after the last whole word; mostly none.
-        expected_at: int64, shape (e,), the words that the second opinion says are relocated.
-        expected_constants: uint64, shape (e,), the part that doesn't depend on load bases.
-        expected_definers: int64, shape (e,), whose base is added; -1 for none.
+    A second opinion says which e words are relocated, and to what.
     """
 
     path: Path
-    offset: int
-    length: int
+    offset: int  # of the window in the file: bytes, a multiple of the page size
+    length: int  # of the window in bytes
     plan: FixupPlan
-    pages: NDArray[np.int64]
-    fixups_by_page: NDArray[np.int64]
-    file_words: Words
-    content: Words
-    tail: bytes
-    expected_at: NDArray[np.int64]
-    expected_constants: Words
-    expected_definers: NDArray[np.int64]
+    pages: NDArray[np.int64]  # shape (p,): numbers in the window of those with fixups, ascending
+    fixups_by_page: NDArray[np.int64]  # shape (p,); none is 0
+    file_words: Words  # shape (m,): what the file holds where the plan stores
+    content: Words  # shape (w,): the window as the file has it
+    tail: bytes  # after the last whole word; mostly none
+    expected_at: NDArray[np.int64]  # shape (e,): numbers of words
+    expected_constants: Words  # shape (e,): the part that doesn't depend on load bases
+    expected_definers: NDArray[np.int64]  # shape (e,): whose base is added; -1 for none
 
     @property
     def mapped_pages(self) -> int:
@@ -79,7 +65,7 @@ class Library:
 
     def expected_content(self, bases: Sequence[int]) -> Words:
         """Every word of the window as a loader would leave it: uint64, shape (w,)."""
-        table = np.array([*(base & _MASK for base in bases), 0], dtype=np.uint64)
+        table = np.array([*bases, 0], dtype=np.uint64)
         content = self.content.copy()
         content[self.expected_at] = self.expected_constants + table[self.expected_definers]
         return content
@@ -87,23 +73,14 @@ class Library:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """What every worker maps.
+    """What every worker maps."""
 
-    Attributes:
-        libraries: those that have fixups.
-        linked: how many libraries were linked together; each has a load base.
-        copies: how often a process maps the set.
-        skipped: relocations that are not applied, by reason or kind, of all libraries.
-        readers: who has said what should come out; see `mapscratch.lab.oracle`.
-        notes: which of them could not be asked, and why.
-    """
-
-    libraries: tuple[Library, ...]
-    linked: int
-    copies: int
-    skipped: dict[str, int]
-    readers: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    libraries: tuple[Library, ...]  # those that have fixups
+    linked: int  # so many libraries were linked together; each has a load base
+    copies: int  # so often a process maps the set
+    skipped: dict[str, int]  # relocations that are not applied, by reason or kind
+    readers: tuple[str, ...] = ()  # have said what should come out; see `mapscratch.lab.oracle`
+    notes: tuple[str, ...] = ()  # which of them could not be asked, and why
 
     @property
     def pages(self) -> int:
@@ -126,13 +103,9 @@ class Workload:
         return self.copies * sum(len(library.content) for library in self.libraries)
 
     def load_bases(self, seed: str) -> list[list[int]]:
-        """Page-aligned load bases for a process: for each copy one a library, all different.
-
-        Args:
-            seed: names the process; the same name gives the same bases.
-        """
-        numbers = random.Random(seed)
-        drawn = numbers.sample(range(1, _ADDRESS_PAGES), self.copies * self.linked)
+        """Page-aligned load bases: for each copy one a library, all different, by the seed."""
+        pages = range(1, _ADDRESS_PAGES)
+        drawn = random.Random(seed).sample(pages, self.copies * self.linked)
         bases = [page * PAGESIZE for page in drawn]
         return [bases[at : at + self.linked] for at in range(0, len(bases), self.linked)]
 
@@ -140,18 +113,10 @@ class Workload:
 def read_workload(
     paths: Sequence[str | os.PathLike[str]] = (), *, pages: int = DEFAULT_PAGES
 ) -> Workload:
-    """Read and link libraries, and ask other readers what should come out.
+    """Read and link libraries, in scope order, and ask other readers what should come out.
 
-    Args:
-        paths: shared libraries in scope order; none for a choice of what is on the machine.
-        pages: at least so many pages with fixups a process, by mapping the set repeatedly, as far
-            as that takes no more than some hundreds of mappings.
-
-    Raises:
-        WorkloadError: the libraries have no relocations, or the two readers disagree on where.
-        ElfError: a file is no library that can be read.
-        OracleError: readelf is missing, or nobody finds in a file what it says it has.
-        OSError: a file can't be read.
+    Without `paths` it is a choice of what is on the machine. The set is mapped repeatedly for at
+    least so many `pages` with fixups, as far as some hundreds of mappings go.
     """
     if pages < 1:
         raise WorkloadError(f"a process has at least one page with fixups, not {pages}")
@@ -168,17 +133,7 @@ def workload_of(
     *,
     pages: int = DEFAULT_PAGES,
 ) -> Workload:
-    """A workload of libraries that are read and linked already.
-
-    Args:
-        plans: of libraries that were linked together.
-        expectations: for each of them what should come out, by offset in its file.
-        pages: see `read_workload`.
-
-    Raises:
-        WorkloadError: see `read_workload`.
-        OSError: a file can't be read.
-    """
+    """A workload of libraries linked already, and what should come out by offset in each file."""
     libraries = tuple(
         _library(plan, expected)
         for plan, expected in zip(plans, expectations, strict=True)

@@ -147,7 +147,7 @@ def test_a_limit_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
             with monkeypatch.context() as patch, pytest.raises(CgroupError, match="or add swap"):
-                patch.setattr(temporary, "_write", busy)
+                patch.setattr(temporary, "write", busy)
                 group.set_limit(32 * MIB)
         with pytest.raises(ValueError, match="at least one page"):
             group.set_limit(1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from mapscratch.lab.rig.machine.guardian import Guardian
+from mapscratch.lab.rig.machine.guardian_process import write
 from mapscratch.proc.availability import Availability
 from mapscratch.proc.cgroups import LIMIT_FILES, MemoryCgroup, memory_cgroup, no_such_process, words
 from mapscratch.proc.procfs import read_numbers
@@ -28,61 +29,26 @@ class CgroupError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class MemoryEvents:
-    """What has happened in a group since it was made.
+    """What has happened in a group since it was made."""
 
-    Attributes:
-        limit_hits: how often the limit made the kernel reclaim (v1 memory.failcnt, v2 max).
-        oom_kills: processes that the out-of-memory killer ended (oom_kill).
-    """
-
-    limit_hits: int
-    oom_kills: int
+    limit_hits: int  # how often the limit made the kernel reclaim (v1 memory.failcnt, v2 max)
+    oom_kills: int  # processes that the out-of-memory killer ended
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """The names of a version's files."""
-
-    limit: str
-    usage: str
-    unlimited: str
-
-
-_FILES = {
-    1: _Files(LIMIT_FILES[1], "memory.usage_in_bytes", "-1"),
-    2: _Files(LIMIT_FILES[2], "memory.current", "max"),
-}
-
-
 class TemporaryMemoryCgroup:
-    """A group made by `temporary_memory_cgroup`; it is not there after its ``with`` block.
+    """A group made by `temporary_memory_cgroup`; it is not there after its ``with`` block."""
 
-    Attributes:
-        version: 1 or 2, of control groups.
-        directory: of the group's files.
-    """
-
-    __slots__ = ("_files", "_guardian", "_origin", "directory", "version")
-
-    def __init__(
-        self, version: Literal[1, 2], directory: Path, origin: Path, guardian: Guardian
-    ) -> None:
-        self.version = version
-        self.directory = directory
-        self._origin = origin
-        self._guardian = guardian
-        self._files = _FILES[version]
+    version: Literal[1, 2]  # of control groups
+    directory: Path  # of the group's files
+    _origin: Path  # the group that it was made from
+    _guardian: Guardian
 
     def add(self, pid: int) -> None:
         """Move a process into the group, until the end. What it uses already is not moved along.
 
         Its children of later are in the group too; in the end they go where the group was
-        made from.
-
-        Raises:
-            ValueError: not a process id.
-            ProcessLookupError: there is no such process.
-            CgroupError: the kernel refuses.
+        made from. That there is no such process is a ProcessLookupError.
         """
         before = memory_cgroup(pid)
         home = before.directory if before else self._origin
@@ -90,7 +56,7 @@ class TemporaryMemoryCgroup:
             return
         self._guardian.remember("return_process", str(self.directory), pid, str(home))
         try:
-            _write(self.directory / "cgroup.procs", str(pid))
+            write(self.directory / "cgroup.procs", str(pid))
         except ProcessLookupError:
             raise no_such_process(pid) from None
         except OSError as error:
@@ -103,9 +69,9 @@ class TemporaryMemoryCgroup:
             ValueError: under one page.
             CgroupError: what is above it cannot be reclaimed (v1), or the kernel refuses.
         """
-        text = str(_checked_limit(limit))
+        _check_limit(limit)
         try:
-            _write(self.directory / self._files.limit, text)
+            write(self._limit_file, str(limit))
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise CgroupError(
@@ -117,13 +83,13 @@ class TemporaryMemoryCgroup:
 
     def limit(self) -> int | None:
         """The limit in bytes; None for unlimited."""
-        text = self._read(self._files.limit).strip()
+        text = self._read(LIMIT_FILES[self.version]).strip()
         # v1 says "unlimited" by the largest number of whole pages.
         return None if text == "max" or int(text) > (1 << 63) - (1 << 20) else int(text)
 
     def usage(self) -> int:
         """Bytes that are charged to the group: memory of its processes, page cache, slab."""
-        return int(self._read(self._files.usage))
+        return int(self._read("memory.usage_in_bytes" if self.version == 1 else "memory.current"))
 
     def statistics(self) -> dict[str, int]:
         """The figures of memory.stat, by the kernel's name; most are bytes."""
@@ -132,10 +98,8 @@ class TemporaryMemoryCgroup:
     def events(self) -> MemoryEvents:
         """What has happened since the group was made."""
         if self.version == 1:
-            return MemoryEvents(
-                limit_hits=int(self._read("memory.failcnt")),
-                oom_kills=_value(self._read("memory.oom_control"), "oom_kill"),
-            )
+            kills = _value(self._read("memory.oom_control"), "oom_kill")
+            return MemoryEvents(int(self._read("memory.failcnt")), kills)
         events = self._read("memory.events")
         return MemoryEvents(_value(events, "max"), _value(events, "oom_kill"))
 
@@ -145,13 +109,8 @@ class TemporaryMemoryCgroup:
         With v2 this is memory.reclaim (Linux 5.19). v1 has no such request: the limit is squeezed
         to what shall remain and then set back, so the group's processes are short for that time.
 
-        Returns:
-            By how many bytes the usage fell; more or less than asked for, for the processes
-            go on meanwhile.
-
-        Raises:
-            ValueError: ``amount`` is negative.
-            CgroupError: the kernel has no memory.reclaim, or refuses.
+        By how many bytes the usage fell is returned: more or less than asked for, for the processes
+        go on meanwhile.
         """
         if amount < 0:
             raise ValueError(f"an amount to reclaim is not negative: {amount}")
@@ -160,7 +119,7 @@ class TemporaryMemoryCgroup:
             if self.version == 1:
                 self._squeeze(max(before - amount, PAGESIZE))
             else:
-                _write(self.directory / "memory.reclaim", str(amount))
+                write(self.directory / "memory.reclaim", str(amount))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise CgroupError(
@@ -172,12 +131,15 @@ class TemporaryMemoryCgroup:
         return max(before - self.usage(), 0)
 
     def _squeeze(self, remaining: int) -> None:
-        file = self.directory / self._files.limit
-        former = file.read_text()
+        former = self._limit_file.read_text()
         try:
-            _write(file, str(remaining))
+            write(self._limit_file, str(remaining))
         finally:
-            _write(file, former)
+            write(self._limit_file, former)
+
+    @property
+    def _limit_file(self) -> Path:
+        return self.directory / LIMIT_FILES[self.version]
 
     def _read(self, name: str) -> str:
         try:
@@ -216,18 +178,18 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
             group could not be removed.
     """
     if limit is not None:
-        _checked_limit(limit)
+        _check_limit(limit)
     own, parents = _parents()
-    name = f"mapscratch-{os.getpid()}-{os.urandom(4).hex()}"
     with Guardian(CgroupError) as guardian:
-        directory = _make_group(guardian, own, parents, name)
+        directory = _make_group(guardian, own, parents)
         group = TemporaryMemoryCgroup(own.version, directory, own.directory, guardian)
         if limit is not None:
             group.set_limit(limit)
         yield group
 
 
-def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path], name: str) -> Path:
+def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path]) -> Path:
+    name = f"mapscratch-{os.getpid()}-{os.urandom(4).hex()}"
     problems = []
     for parent in parents:
         directory = parent / name
@@ -238,10 +200,8 @@ def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path], name
             problems.append(f"{directory}: {error.strerror}")
         else:
             return directory
-    raise CgroupError(
-        errno.EACCES,
-        f"the kernel refuses a control group: {'; '.join(problems)}. For it, {_who_may()}",
-    )
+    refusal = f"the kernel refuses a control group: {'; '.join(problems)}. For it, {_who_may()}"
+    raise CgroupError(errno.EACCES, refusal)
 
 
 def _who_may() -> str:
@@ -262,10 +222,8 @@ def _parents() -> tuple[MemoryCgroup, list[Path]]:
         )
     parents = [parent for parent in _possible_parents(own) if _is_open(parent)]
     if not parents:
-        raise CgroupError(
-            errno.EACCES,
-            f"{own.mount} can't be written to by this process: {_who_may()}",
-        )
+        closed = f"{own.mount} can't be written to by this process: {_who_may()}"
+        raise CgroupError(errno.EACCES, closed)
     return own, parents
 
 
@@ -291,28 +249,18 @@ def _value(text: str, name: str) -> int:
     raise CgroupError(errno.ENOSYS, f"this kernel does not count {name}: Linux 4.13 is needed")
 
 
-def _checked_limit(limit: int) -> int:
+def _check_limit(limit: int) -> None:
     if limit < PAGESIZE:
         raise ValueError(f"a limit is at least one page of {PAGESIZE} bytes, not {limit}")
-    return limit
-
-
-def _write(file: Path, text: str) -> None:
-    # One write(2): the kernel answers to that, and buffering would lose its answer.
-    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
 
 
 def _refused(error: OSError, what: str) -> CgroupError:
     advice = {
-        errno.ENOENT: " Is the group still there?",
-        errno.ENODEV: " Is the group still there?",
-        errno.ESRCH: " The process has ended.",
-        errno.EACCES: f" To be allowed it, {_who_may()}.",
-        errno.EPERM: f" To be allowed it, {_who_may()}.",
-        errno.EROFS: " Mount the control groups writable.",
+        errno.ENOENT: "Is the group still there?",
+        errno.ENODEV: "Is the group still there?",
+        errno.ESRCH: "The process has ended.",
+        errno.EACCES: f"To be allowed it, {_who_may()}.",
+        errno.EPERM: f"To be allowed it, {_who_may()}.",
+        errno.EROFS: "Mount the control groups writable.",
     }.get(error.errno or 0, "")
-    return CgroupError(error.errno or errno.EIO, f"{what}: {error.strerror}.{advice}")
+    return CgroupError(error.errno or errno.EIO, f"{what}: {error.strerror}. {advice}".rstrip())

@@ -23,23 +23,21 @@ entered it.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import threading
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    import subprocess
-
-    from mapscratch.lab.rig.machine.guardian_process import Argument, Step
+from mapscratch.lab.rig.machine import guardian_process
+from mapscratch.lab.rig.machine.guardian_process import Argument, Step
 
 
 class Guardian:
     """A context manager: what was remembered in it is undone when it ends or its process does.
 
-    Args:
-        error: the class of the exceptions raised, called with an errno and a message.
+    Its exceptions are of the class `error`, called with an errno and a message.
     """
 
     def __init__(self, error: type[OSError] = OSError) -> None:
@@ -53,21 +51,14 @@ class Guardian:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start the guardian, some 30 ms.
-
-        Raises:
-            OSError: of the class given: it could not be started.
-        """
-        import subprocess
-        import sys
-
-        script = Path(__file__).with_name("guardian_process.py")
+        """Start the guardian, some 30 ms; an error says why it could not be started."""
+        # -I -S: neither the environment nor installed packages can get in the way.
+        command = [sys.executable, "-I", "-S", guardian_process.__file__]
         try:
             owner = os.pidfd_open(self._owner)
             try:
-                # -I -S: neither the environment nor installed packages can get in the way.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(script), str(owner)],
+                    [*command, str(owner)],
                     bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -80,24 +71,16 @@ class Guardian:
         except OSError as error:
             raise self._error(
                 error.errno or errno.EIO,
-                f"the guardian process, which cleans up after this one, could not be started: "
+                "the guardian process, which cleans up after this one, could not be started: "
                 f"{error}; it needs Linux 5.3, the Python interpreter {sys.executable!r} and the "
-                f"file {script}",
+                f"file {guardian_process.__file__}",
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Undo everything, and wait for it.
+    def __exit__(self, *_: object) -> None:
+        """Undo everything, and wait for it; an error says what is left behind, to be removed.
 
         A first Ctrl-C waits as well; a second one doesn't, and the guardian goes on alone.
-
-        Raises:
-            OSError: of the class given: something is left behind, and what to do about it.
         """
         if os.getpid() != self._owner:
             return
@@ -111,9 +94,8 @@ class Guardian:
                     raise
                 interrupt = error
         if failures:
-            raise self._error(
-                errno.EBUSY, "left behind, to be removed by hand: " + "; ".join(failures)
-            )
+            left = "left behind, to be removed by hand: " + "; ".join(failures)
+            raise self._error(errno.EBUSY, left)
         if interrupt:
             raise interrupt
 
@@ -123,19 +105,11 @@ class Guardian:
         return self._running().pid
 
     def remember(self, step: str, *arguments: Argument) -> None:
-        """Have ``step`` of `guardian_process.UNDO` done in the end; to be called before the change.
-
-        Raises:
-            OSError: of the class given: the guardian is gone.
-        """
+        """Have ``step`` of `guardian_process.UNDO` done in the end; call it before the change."""
         self._request("remember", step, *arguments)
 
     def act(self, action: str, *arguments: Argument) -> Argument:
-        """Have ``action`` of `guardian_process.ACTIONS` done now and undone in the end.
-
-        Raises:
-            OSError: of the class given: the action failed, or the guardian is gone.
-        """
+        """Have ``action`` of `guardian_process.ACTIONS` done now and undone in the end."""
         return self._request("act", action, *arguments)
 
     def _request(self, verb: str, name: str, *arguments: Argument) -> Argument:
@@ -159,8 +133,6 @@ class Guardian:
             return value
 
     def _finish(self) -> list[str]:
-        from mapscratch.lab.rig.machine import guardian_process
-
         # Said in words: the end of the pipe doesn't reach it while a forked child holds a copy.
         self._send([0, "finish"])
         while answer := self._receive():
@@ -181,8 +153,6 @@ class Guardian:
         return self._process
 
     def _send(self, request: list[Argument]) -> None:
-        import json
-
         pipe = self._running().stdin
         if pipe and not pipe.closed:
             try:
@@ -191,8 +161,6 @@ class Guardian:
                 return  # It is gone; reading its answer says so.
 
     def _receive(self) -> dict[str, Any] | None:
-        import json
-
         pipe = self._running().stdout
         while b"\n" not in self._received:
             data = os.read(pipe.fileno(), 1 << 16) if pipe and not pipe.closed else b""

@@ -28,17 +28,15 @@ Argument = str | int
 Step = list[Any]
 """A name in `UNDO` and its arguments."""
 
-PATIENCE = 30.0
-"""Seconds in which the kernel may refuse with "busy" or "no memory" before that is a failure."""
-
+# Seconds in which the kernel may refuse with "busy" or "no memory" before that is a failure.
+_PATIENCE = 30.0
 _RETRIED = {errno.EBUSY, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 
 
 def undo(steps: Iterable[Step]) -> list[str]:
     """Undo steps, the last first; each may have been undone before, or never been done.
 
-    Returns:
-        What failed, a sentence each: empty if everything is as before.
+    What failed is returned, a sentence each.
     """
     failures = []
     for name, *arguments in reversed(list(steps)):
@@ -59,12 +57,12 @@ def remove_zram(device: int) -> None:
     """End swapping to a zram device and remove the device."""
     swap_off(f"/dev/zram{device}")
     # udev and the like open new block devices for a moment: busy until they have looked.
-    _patiently(lambda: _write("/sys/class/zram-control/hot_remove", str(device)), errno.ENODEV)
+    _patiently(lambda: write("/sys/class/zram-control/hot_remove", str(device)), errno.ENODEV)
 
 
 def restore_setting(path: str, value: str) -> None:
     """Give a kernel setting its former value."""
-    _write(path, value)
+    write(path, value)
 
 
 def stop_merging(path: str, value: str) -> None:
@@ -73,8 +71,8 @@ def stop_merging(path: str, value: str) -> None:
     0 alone leaves merged what is: then the next store to it by any process is a page fault. What 2
     undoes is everything, so nothing may have been merged before.
     """
-    _patiently(lambda: _write(path, "2"))
-    _write(path, value)
+    _patiently(lambda: write(path, "2"))
+    write(path, value)
 
 
 def return_process(group: str, pid: int, home: str) -> None:
@@ -123,7 +121,7 @@ def change_setting(path: str, value: str) -> tuple[str, Step]:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     _patiently(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
     former = os.read(descriptor, 4096).decode().strip()
-    _write(path, value)
+    write(path, value)
     return former, ["restore_setting", path, former]
 
 
@@ -139,28 +137,33 @@ ACTIONS: dict[str, Callable[..., tuple[Argument, Step]]] = {
 
 
 def swap_off(path: str) -> None:
-    """End swapping to a file or device: swapoff(2) by libc, as Python has no name for it.
+    """End swapping to a file or device. That it is no swap area, or not there, is no error."""
+    _patiently(lambda: call_libc("swapoff", os.fsencode(path)), errno.EINVAL, errno.ENOENT)
 
-    That it is no swap area, or not there, is no error.
-    """
-    import ctypes
+
+def call_libc(name: str, *arguments: object) -> None:
+    """A system call that Python has no name for; OSError if it answers with anything but 0."""
+    import ctypes  # Not at the top: where a Python lacks it, all but swap is still undone.
 
     libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
 
-    def call() -> None:
-        if libc.swapoff(os.fsencode(path)):
-            number = ctypes.get_errno()
-            raise OSError(number, f"swapoff: {os.strerror(number)}", path)
 
-    _patiently(call, errno.EINVAL, errno.ENOENT)
+def write(path: str | os.PathLike[str], text: str) -> None:
+    """By one system call, as settings want it: a buffer would report its error only on closing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def serve(owner: int) -> None:
-    """Do what standard input says until the owner finishes, closes it, or is no more.
+    """Do what standard input says until the owner, a pidfd, finishes, closes it, or is no more.
 
-    Args:
-        owner: a pidfd of the owner. The pipe alone would not do: a forked child of the owner
-            holds a copy of its end.
+    The pipe alone would not do: a forked child of the owner holds a copy of its end.
     """
     steps: list[Step] = []
     try:
@@ -213,7 +216,7 @@ def _answer(answer: dict[str, Any]) -> bool:
 
 
 def _patiently(call: Callable[[], object], *harmless: int) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + _PATIENCE
     pause = 0.005
     while True:
         try:
@@ -233,15 +236,6 @@ def _ignoring(call: Callable[[], object], *harmless: int) -> None:
             raise
 
 
-def _write(path: str, text: str) -> None:
-    # One write(2), as settings want it: buffering would report its error only on closing.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-
-
 def _processes(group: str) -> list[int]:
     try:
         with open(f"{group}/cgroup.procs", encoding="ascii") as file:
@@ -252,7 +246,7 @@ def _processes(group: str) -> list[int]:
 
 def _move(pid: int, group: str) -> None:
     # A process that has ended needs no moving.
-    _ignoring(lambda: _write(f"{group}/cgroup.procs", str(pid)), errno.ESRCH)
+    _ignoring(lambda: write(f"{group}/cgroup.procs", str(pid)), errno.ESRCH)
 
 
 def main() -> None:
@@ -262,7 +256,7 @@ def main() -> None:
     os.chdir("/")
     # An ordinary user may not; the out-of-memory killer prefers larger processes anyway.
     with contextlib.suppress(OSError):
-        _write("/proc/self/oom_score_adj", "-1000")
+        write("/proc/self/oom_score_adj", "-1000")
     serve(int(sys.argv[1]))
 
 

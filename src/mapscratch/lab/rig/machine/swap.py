@@ -11,13 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from mmap import PAGESIZE
 from typing import Literal, get_args
 
 from mapscratch.lab.rig.machine.guardian import Guardian
+from mapscratch.lab.rig.machine.guardian_process import call_libc, remove_swap_file, write
 from mapscratch.proc.availability import Availability, has_system_administration
 
 SwapKind = Literal["file", "zram", "zswap"]
@@ -28,7 +30,6 @@ SPACE_MARGIN = 512 << 20
 _ZRAM_CONTROL = "/sys/class/zram-control"
 _ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
 _DIRECTORIES = ("/var/tmp", "/var/lib", "/")
-_SMALLEST = 10 * PAGESIZE
 _HIGHEST_PRIORITY = 0x7FFF
 _SWAP_FLAG_PREFER = 0x8000  # include/linux/swap.h
 
@@ -52,17 +53,11 @@ class SwapError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class TemporarySwap:
-    """A swap area made by `temporary_swap`.
-
-    Attributes:
-        kind: what was asked for.
-        path: the file or device that is swapped to.
-        size: bytes that fit in.
-    """
+    """A swap area made by `temporary_swap`."""
 
     kind: SwapKind
-    path: str
-    size: int
+    path: str  # of the file or device
+    size: int  # bytes that fit in
 
 
 def probe_temporary_swap(
@@ -93,17 +88,18 @@ def temporary_swap(
 
     Args:
         kind: of the area.
-        size: bytes that shall fit in, rounded up to pages.
+        size: bytes that shall fit in, at least ten pages, rounded up to pages.
         directory: where the swapfile goes; otherwise the first of /var/tmp, /var/lib and / that is
             on a suitable disk with `SPACE_MARGIN` to spare.
 
     Raises:
-        ValueError: ``kind`` is none of the three, ``size`` is under ten pages, or a directory is
-            given for zram.
+        ValueError: the arguments make no sense.
         SwapError: not privileged, no room, not in this kernel, or the kernel refuses; or in
             the end the area could not be removed.
     """
-    pages = -(-_checked_size(size) // PAGESIZE)
+    if size < 10 * PAGESIZE:
+        raise ValueError(f"a swap area has at least {10 * PAGESIZE} bytes, not {size}")
+    pages = -(-size // PAGESIZE)
     _check(kind, size, directory)
     with Guardian(SwapError) as guardian:
         if kind == "zram":
@@ -114,12 +110,6 @@ def temporary_swap(
                     guardian.act("change_setting", _ZSWAP_ENABLED, "Y")
             path = _make_swap_file(guardian, pages, directory)
         yield TemporarySwap(kind, path, pages * PAGESIZE)
-
-
-def _checked_size(size: int) -> int:
-    if size < _SMALLEST:
-        raise ValueError(f"a swap area has at least {_SMALLEST} bytes, not {size}")
-    return size
 
 
 def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) -> str:
@@ -138,16 +128,12 @@ def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) 
             "administrator add swap, or do without",
         )
     if kind == "zram":
-        _require(
-            f"{_ZRAM_CONTROL}/hot_add",
-            os.R_OK,
-            "run `modprobe zram num_devices=0`, or take kind 'file'",
-        )
+        advice = "run `modprobe zram num_devices=0`, or take kind 'file'"
+        _require(f"{_ZRAM_CONTROL}/hot_add", os.R_OK, advice)
         return f"a new zram device by {_ZRAM_CONTROL}"
     if kind == "zswap":
-        _require(
-            _ZSWAP_ENABLED, os.W_OK, "a kernel with CONFIG_ZSWAP is needed; or take kind 'file'"
-        )
+        advice = "a kernel with CONFIG_ZSWAP is needed; or take kind 'file'"
+        _require(_ZSWAP_ENABLED, os.W_OK, advice)
     where = _suitable_directories(size, directory)[0]
     return f"a swapfile in {where}{', behind zswap' if kind == 'zswap' else ''}"
 
@@ -166,11 +152,11 @@ def _suitable_directories(size: int, directory: str | os.PathLike[str] | None) -
     suitable = [candidate for candidate, problem in problems.items() if not problem]
     if not suitable:
         full = any(problem.startswith("only") for problem in problems.values())
+        reasons = "; ".join(f"{candidate}: {problem}" for candidate, problem in problems.items())
         raise SwapError(
             errno.ENOSPC if full else errno.EINVAL,
-            "no place for a swapfile: "
-            + "; ".join(f"{candidate}: {problem}" for candidate, problem in problems.items())
-            + ". Name a directory on an ext4 or xfs disk with room, or ask for less",
+            f"no place for a swapfile: {reasons}. Name a directory on an ext4 or xfs disk with "
+            "room, or ask for less",
         )
     return suitable
 
@@ -198,22 +184,22 @@ def _file_system(directory: str) -> int:
     import ctypes
 
     result = ctypes.create_string_buffer(1024)
-    _call_libc("statfs", os.fsencode(directory), result)
+    call_libc("statfs", os.fsencode(directory), result)
     return ctypes.c_ulong.from_buffer(result).value & 0xFFFFFFFF
 
 
 def _make_swap_file(
     guardian: Guardian, pages: int, directory: str | os.PathLike[str] | None
 ) -> str:
-    from mapscratch.lab.rig.machine.guardian_process import remove_swap_file
-
     problems: list[str] = []
     is_forbidden = False
     for candidate in _suitable_directories(pages * PAGESIZE, directory):
         path = f"{candidate.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
         guardian.remember("remove_swap_file", path)
         try:
-            _fill_swap_file(path, pages)
+            with open(path, "xb", buffering=0, opener=_for_us_alone) as file:
+                os.posix_fallocate(file.fileno(), 0, (pages + 1) * PAGESIZE)
+                _write_header(file, pages)
             _swap_on(path)
         except OSError as error:
             remove_swap_file(path)
@@ -221,26 +207,20 @@ def _make_swap_file(
             is_forbidden = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS)
         else:
             return path
-    advice = (
-        "A seccomp profile or a security module forbids swapon(2), as in a container that isn't "
-        "privileged"
-        if is_forbidden
-        else "Name a directory on an ext4 or xfs disk"
-    )
+    advice = "Name a directory on an ext4 or xfs disk"
+    if is_forbidden:
+        advice = (
+            "A seccomp profile or a security module forbids swapon(2), as in a container that "
+            "isn't privileged"
+        )
     raise SwapError(
         errno.EPERM if is_forbidden else errno.EINVAL,
         f"the kernel refuses a swapfile: {'; '.join(problems)}. {advice}",
     )
 
 
-def _fill_swap_file(path: str, pages: int) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, (pages + 1) * PAGESIZE)
-        os.pwrite(descriptor, _swap_header(pages), 0)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _for_us_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _make_zram(guardian: Guardian, pages: int) -> str:
@@ -248,37 +228,27 @@ def _make_zram(guardian: Guardian, pages: int) -> str:
         number = guardian.act("add_zram")
     path = f"/dev/zram{number}"
     with _advice(f"{path} could not be made a swap area: ask for less, or take kind 'file'"):
-        with open(f"/sys/block/zram{number}/disksize", "w", encoding="ascii") as file:
-            file.write(str((pages + 1) * PAGESIZE))
-        # Without O_CREAT: where no /dev/zramN appears, no ordinary file shall.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(descriptor, _swap_header(pages), 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write(f"/sys/block/zram{number}/disksize", str((pages + 1) * PAGESIZE))
+        # Not "wb": where no /dev/zramN appears, no ordinary file shall.
+        with open(path, "r+b", buffering=0) as file:
+            _write_header(file, pages)
         _swap_on(path)
     return path
+
+
+def _write_header(file: FileIO, pages: int) -> None:
+    file.write(_swap_header(pages))
+    os.fsync(file.fileno())
+
+
+def _swap_on(path: str) -> None:
+    call_libc("swapon", os.fsencode(path), _SWAP_FLAG_PREFER | _HIGHEST_PRIORITY)
 
 
 def _swap_header(pages: int) -> bytes:
     """The first page of an area: version 1, the number of its last page, no bad pages, a UUID."""
     header = struct.pack("=1024xIII16s16s", 1, pages, 0, os.urandom(16), b"mapscratch")
     return header.ljust(PAGESIZE - 10, b"\0") + b"SWAPSPACE2"
-
-
-def _swap_on(path: str) -> None:
-    _call_libc("swapon", os.fsencode(path), _SWAP_FLAG_PREFER | _HIGHEST_PRIORITY)
-
-
-def _call_libc(name: str, *arguments: object) -> None:
-    import ctypes  # Not at the top: mapping code imports this package, and has no use for it.
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    call: Callable[..., int] = getattr(libc, name)
-    if call(*arguments):
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 @contextmanager

@@ -22,9 +22,8 @@ from support.sessions import processes_of_session
 from support.waiting import eventually
 
 from mapscratch.cli import main
-from mapscratch.demo import trial as demo
-from mapscratch.demo.terminal import demo_document, ordinary_lines, our_lines, setting_lines
-from mapscratch.demo.trial import Demo, Ending, Setting
+from mapscratch.demo import command as demo
+from mapscratch.demo.command import Ending, Setting
 from mapscratch.errors import last_words
 from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup
 from mapscratch.proc import Availability, active_swaps
@@ -33,22 +32,17 @@ LIMIT = 24
 TRACEBACK = 'Traceback (most recent call last):\n  File "x"\n    f()\n'
 
 
-def made_demo(**changes: Any) -> Demo:
-    facts = {
-        "sum": 1.0,
-        "wrong": 0,
-        "checked": 10,
-        "at_random": 5,
-        "decoded": 8,
-        "decoded_again": 4,
-        "most_resident": 2 << 20,
-    }
-    arguments: dict[str, Any] = {
-        "setting": made_setting(),
-        "ordinary": Ending("killed", 0.2, {}),
-        "ours": Ending("finished", 1.2, facts),
-    }
-    return Demo(**(arguments | changes))
+FACTS = {
+    "sum": 1.0,
+    "wrong": 0,
+    "checked": 10,
+    "at_random": 5,
+    "decoded": 8,
+    "decoded_again": 4,
+    "most_resident": 2 << 20,
+}
+KILLED = Ending("killed", 0.2, {})
+OURS = Ending("finished", 1.2, FACTS)
 
 
 def made_setting(**changes: Any) -> Setting:
@@ -63,25 +57,25 @@ def made_setting(**changes: Any) -> Setting:
     return Setting(**(arguments | changes))
 
 
-def text_of(demo: Demo) -> str:
+def text_of(setting: Setting, ordinary: Ending = KILLED, ours: Ending = OURS) -> str:
     lines = (
-        *setting_lines(demo.setting),
-        *ordinary_lines(demo.setting, demo.ordinary),
-        *our_lines(demo.ours),
+        *demo.setting_lines(setting),
+        *demo.ordinary_lines(setting, ordinary),
+        *demo.our_lines(ours),
     )
-    return " ".join(line.strip() for line in lines)
+    return " ".join(" ".join(lines).split())
 
 
 @pytest.mark.parametrize("why", ["run as root", "There is none."])
 def test_why_there_is_no_control_group_is_a_sentence_of_its_own(why: str) -> None:
-    text = text_of(made_demo(setting=made_setting(limited_by="itself", why_not_cgroup=why)))
+    text = text_of(made_setting(limited_by="itself", why_not_cgroup=why))
     assert f"because {why.rstrip('.')}. That makes no memory pressure" in text
 
 
 def test_what_is_shown_is_said_before_anything_is_done(
     lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def written(descriptor: int, items: int) -> list[float]:
+    def written(descriptor: int, items: int) -> None:
         (first, *_) = capsys.readouterr().out.splitlines()
         assert first.startswith("A file of 48 MiB of big-endian integers")
         raise KeyboardInterrupt
@@ -217,7 +211,7 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
         """
         import sys
         import mapscratch.demo.command, mapscratch.arrays, numpy.random
-        from mapscratch.demo import trial as demo
+        from mapscratch.demo import command as demo
         from support.ordinary_user import become_ordinary_user
         from support.seccomp import forbid
         call, error, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -305,23 +299,28 @@ def leftovers(pid: int) -> list[str]:
 
 
 def test_what_it_says() -> None:
-    text = text_of(made_demo())
+    text = text_of(made_setting())
     assert "killed by the kernel, out of memory, after 0.2 s" in text
+    assert "read twice from end to end, and 5 numbers at random, in 1.2 s" in text
     assert "10 numbers compared with NumPy's own decoding of the file: 0 wrong" in text
+    assert "8 pages decoded, 4 of them again, because the kernel had dropped them" in text
     assert "at most 2 MiB of the array in memory at a time" in text
-    swapped = made_demo(
-        setting=made_setting(swap=1 << 30), ordinary=Ending("finished", 3.0, {"sum": 1.0})
+    swap, finished = made_setting(swap=1 << 30), Ending("finished", 3.0, {"sum": 1.0})
+    assert (
+        "finished after 3.0 s: this machine has 1,024 MiB of swap, which took what didn't fit"
+        in text_of(swap, finished)
     )
-    assert "1,024 MiB of swap, which took what didn't fit" in text_of(swapped)
-    assert demo_document(swapped)["swap"] == 1 << 30
-    assert demo_document(swapped)["ordinary"]["how"] == "finished"
+    assert "swap" not in text_of(made_setting(), finished)
+    document = demo.demo_document(swap, finished, OURS)
+    assert document["swap"] == 1 << 30
+    assert document["ordinary"]["how"] == "finished"
 
 
 def test_a_wrong_value_is_a_failure() -> None:
-    wrong = made_demo(ours=Ending("finished", 1.0, made_demo().ours.facts | {"wrong": 1}))
-    assert not wrong.is_right
-    assert not made_demo(ours=Ending("killed", 1.0, {})).is_right
-    assert "killed by the kernel" in text_of(made_demo(ours=Ending("killed", 1, {})))
+    assert OURS.is_right
+    assert not Ending("finished", 1.0, FACTS | {"wrong": 1}).is_right
+    assert not KILLED.is_right
+    assert text_of(made_setting(), ours=KILLED).count("killed by the kernel") == 2
 
 
 @pytest.mark.parametrize("limit", ["0", "7", "many", "-5", "1e3"])
@@ -329,7 +328,7 @@ def test_limits_that_are_none(limit: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as raised:
         main(["demo", f"--limit={limit}"])
     assert raised.value.code == 2
-    assert "a number of MiB, at least 8" in capsys.readouterr().err
+    assert "expected a number of MiB from 8 to 1,048,576" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys: Any) -> None:

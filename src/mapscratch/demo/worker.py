@@ -9,11 +9,11 @@ prints a JSON object a line.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import sys
 import threading
+from mmap import PAGESIZE
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,8 @@ import mapscratch
 from mapscratch.errors import UserError
 from mapscratch.proc import count_pages
 
-SCALE = np.float32(0.5)
-ZERO = np.float32(7)
-SCANS = 2
-RANDOM_READS = 5000
+_SCALE, _ZERO = np.float32(0.5), np.float32(7)
+_SCANS, _RANDOM_READS = 2, 5000
 _CHUNK = 1 << 17  # items; what they take beside the array must fit into the least limit
 _LOOK_SECONDS = 0.01
 
@@ -35,7 +33,7 @@ def _tell(**message: Any) -> None:
 
 
 def _expected(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return raw.astype("f4") * SCALE + ZERO
+    return raw.astype("f4") * _SCALE + _ZERO
 
 
 def _ordinary(descriptor: int, items: int) -> None:
@@ -47,17 +45,17 @@ def _ordinary(descriptor: int, items: int) -> None:
 
 def _ours(descriptor: int, items: int, own_limit: int) -> None:
     with open(descriptor, "rb", closefd=False) as file:
-        array = mapscratch.array(file, "f4", shape=items, source=">i2", scale=SCALE, zero=ZERO)
+        array = mapscratch.array(file, "f4", shape=items, source=">i2", scale=_SCALE, zero=_ZERO)
         raw = np.memmap(file, ">i2", "r", shape=items)
     most = _Watch(array, own_limit)
     wrong = 0
-    for scan in range(SCANS):
+    for scan in range(_SCANS):
         for start in range(0, items, _CHUNK):
             part = slice(start, start + _CHUNK)
             wrong += int(np.count_nonzero(array[part] != _expected(raw[part])))
-            _tell(done=(scan + start / items) / (SCANS + 1))
+            _tell(done=(scan + start / items) / (_SCANS + 1))
             most.look()
-    picked = np.random.default_rng(0).integers(0, items, RANDOM_READS)
+    picked = np.random.default_rng(0).integers(0, items, _RANDOM_READS)
     for index in picked:
         wrong += int(array[index] != _expected(raw[index : index + 1])[0])
     most.stop()
@@ -65,11 +63,11 @@ def _ours(descriptor: int, items: int, own_limit: int) -> None:
     _tell(
         sum=float(np.asarray(array).sum(dtype="f8")),
         wrong=wrong,
-        checked=SCANS * items + RANDOM_READS,
-        at_random=RANDOM_READS,
+        checked=_SCANS * items + _RANDOM_READS,
+        at_random=_RANDOM_READS,
         decoded=counts.filled,
         decoded_again=counts.rebuilt,
-        most_resident=most.pages * os.sysconf("SC_PAGESIZE"),
+        most_resident=most.pages * PAGESIZE,
     )
 
 
@@ -79,7 +77,7 @@ class _Watch:
     def __init__(self, array: mapscratch.ScratchArray, limit: int) -> None:
         self.pages = 0
         self._map = array.scratch.map
-        self._limit = limit // os.sysconf("SC_PAGESIZE")
+        self._limit = limit // PAGESIZE
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         if limit:

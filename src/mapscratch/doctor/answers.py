@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
@@ -28,23 +29,20 @@ _TO_SERVE_THEM = (
     "`--device /dev/userfaultfd`). Or without: np.save, mapscratch.save and a.tofile copy; "
     "`with a.scratch.pin():` brings pages in and keeps them"
 )
+_WITHOUT_THE_KERNEL = (
+    "It works as an ordinary cache of what was used last, up to a quarter of the memory or "
+    "Cache(max_bytes)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Whether something works here.
-
-    Attributes:
-        subject: what was asked about.
-        works: it was tried, and did what it should.
-        why: how it works, or why it doesn't.
-        remedy: what to do; empty where it works or nothing would help.
-    """
+    """Whether something was tried and did what it should; how it works, or why it doesn't."""
 
     subject: str
     works: bool
     why: str
-    remedy: str = ""
+    remedy: str = ""  # what to do; empty where it works or nothing would help
 
 
 def ask() -> tuple[Answer, ...]:
@@ -54,11 +52,10 @@ def ask() -> tuple[Answer, ...]:
         warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
         warnings.simplefilter("ignore", mapscratch.CacheFallbackWarning)
         array = _of_arrays()
-        calls = (
-            _of_system_calls()
-            if array.works
-            else Answer(SYSTEM_CALLS, False, "no array works here")
-        )
+        calls = Answer(SYSTEM_CALLS, False, "no array works here")
+        if array.works:
+            how = "write(2) of pages that nobody had touched, and read(2) into them, are served"
+            calls = _tried(SYSTEM_CALLS, _use_system_calls, how)
         return array, calls, _of_the_cache()
 
 
@@ -69,28 +66,18 @@ def _of_arrays() -> Answer:
     return _tried(ARRAY, _read_an_array, "pages are decoded when they are touched")
 
 
-def _of_system_calls() -> Answer:
-    how = "write(2) of pages that nobody had touched, and read(2) into them, are served"
-    return _tried(SYSTEM_CALLS, _use_system_calls, how)
-
-
 def _of_the_cache() -> Answer:
-    reason = purgeable.why_not()
-    if reason is None:
-        how = "the kernel takes what it holds when memory is short; it needs no size"
-        return _tried(CACHE, _use_the_cache, how)
-    return Answer(
-        CACHE,
-        False,
-        f"the kernel can't take what it holds: {reason}",
-        "It works as an ordinary cache of what was used last, up to a quarter of the memory or "
-        "Cache(max_bytes)",
-    )
+    if reason := purgeable.why_not():
+        why = f"the kernel can't take what it holds: {reason}"
+        return Answer(CACHE, False, why, _WITHOUT_THE_KERNEL)
+    how = "the kernel takes what it holds when memory is short; it needs no size"
+    return _tried(CACHE, _use_the_cache, how)
 
 
 def _tried(subject: str, what: Callable[[], bool], how: str) -> Answer:
     try:
-        is_right = what()
+        if what():
+            return Answer(subject, True, how)
     except OSError as error:
         if error.errno == errno.EFAULT:
             why = "as this user system calls get only pages that are in memory, or EFAULT"
@@ -98,9 +85,7 @@ def _tried(subject: str, what: Callable[[], bool], how: str) -> Answer:
         return Answer(subject, False, str(error))
     except mapscratch.EngineUnavailable as error:
         return Answer(subject, False, " ".join(str(error).split()))
-    return Answer(
-        subject, is_right, how if is_right else "what was read is WRONG: please report it"
-    )
+    return Answer(subject, False, "what was read is WRONG: please report it")
 
 
 def _read_an_array() -> bool:
@@ -109,31 +94,21 @@ def _read_an_array() -> bool:
 
 
 def _use_system_calls() -> bool:
-    expected = _FILE.read_bytes()[: os.sysconf("SC_PAGESIZE")]
-    return _written(len(expected)) == expected and _read(len(expected)) == expected
-
-
-def _written(size: int) -> bytes:
-    """What a pipe gets of an array that nobody has touched."""
+    """What a pipe gets of an array, and memory of a file, where nobody has touched the page."""
+    expected = _FILE.read_bytes()[:PAGESIZE]
+    size = len(expected)
     array = np.asarray(mapscratch.array(_FILE, "u1"))
     reader, writer = os.pipe()
-    try:
-        os.write(writer, array.data[:size])
-        return os.read(reader, size)
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
-def _read(size: int) -> bytes:
-    """What memory holds that nobody has touched and a file was read into."""
     with (
-        mapscratch.ScratchMap(_FILE, engine="lazyfree") as memory,
+        open(reader, "rb", buffering=0) as out,
+        open(writer, "wb", buffering=0) as into,
         open(_FILE, "rb", buffering=0) as file,
+        mapscratch.ScratchMap(_FILE, engine="lazyfree") as memory,
         memoryview(memory) as view,
     ):
+        into.write(array.data[:size])
         file.readinto(view[:size])
-        return bytes(view[:size])
+        return out.read(size) == expected == bytes(view[:size])
 
 
 def _use_the_cache() -> bool:

@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
-from mapscratch.doctor.diagnosis import diagnose
-from mapscratch.doctor.terminal import diagnosis_document, diagnosis_lines
+from mapscratch.doctor.answers import Answer
+from mapscratch.doctor.diagnosis import Diagnosis, diagnose
+from mapscratch.proc import Availability
+from mapscratch.text import mebibytes
 
 HELP = "do arrays and caches work here, and what to do if not"
+
+_INDENT = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +41,93 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(diagnosis_lines(diagnosis)))
     return 0
+
+
+def ordinary_mapping(diagnosis: Diagnosis) -> str:
+    """What an ordinary private mapping gets here."""
+    swap = diagnosis.swap
+    subject = "Dirty pages of an ordinary private mapping"
+    if swap.kind == "none":
+        return (
+            f"{subject} can't be reclaimed at all here: no swap. They stay in memory until they "
+            "are unmapped."
+        )
+    if diagnosis.swap_forbidden:
+        return (
+            f"{subject} can't be reclaimed at all here: there is swap, but "
+            f"{diagnosis.swap_forbidden}."
+        )
+    size = mebibytes(swap.size)
+    if not swap.free:
+        return f"{subject} can't be reclaimed now: swap ({swap.title}, {size}) is full."
+    verb = "compressed into memory" if swap.kind == "zram" else "written to swap"
+    return (
+        f"{subject} are {verb} here, once for every process: {swap.title} at {swap.path}, "
+        f"{mebibytes(swap.free)} of {size} free in all."
+    )
+
+
+def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """The diagnosis as text, line by line."""
+    yield "What works here"
+    for answer in diagnosis.answers:
+        yield from _answer_lines(answer)
+    yield from ("", ordinary_mapping(diagnosis), "", "Engines of scratch mappings")
+    for engine in diagnosis.engines:
+        runs = "runs" if engine.available else "does not run"
+        yield f"  {engine.name:<9} {runs}: {engine.reason}"
+        if engine.remedy:
+            yield f"            {engine.remedy}"
+    yield from ("", "This machine")
+    yield f"  Linux {diagnosis.kernel} ({diagnosis.machine}), {diagnosis.processors} processors"
+    total, available = mebibytes(diagnosis.memory_bytes), mebibytes(diagnosis.available_bytes)
+    yield f"  memory: {total}, of which {available} can be had"
+    limit = "no limit"
+    if diagnosis.locked_limit is not None:
+        size = mebibytes(diagnosis.locked_limit)
+        limit = f"{size} a process (`ulimit -l`): what pin() and dontneed can lock"
+    yield f"  locked memory (RLIMIT_MEMLOCK): {limit}"
+    group = diagnosis.cgroup
+    yield "  memory control group: " + (
+        f"version {group.version}, {group.directory}" if group else "none can be seen from here"
+    )
+    yield "  pressure stall information: " + (
+        "can be watched (/proc/pressure/memory)"
+        if diagnosis.pressure_stall
+        else "can't be watched (/proc/pressure/memory is not there or not open to this user)"
+    )
+    yield from ("", "What `mapscratch compare` can do here")
+    yield _can("--swap file", diagnosis.temporary_swap)
+    yield _can("--pressure cgroup", diagnosis.temporary_cgroup)
+
+
+def _answer_lines(answer: Answer) -> Iterator[str]:
+    indent = " " * _INDENT
+    yes = "yes" if answer.works else "no"
+    told = [f"  {answer.subject:<21} {yes}: {answer.why}", f"{indent}{answer.remedy}"]
+    for text in told if answer.remedy else told[:1]:
+        yield from textwrap.wrap(
+            text.rstrip(".") + ".",
+            100,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+
+def _can(option: str, availability: Availability) -> str:
+    return f"  {option:<18} {'yes' if availability else 'no'}: {availability.reason}"
+
+
+def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis for programs; the names are those of `Diagnosis`."""
+    document = {
+        "document": "mapscratch.doctor",
+        "version": 1,
+        "ordinary_mapping": ordinary_mapping(diagnosis),
+        **asdict(diagnosis),
+    }
+    if diagnosis.cgroup:
+        del document["cgroup"]["mount"]
+        document["cgroup"]["directory"] = str(diagnosis.cgroup.directory)
+    return document

@@ -15,46 +15,26 @@ from mapscratch.lab.rig.results import SwapDescription
 from mapscratch.lab.rig.surroundings import describe_swap
 from mapscratch.proc import Availability, MemoryCgroup, memory_cgroup, read_meminfo
 
-_PRESSURE = Path("/proc/pressure/memory")
-
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is here.
+    """What is here; the document for programs has the same names."""
 
-    Attributes:
-        answers: whether arrays, system calls with them and caches work.
-        kernel: its release.
-        machine: its architecture.
-        processors: that this process may use.
-        memory_bytes: of the machine.
-        available_bytes: of it, what can be had without swapping.
-        user: the effective user's number.
-        swap: where the kernel swaps to.
-        swap_forbidden: why this process's pages are not swapped although there is swap; or empty.
-        engines: each engine, and why it doesn't run.
-        locked_limit: RLIMIT_MEMLOCK, the soft limit in bytes; None for no limit.
-        cgroup: the memory control group; None if none can be seen.
-        pressure_stall: whether this process may watch the machine's pressure stall information.
-        temporary_swap: whether `mapscratch compare --swap file` could make a swapfile.
-        temporary_cgroup: whether `mapscratch compare --pressure cgroup` could make a group.
-    """
-
-    answers: tuple[Answer, ...]
-    kernel: str
-    machine: str
-    processors: int
-    memory_bytes: int
-    available_bytes: int
-    user: int
+    answers: tuple[Answer, ...]  # whether arrays, system calls with them and caches work
+    kernel: str  # its release
+    machine: str  # its architecture
+    processors: int  # that this process may use
+    memory_bytes: int  # of the machine
+    available_bytes: int  # of it, what can be had without swapping
+    user: int  # the effective user's number
     swap: SwapDescription
-    swap_forbidden: str
+    swap_forbidden: str  # why this process's pages aren't swapped although there is swap; or empty
     engines: tuple[EngineStatus, ...]
-    locked_limit: int | None
-    cgroup: MemoryCgroup | None
-    pressure_stall: bool
-    temporary_swap: Availability
-    temporary_cgroup: Availability
+    locked_limit: int | None  # RLIMIT_MEMLOCK, the soft limit in bytes; None for no limit
+    cgroup: MemoryCgroup | None  # of memory; None if none can be seen
+    pressure_stall: bool  # whether this process may watch the machine's pressure stall information
+    temporary_swap: Availability  # for `mapscratch compare --swap file`
+    temporary_cgroup: Availability  # for `mapscratch compare --pressure cgroup`
 
 
 def diagnose() -> Diagnosis:
@@ -76,7 +56,7 @@ def diagnose() -> Diagnosis:
         engines=tuple(engines()),
         locked_limit=None if limit == resource.RLIM_INFINITY else limit,
         cgroup=group,
-        pressure_stall=os.access(_PRESSURE, os.R_OK | os.W_OK),
+        pressure_stall=os.access("/proc/pressure/memory", os.R_OK | os.W_OK),
         temporary_swap=probe_temporary_swap("file", 64 << 20),
         temporary_cgroup=probe_temporary_memory_cgroup(),
     )

@@ -34,12 +34,9 @@ from mapscratch.errors import UserError
 from mapscratch.extras import missing_extra, require
 from mapscratch.terminal import printable
 
-EXIT_WRONG = 1
-"""It ran, and what it found is wrong."""
-EXIT_ERROR = 2
-"""It could not run, or was used wrongly; one line on standard error says why."""
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-"""Ctrl-C; everything is cleaned up."""
+EXIT_WRONG = 1  # it ran, and what it found is wrong
+EXIT_ERROR = 2  # it could not run, or was used wrongly; one line on standard error says why
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C; everything is cleaned up
 
 COMMANDS = {
     "demo": "demo.command",
@@ -60,18 +57,10 @@ They are imported when they are asked for, because some take long.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command.
-
-    Args:
-        argv: its name and arguments; None for those of this process.
-
-    Returns:
-        the exit status: 0, or `EXIT_WRONG`, `EXIT_ERROR`, `EXIT_INTERRUPTED`.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Runs a command, its name and arguments (None: this process's); returns the exit status."""
     _open_streams()
     try:
-        status = _run(words)
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
         return _silent_end()
     except KeyboardInterrupt:
@@ -80,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         _say(_message(error))
         return error.exit_status if isinstance(error, UserError) else EXIT_ERROR
-    return status
 
 
 def _run(words: Sequence[str]) -> int:
@@ -118,15 +106,14 @@ def _open_streams() -> None:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mapscratch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "mapscratch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"mapscratch {__version__}")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command_name", required=True
     )
-    if words[:1] and words[0] in COMMANDS:
+    # One that is named is added alone, and what it lacks is an error; otherwise the list says so.
+    if words and words[0] in COMMANDS:
         _add(commands, words[0])
         return parser
     for name in COMMANDS:

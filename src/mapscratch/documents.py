@@ -14,13 +14,7 @@ Document = dict[str, Any]
 
 
 def document_head(name: str, version: int, created: datetime) -> Document:
-    """What every document begins with: what it is, when it was made, by what, on which machine.
-
-    Args:
-        name: of the kind of document.
-        version: of that kind.
-        created: when, with a time zone.
-    """
+    """What every document begins with: what it is, when it was made, by what, on which machine."""
     kernel = os.uname()
     return {
         "document": name,

@@ -23,9 +23,8 @@ _PACKAGES = {"elftools": "pyelftools"}
 
 def how_to_install(extra: str) -> str:
     """The command of pip; by packages, because pip finds those wherever mapscratch came from."""
-    modules = [module for module, its_extra in EXTRA_OF_MODULE.items() if its_extra == extra]
-    packages = " ".join(sorted(_PACKAGES.get(module, module) for module in modules))
-    return f"pip install {packages}"
+    packages = sorted(_PACKAGES.get(module, module) for module in _modules(extra))
+    return f"pip install {' '.join(packages)}"
 
 
 class ExtraMissing(UserError, ImportError):
@@ -37,11 +36,7 @@ class ExtraMissing(UserError, ImportError):
 
 
 def missing_extra(error: ModuleNotFoundError) -> ExtraMissing:
-    """What to say of an import that failed.
-
-    Raises:
-        ModuleNotFoundError: the error itself: no extra has that module, so it's a mistake of ours.
-    """
+    """What to say of an import that failed; raises it if no extra has it: a mistake of ours."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRA_OF_MODULE:
         raise error
@@ -49,11 +44,11 @@ def missing_extra(error: ModuleNotFoundError) -> ExtraMissing:
 
 
 def require(extra: str) -> None:
-    """Finds out before anything is measured whether an extra is there.
-
-    Raises:
-        ExtraMissing: one of its packages isn't installed.
-    """
-    for module, its_extra in EXTRA_OF_MODULE.items():
-        if its_extra == extra and not find_spec(module):
+    """Finds out before anything is measured whether an extra is there."""
+    for module in _modules(extra):
+        if not find_spec(module):
             raise ExtraMissing(module, extra)
+
+
+def _modules(extra: str) -> list[str]:
+    return [module for module, its_extra in EXTRA_OF_MODULE.items() if its_extra == extra]

@@ -11,6 +11,7 @@ import argparse
 import errno
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,7 @@ Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is."""
 
 _MOST_DIGITS = 18
-_LARGEST_PID = 1 << 22
-"""PID_MAX_LIMIT of include/linux/threads.h."""
-_LONGEST_QUOTED = 24
+_LARGEST_PID = 1 << 22  # PID_MAX_LIMIT of include/linux/threads.h
 
 
 def printable(text: str) -> str:
@@ -36,17 +35,8 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
-def make_console() -> Console:
-    """Standard output; 80 columns wide where it is no terminal."""
-    console = _safe_console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # Into a file or a pipe: as wide as a terminal that nobody has changed.
-        console.width = 80
-    return console
-
-
-def _safe_console(*, stderr: bool = False) -> Console:
-    """A console that prints no control characters but its own."""
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that prints no control characters but its own; of 80 columns in a file or pipe."""
     from rich import console as rich_console
     from rich.segment import Segment
     from rich.text import Text
@@ -69,7 +59,10 @@ def _safe_console(*, stderr: bool = False) -> Console:
             for text, style, control in super().render(renderable, options):
                 yield Segment(text if control else printable(text), style, control)
 
-    return Console(highlight=False, markup=False, soft_wrap=False, stderr=stderr)
+    console = Console(highlight=False, markup=False, soft_wrap=False, stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 80  # as wide as a terminal that nobody has changed
+    return console
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    console = _safe_console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield lambda what, share: None
         return
@@ -95,22 +88,15 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def whole_number(least: int, most: int, what: str = "a number from") -> Callable[[str], int]:
-    """What `argparse` makes a number of an option with; what isn't in the range is an error.
-
-    Args:
-        least: the smallest.
-        most: the largest.
-        what: it is, in the error; the range follows.
-    """
+    """What `argparse` makes a number of an option with; an error says what it is, and the range."""
 
     def number(text: str) -> int:
         # Thousands of digits aren't even read.
-        is_number = text.isdecimal() and len(text) <= _MOST_DIGITS
-        if not is_number or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected {what} {least:,} to {most:,}, not {_quoted(text)}"
-            )
-        return int(text)
+        value = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else least - 1
+        if not least <= value <= most:
+            expected = f"expected {what} {least:,} to {most:,}, not {reprlib.repr(text)}"
+            raise argparse.ArgumentTypeError(expected)
+        return value
 
     return number
 
@@ -124,9 +110,8 @@ def time_in_seconds(least: float, most: float = 86_400.0) -> Callable[[str], flo
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected {least:g} to {most:g} seconds, not {_quoted(text)}"
-            )
+            expected = f"expected {least:g} to {most:g} seconds, not {reprlib.repr(text)}"
+            raise argparse.ArgumentTypeError(expected)
         return value
 
     return number
@@ -149,37 +134,27 @@ def file_path(text: str) -> Path:
     return Path(file_name(text))
 
 
-def _quoted(text: str) -> str:
-    shown = text if len(text) <= _LONGEST_QUOTED else f"{text[:_LONGEST_QUOTED]}..."
-    return repr(shown)
-
-
 def check_output_files(paths: Iterable[Path | None]) -> None:
-    """Find out before the work, not after it, what can't be written to.
-
-    Raises:
-        OSError: a path is that of a folder, may not be written to, or is there twice.
-    """
+    """Find out before the work, not after it, what can't be written to; OSError says why."""
     seen: set[Path] = set()
     for path in paths:
         if path is None or os.fspath(path) == "-":
             continue
         resolved = path.resolve()
+        at = path if path.exists() else path.absolute().parent
         if resolved in seen and (resolved.is_file() or not resolved.exists()):
             # One would replace the other.
-            raise FileExistsError(
-                errno.EEXIST, "is named twice: save each to a file of its own", str(path)
-            )
-        seen.add(resolved)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        at = path if path.exists() else path.absolute().parent
-        if not at.exists():
-            raise FileNotFoundError(errno.ENOENT, f"can't be written to: no folder {at}", str(path))
-        if not os.access(at, os.W_OK):
-            raise PermissionError(
-                errno.EACCES, f"can't be written to: this user may not write to {at}", str(path)
-            )
+            problem = errno.EEXIST, "is named twice: save each to a file of its own"
+        elif path.is_dir():
+            problem = errno.EISDIR, os.strerror(errno.EISDIR)
+        elif not at.exists():
+            problem = errno.ENOENT, f"can't be written to: no folder {at}"
+        elif not os.access(at, os.W_OK):
+            problem = errno.EACCES, f"can't be written to: this user may not write to {at}"
+        else:
+            seen.add(resolved)
+            continue
+        raise OSError(*problem, str(path))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -32,7 +32,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mapscratch.run.cache import ConversionCache, Kept
+from mapscratch.run.cache import ConversionCache
 from mapscratch.run.launch import (
     CannotRun,
     ResolverCounts,
@@ -43,11 +43,10 @@ from mapscratch.run.launch import (
     run_program,
 )
 from mapscratch.run.static_tls import needed_bytes
-from mapscratch.terminal import printable
+from mapscratch.terminal import printable, whole_number
 
+# Converting says nothing about itself unless it takes longer.
 _SILENT_SECONDS = 1.0
-"""Converting says nothing about itself unless it takes longer."""
-
 
 HELP = "a program with PLT entries that bind themselves again"
 
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument(
         "--drop-every",
-        type=_milliseconds,
+        type=whole_number(1, 86_400_000, "milliseconds, from"),
         metavar="MS",
         help="for trials: drop all converted text every MS milliseconds",
     )
@@ -82,10 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     words = arguments.command[arguments.command[:1] == ["--"] :]
     if not words:
         raise CannotRun("no command to run; see mapscratch run --help")
-    cache = ConversionCache()
     if arguments.clear_cache:
-        cache.clear()
-        cache = ConversionCache()
+        ConversionCache().clear()
+    cache = ConversionCache()
     program = find_program(words[0], is_known=cache.knows)
     teller = _Teller(arguments.verbose)
     at_start = libraries_at_start(program)
@@ -119,9 +117,12 @@ class _Teller:
             try:
                 kept = cache.keep(path)
             except OSError as problem:
-                self._say(f"{path}: {problem.strerror}", always=False)
+                self._say(f"{path}: {problem.strerror}")
                 continue
-            self._say(_description(kept), always=False)
+            if kept.reason:
+                self._say(f"{kept.path}: runs as it is: {kept.reason}")
+            else:
+                self._say(f"{kept.path}: {kept.converted} entries converted")
             if not has_spoken and time.monotonic() - start > _SILENT_SECONDS:
                 has_spoken = True
                 left = len(paths) - number
@@ -134,26 +135,9 @@ class _Teller:
             f"{counts.remembered} from memory, {counts.patched + counts.batched} words stored, "
             f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped "
             f"by {counts.reclaimers} threads"
-            + (f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else ""),
-            always=False,
+            + (f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else "")
         )
 
-    def _say(self, line: str, *, always: bool) -> None:
+    def _say(self, line: str, *, always: bool = False) -> None:
         if self._verbose or always:
             print(f"mapscratch: {printable(line)}", file=sys.stderr)
-
-
-def _description(kept: Kept) -> str:
-    if kept.reason:
-        return f"{kept.path}: runs as it is: {kept.reason}"
-    return f"{kept.path}: {kept.converted} entries converted"
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of milliseconds, at least 1, not {text}")
-    return value

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mapscratch.elf import Conversion, convert
@@ -73,24 +74,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if checked and checked.problems else 0
 
 
-def _lines(conversion: Conversion, checked: CheckReport | None) -> list[str]:
-    lines = [
+def _lines(conversion: Conversion, checked: CheckReport | None) -> Iterator[str]:
+    yield (
         f"{conversion.output}: {conversion.converted} entries of {conversion.form} converted, on "
-        f"{conversion.text_pages} pages of text; {conversion.appended_bytes} bytes appended.",
+        f"{conversion.text_pages} pages of text; {conversion.appended_bytes} bytes appended.\n"
         f"Left alone: {conversion.plt_got} entries through .got; {conversion.got_calls} functions "
-        "have a slot there.",
-    ]
+        "have a slot there."
+    )
     if conversion.lazy:
-        lines.append("Bound lazily: a missing function fails at its first call, not at load.")
+        yield "Bound lazily: a missing function fails at its first call, not at load."
     elif conversion.bind_now:
-        lines.append(
-            "Bound at load, as before; each function that is called is then looked up once more."
-        )
+        yield "Bound at load, as before; each function that is called is then looked up once more."
     if checked:
-        lines.append(f"Checked: {checked.entries} entries, {len(checked.problems)} problems.")
+        yield f"Checked: {checked.entries} entries, {len(checked.problems)} problems."
     try:
         folder = f"It is in {runtime_library().parent}."
     except RuntimeMissing as missing:
         folder = f"But {missing}."
-    lines.append(f"The result needs {RUNTIME_NAME}. {folder}")
-    return lines
+    yield f"The result needs {RUNTIME_NAME}. {folder}"

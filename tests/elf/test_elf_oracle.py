@@ -71,20 +71,10 @@ def test_every_installed_library():
         link_and_check([*candidates[start : start + 60], *default_libraries()])
 
 
-@needs_compiler
-@needs_readelf
-def test_expected_values_add_bases(tmp_path):
-    path = compile_library(tmp_path, "a", "static int x; int *p = &x;")
-    (words,) = oracle.expected_words([path])
-    ((at, word),) = words.items()
-    assert word.definer == 0
-    assert oracle.expected_values(words, [2**64 - 4]) == {at: (word.constant - 4) % 2**64}
-
-
 def test_missing_readelf_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(oracle.OracleError, match="apt install binutils"):
-        oracle.expected_words(default_libraries()[:1])
+        oracle.second_opinion(default_libraries()[:1])
 
 
 @needs_readelf
@@ -92,7 +82,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     text = tmp_path / "libtext.so"
     text.write_text("no library")
     with pytest.raises(oracle.OracleError, match=r"libtext\.so"):
-        oracle.expected_words([text])
+        oracle.second_opinion([text])
 
 
 # --- readers that find less than there is -----------------------------------------------------
@@ -168,7 +158,7 @@ def test_a_reader_that_finds_less_is_not_used_and_another_is(tmp_path, monkeypat
     ids=["one less", "none", "in another order"],
 )
 def test_symbols_that_are_missing_are_asked_of_another_reader(tmp_path, monkeypatch, library, less):
-    wanted = oracle.expected_words([library])
+    wanted = oracle.second_opinion([library]).words
     stand_in(
         tmp_path,
         monkeypatch,
@@ -182,7 +172,7 @@ def test_symbols_that_are_missing_are_asked_of_another_reader(tmp_path, monkeypa
 @needs_compiler
 @needs_readelf
 def test_a_readelf_that_fails_is_not_used(tmp_path, monkeypatch, library):
-    wanted = oracle.expected_words([library])
+    wanted = oracle.second_opinion([library]).words
     stand_in(tmp_path, monkeypatch, "echo it is broken >&2; exit 3")
     found = oracle.second_opinion([library])
     assert (found.words, found.readers) == (wanted, ("pyelftools",))
@@ -206,12 +196,12 @@ def test_where_nobody_finds_all_nothing_is_checked(tmp_path, monkeypatch, librar
 @pytest.mark.parametrize("reader", list(oracle.opinion._READERS))
 def test_all_readers_say_the_same_of_real_libraries(monkeypatch, reader):
     paths = default_libraries()[:3]
-    wanted = oracle.expected_words(paths)
+    wanted = oracle.second_opinion(paths).words
     monkeypatch.setattr(
         oracle.opinion, "_READERS", {reader: oracle.opinion._READERS[reader]}, raising=True
     )
     try:
-        found = oracle.expected_words(paths)
+        found = oracle.second_opinion(paths).words
     except oracle.OracleError as error:
         assert reader == "readelf"
         assert "packed relocations" in str(error)
@@ -230,7 +220,7 @@ def test_how_many_symbols_there_are(tmp_path, style):
 
 @needs_compiler
 def test_without_section_headers(tmp_path, monkeypatch, library):
-    wanted = oracle.expected_words([library])
+    wanted = oracle.second_opinion([library]).words
     data = bytearray(library.read_bytes())
     data[40:48] = bytes(8)
     data[58:64] = bytes(6)

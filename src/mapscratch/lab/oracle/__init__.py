@@ -14,16 +14,8 @@ readelf by the dynamic section, readelf by the section headers, and pyelftools.
 Plain dictionaries are the result, so that a check is one look-up a word.
 """
 
-from mapscratch.lab.oracle.error import OracleError
-from mapscratch.lab.oracle.opinion import SecondOpinion, expected_words, second_opinion
-from mapscratch.lab.oracle.resolution import NO_DEFINER, ExpectedWord, expected_values
+from mapscratch.lab.oracle.opinion import SecondOpinion, second_opinion
+from mapscratch.lab.oracle.resolution import ExpectedWord
+from mapscratch.lab.oracle.tables import OracleError
 
-__all__ = [
-    "NO_DEFINER",
-    "ExpectedWord",
-    "OracleError",
-    "SecondOpinion",
-    "expected_values",
-    "expected_words",
-    "second_opinion",
-]
+__all__ = ["ExpectedWord", "OracleError", "SecondOpinion", "second_opinion"]

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much there is in a library, by its own headers: what a reader's answer is held against.
 
-Only sizes are read here, and where segments lie; with the standard library's struct, after the
-ELF specification (Elf64_Ehdr, Elf64_Phdr, Elf64_Dyn; gABI "SHT_RELR") and glibc's `_dl_setup_hash`.
+Only sizes are read here, and where segments lie: pyelftools reads the headers, the dynamic section
+and the hash table of symbols, but no relocation.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .error import OracleError
+from elftools.elf.dynamic import DynamicSegment
+from elftools.elf.elffile import ELFFile
 
-_WORD = 8
-_RELA_SIZE = 24
-_PT_LOAD, _PT_DYNAMIC = 1, 2
-_DT_PLTRELSZ, _DT_HASH, _DT_RELA, _DT_RELASZ, _DT_SYMBOLIC, _DT_JMPREL = 2, 4, 7, 8, 16, 23
-_DT_FLAGS, _DT_RELRSZ, _DT_RELR, _DT_GNU_HASH = 30, 35, 36, 0x6FFFFEF5
+from .tables import OracleError
+
+_WORD, _RELA_SIZE = 8, 24  # bytes
 _DF_SYMBOLIC = 2
 
 
@@ -32,13 +31,7 @@ class Segment(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of relocations.
-
-    Attributes:
-        offset: where it is in the file.
-        size: in bytes.
-        relocations: how many it stands for.
-    """
+    """A table of relocations: where it is in the file, its bytes, how many it stands for."""
 
     offset: int
     size: int
@@ -46,20 +39,11 @@ class Table(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What the headers of a library say.
-
-    Attributes:
-        segments: those that are loaded.
-        symbolic: whether its own definitions come first (DT_SYMBOLIC, DF_SYMBOLIC).
-        symbols: so many at least, by its hash table.
-        relr: the table of DT_RELR.
-        rela: of DT_RELA.
-        plt: of DT_JMPREL.
-    """
+    """What the headers of a library say."""
 
     segments: Sequence[Segment]
-    symbolic: bool
-    symbols: int
+    symbolic: bool  # its own definitions come first (DT_SYMBOLIC, DF_SYMBOLIC)
+    symbols: int  # so many at least, by its hash table
     relr: Table
     rela: Table
     plt: Table
@@ -72,99 +56,47 @@ class Claims(NamedTuple):
         return None
 
 
-def read_claims(path: Path) -> Claims:
-    """Read them.
-
-    Raises:
-        OracleError: it is no ELF library of 64 bits, little-endian, or it is damaged.
-        OSError: it can't be read.
-    """
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[ELFFile, DynamicSegment]]:
+    """A library and its dynamic section for pyelftools; what that can't read is an OracleError."""
     with path.open("rb") as file:
-        return _Headers(path, file.fileno()).claims()
+        try:
+            image = ELFFile(file)
+            if image.elfclass != 64 or not image.little_endian:
+                raise OracleError(f"{path}: not an ELF library of 64 bits, little-endian")
+            segments = (one for one in image.iter_segments() if isinstance(one, DynamicSegment))
+            yield image, next(segments)
+        except OracleError:
+            raise
+        except Exception as problem:  # It has no one error for a file that is damaged.
+            raise OracleError(f"{path}: pyelftools can't read it: {problem!r}") from None
 
 
-class _Headers:
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        identification = os.pread(descriptor, 6, 0)
-        if identification != b"\x7fELF\x02\x01":
-            raise OracleError(f"{path}: not an ELF library of 64 bits, little-endian")
-        programs = self._programs()
-        self._segments = [
-            Segment(address, offset, size)
-            for kind, _, offset, address, _, size, _, _ in programs
-            if kind == _PT_LOAD
-        ]
-        self._dynamic = self._read_dynamic([one for one in programs if one[0] == _PT_DYNAMIC])
+def read_claims(path: Path) -> Claims:
+    """Read them; an OracleError if it is no ELF library of 64 bits, little-endian, or damaged."""
+    with opened(path) as (image, dynamic):
+        tags = {tag.entry.d_tag: tag.entry.d_val for tag in dynamic.iter_tags()}
 
-    def claims(self) -> Claims:
-        flags = self._dynamic.get(_DT_FLAGS, 0)
-        relr = self._table(_DT_RELR, _DT_RELRSZ)
+        def table(tag: str, size_tag: str) -> Table:
+            size = tags.get(size_tag, 0) if tag in tags else 0
+            offset = dynamic.get_table_offset(tag)[1] if size else 0
+            if offset is None:
+                raise OracleError(f"{path}: {tag} is in no loaded segment")
+            return Table(offset, size, size // _RELA_SIZE)
+
+        relr = table("DT_RELR", "DT_RELRSZ")
+        image.stream.seek(relr.offset)
+        entries = struct.unpack(f"<{relr.size // _WORD}Q", image.stream.read(relr.size))
+        # An even entry is an address; an odd one has a bit for each word, and the lowest.
+        packed = sum(entry.bit_count() - 1 if entry & 1 else 1 for entry in entries)
         return Claims(
-            segments=self._segments,
-            symbolic=_DT_SYMBOLIC in self._dynamic or bool(flags & _DF_SYMBOLIC),
-            symbols=self._symbols(),
-            relr=relr._replace(relocations=self._packed(relr)),
-            rela=self._table(_DT_RELA, _DT_RELASZ),
-            plt=self._table(_DT_JMPREL, _DT_PLTRELSZ),
+            segments=[
+                Segment(one["p_vaddr"], one["p_offset"], one["p_filesz"])
+                for one in image.iter_segments("PT_LOAD")
+            ],
+            symbolic="DT_SYMBOLIC" in tags or bool(tags.get("DT_FLAGS", 0) & _DF_SYMBOLIC),
+            symbols=dynamic.num_symbols() if {"DT_GNU_HASH", "DT_HASH"} & tags.keys() else 0,
+            relr=relr._replace(relocations=packed),
+            rela=table("DT_RELA", "DT_RELASZ"),
+            plt=table("DT_JMPREL", "DT_PLTRELSZ"),
         )
-
-    def _unpack(self, layout: str, offset: int) -> tuple[Any, ...]:
-        size = struct.calcsize(layout)
-        data = os.pread(self._descriptor, size, offset) if 0 <= offset < 1 << 63 else b""
-        if len(data) != size:
-            raise OracleError(f"{self._path}: {size} bytes at {offset:#x} are not in the file")
-        return struct.unpack(layout, data)
-
-    def _programs(self) -> list[tuple[Any, ...]]:
-        (start,) = self._unpack("<Q", 32)
-        size, count = self._unpack("<HH", 54)
-        return [self._unpack("<IIQQQQQQ", start + number * size) for number in range(count)]
-
-    def _read_dynamic(self, programs: list[tuple[Any, ...]]) -> dict[int, int]:
-        if not programs:
-            raise OracleError(f"{self._path}: it has no dynamic section")
-        _, _, offset, _, _, size, _, _ = programs[-1]
-        values: dict[int, int] = {}
-        for at in range(offset, offset + size, 16):
-            tag, value = self._unpack("<QQ", at)
-            if not tag:
-                break
-            values[tag] = value
-        return values
-
-    def _offset(self, address: int) -> int:
-        for segment in self._segments:
-            if segment.address <= address < segment.address + segment.file_size:
-                return segment.offset + address - segment.address
-        raise OracleError(f"{self._path}: the address {address:#x} is in no loaded segment")
-
-    def _table(self, tag: int, size_tag: int) -> Table:
-        size = self._dynamic.get(size_tag, 0) if tag in self._dynamic else 0
-        offset = self._offset(self._dynamic[tag]) if size else 0
-        return Table(offset, size, size // _RELA_SIZE)
-
-    def _packed(self, table: Table) -> int:
-        """An even entry is an address; an odd one has a bit for each word, and the lowest."""
-        entries = self._unpack(f"<{table.size // _WORD}Q", table.offset) if table.size else ()
-        return sum(entry.bit_count() - 1 if entry & 1 else 1 for entry in entries)
-
-    def _symbols(self) -> int:
-        if _DT_GNU_HASH in self._dynamic:
-            return self._hashed(self._offset(self._dynamic[_DT_GNU_HASH]))
-        if _DT_HASH in self._dynamic:
-            return int(self._unpack("<II", self._offset(self._dynamic[_DT_HASH]))[1])
-        return 0
-
-    def _hashed(self, offset: int) -> int:
-        """The highest symbol in a bucket begins the last chain; an odd word ends it."""
-        buckets, first, bloom, _ = self._unpack("<IIII", offset)
-        at = offset + 16 + _WORD * bloom
-        number = max(self._unpack(f"<{buckets}I", at), default=0)
-        if number < first:
-            return int(first)
-        at += 4 * buckets
-        while not self._unpack("<I", at + 4 * (number - first))[0] & 1:
-            number += 1
-        return int(number) + 1

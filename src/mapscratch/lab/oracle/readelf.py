@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .claims import Claims, Table
-from .error import OracleError
-from .tables import RELATIVE, SYMBOLIC, Relocation, Symbol, Tables
+from .tables import RELATIVE, SYMBOLIC, OracleError, Relocation, Symbol, Tables
 
 _SECONDS_PER_FILE = 120
 
@@ -27,10 +26,7 @@ _SYMBOL_LINE = re.compile(
     re.MULTILINE,
 )
 # readelf withholds the GNU names from files that don't declare the GNU ABI; ld.so doesn't care.
-_GNU_NAMES = {
-    ("type", "<OS specific>: 10"): "IFUNC",
-    ("binding", "<OS specific>: 10"): "UNIQUE",
-}
+_UNNAMED = "<OS specific>: 10"
 _TABLE_LINE = re.compile(r"^'(RELA|RELR|PLT)' relocation section at offset .*$", re.MULTILINE)
 _SECTION_LINE = re.compile(
     rf"^Relocation section '.*' at offset 0x({_HEX}) contains \d+ entr.*$", re.MULTILINE
@@ -46,39 +42,29 @@ def by_dynamic_section(path: Path, _claims: Claims) -> Tables:
     """Relocations as ld.so finds them; a file may hold some for the link editor too."""
     _, *pieces = _TABLE_LINE.split(_readelf("-rW", "--use-dynamic", path=path))
     printed = dict(zip(pieces[::2], pieces[1::2], strict=True))
-    return Tables(
-        symbols=_symbols(path),
-        relr=_addresses(printed.get("RELR", "")),
-        rela=list(_relocations(printed.get("RELA", ""))),
-        plt=list(_relocations(printed.get("PLT", ""))),
-    )
+    return _tables(path, [printed.get(name, "") for name in ("RELR", "RELA", "PLT")])
 
 
 def by_section_headers(path: Path, claims: Claims) -> Tables:
     """The same, of the sections that lie where the dynamic section says that the tables are."""
     _, *pieces = _SECTION_LINE.split(_readelf("-rW", path=path))
-    sections = [
-        (int(offset, 16), text) for offset, text in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
+    sections = list(zip((int(at, 16) for at in pieces[::2]), pieces[1::2], strict=True))
 
     def printed(table: Table) -> str:
         end = table.offset + table.size
         return "\n".join(text for offset, text in sections if table.offset <= offset < end)
 
-    return Tables(
-        symbols=_symbols(path),
-        relr=_addresses(printed(claims.relr)),
-        rela=list(_relocations(printed(claims.rela))),
-        plt=list(_relocations(printed(claims.plt))),
-    )
+    return _tables(path, [printed(table) for table in (claims.relr, claims.rela, claims.plt)])
+
+
+def _tables(path: Path, printed: list[str]) -> Tables:
+    relr, rela, plt = printed
+    symbols = _symbols(path)
+    return Tables(symbols, _addresses(relr), list(_relocations(rela)), list(_relocations(plt)))
 
 
 def installed() -> str:
-    """The program.
-
-    Raises:
-        OracleError: there is none.
-    """
+    """The program, or an OracleError if there is none."""
     program = shutil.which("readelf")
     if program is None:
         raise OracleError("readelf is not installed; it comes with `apt install binutils`")
@@ -116,28 +102,20 @@ def _printed_symbols(listing: str) -> Iterator[Symbol]:
     for number, match in enumerate(_SYMBOL_LINE.finditer(listing)):
         if int(match["number"]) != number:
             raise OracleError(f"readelf's symbol {number} can't be read")
-        name, version, hidden = _split_version(match["name"] or "")
         yield Symbol(
-            value=int(match["value"], 16),
-            type=_GNU_NAMES.get(("type", match["type"]), match["type"]),
-            binding=_GNU_NAMES.get(("binding", match["binding"]), match["binding"]),
-            visibility=match["visibility"],
-            section=match["section"],
-            name=name,
-            version=version,
-            hidden=hidden,
+            int(match["value"], 16),
+            match["type"].replace(_UNNAMED, "IFUNC"),
+            match["binding"].replace(_UNNAMED, "UNIQUE"),
+            match["visibility"],
+            match["section"],
+            *_split_version(match["name"] or ""),
         )
 
 
 def _split_version(text: str) -> tuple[str, str, bool]:
     """Split "name@@VERSION", "name@VERSION" and "name@VERSION (3)" (an undefined symbol)."""
-    text = text.strip()
-    if text.endswith(")"):
-        text = re.sub(r" \(\d+\)$", "", text)
-    name, mark, version = text.partition("@")
-    if version.startswith("@"):
-        return name, version[1:], False
-    return name, version, bool(mark)
+    name, mark, version = re.sub(r" \(\d+\)$", "", text.strip()).partition("@")
+    return name, version.removeprefix("@"), bool(mark) and not version.startswith("@")
 
 
 def _addresses(listing: str) -> list[int]:

@@ -4,56 +4,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .claims import Claims
 from .tables import RELATIVE, SYMBOLIC, Symbol, Tables
 
-NO_DEFINER = -1
-
 _WORD = 8
 _MASK = (1 << 64) - 1
+_DEFINING_BINDINGS = {"GLOBAL", "WEAK", "UNIQUE"}
+_DEFINING_TYPES = {"NOTYPE", "OBJECT", "FUNC", "COMMON", "TLS", "IFUNC"}
+_WITHOUT_ADDRESS = {"TLS", "IFUNC"}
 
 
 class ExpectedWord(NamedTuple):
-    """What one word should become.
+    """What one word should become."""
 
-    Attributes:
-        constant: the part that does not depend on load bases, 0 to 2**64 - 1.
-        definer: the number of the library whose load base is added, or -1.
-    """
-
-    constant: int
-    definer: int
+    constant: int  # the part that does not depend on load bases, 0 to 2**64 - 1
+    definer: int  # the number of the library whose load base is added, or -1
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
-    """A library as a reader has found it.
-
-    Attributes:
-        path: the file.
-        claims: what its headers say.
-        tables: what the reader found.
-    """
+class Library(NamedTuple):
+    """A library as its headers and a reader tell of it."""
 
     path: Path
     claims: Claims
     tables: Tables
-
-
-def expected_values(words: Mapping[int, ExpectedWord], bases: Sequence[int]) -> dict[int, int]:
-    """Add load bases, one a library: file offset to the value of the word there."""
-    table = [*bases, 0]
-    return {at: (word.constant + table[word.definer]) & _MASK for at, word in words.items()}
-
-
-_DEFINING_BINDINGS = {"GLOBAL", "WEAK", "UNIQUE"}
-_DEFINING_TYPES = {"NOTYPE", "OBJECT", "FUNC", "COMMON", "TLS", "IFUNC"}
-_WITHOUT_ADDRESS = {"TLS", "IFUNC"}
 
 
 class Resolver:
@@ -71,9 +48,7 @@ class Resolver:
         if found is None or found[1].type in _WITHOUT_ADDRESS:
             return None
         definer, definition = found
-        return ExpectedWord(
-            definition.value, NO_DEFINER if definition.section == "ABS" else definer
-        )
+        return ExpectedWord(definition.value, -1 if definition.section == "ABS" else definer)
 
     def _find(self, library: int, wanted: Symbol) -> tuple[int, Symbol] | None:
         defined_here = wanted.section != "UND"
@@ -81,12 +56,9 @@ class Resolver:
             return (library, wanted) if defined_here else None
         if wanted.visibility == "PROTECTED" and defined_here:
             return library, wanted
-        order = list(range(len(self._libraries)))
-        if self._libraries[library].claims.symbolic:
-            order.insert(0, library)
-        for candidate in order:
-            definitions = self._exports[candidate].get(wanted.name, [])
-            best = _best_match(definitions, wanted.version)
+        own = [library] if self._libraries[library].claims.symbolic else []
+        for candidate in (*own, *range(len(self._libraries))):
+            best = _best_match(self._exports[candidate].get(wanted.name, []), wanted.version)
             if best is not None:
                 return candidate, best
         return None
@@ -95,36 +67,30 @@ class Resolver:
 def _exports(library: Library) -> dict[str, list[Symbol]]:
     exports: dict[str, list[Symbol]] = {}
     for symbol in library.tables.symbols:
-        is_definition = (
+        if (
             symbol.section != "UND"
             and symbol.binding in _DEFINING_BINDINGS
             and symbol.type in _DEFINING_TYPES
             and symbol.visibility in {"DEFAULT", "PROTECTED"}
             and (symbol.value or symbol.section == "ABS" or symbol.type == "TLS")
-        )
-        if is_definition:
+        ):
             exports.setdefault(symbol.name, []).append(symbol)
     return exports
 
 
 def _best_match(definitions: list[Symbol], version: str) -> Symbol | None:
+    usable = [symbol for symbol in definitions if not symbol.hidden]
     if version:
         exact = [symbol for symbol in definitions if symbol.version == version]
-        usable = exact or [s for s in definitions if not s.version and not s.hidden]
-    else:
-        usable = [symbol for symbol in definitions if not symbol.hidden]
+        usable = exact or [symbol for symbol in usable if not symbol.version]
     return usable[0] if usable else None
 
 
 def words(library: Library, number: int, resolver: Resolver) -> dict[int, ExpectedWord]:
-    """The words that one library's relocations store, by offset in its file.
+    """The words that a library's relocations store, by offset in its file.
 
-    Tables are done in the order in which ld.so applies them: RELR, RELA, PLT.
-
-    Args:
-        library: which.
-        number: its place in the scope.
-        resolver: of all of them.
+    `number` is its place in the scope. Tables are done in the order in which ld.so applies them:
+    RELR, RELA, PLT.
     """
     found = _packed_words(library, number)
     known: dict[int, ExpectedWord | None] = {}
@@ -137,8 +103,7 @@ def words(library: Library, number: int, resolver: Resolver) -> dict[int, Expect
         elif kind in SYMBOLIC:
             if symbol not in known:
                 known[symbol] = resolver.resolve(number, symbol)
-            target = known[symbol]
-            if target is not None:
+            if target := known[symbol]:
                 found[offset] = ExpectedWord((target.constant + addend) & _MASK, target.definer)
     return found
 

@@ -4,75 +4,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from mapscratch.errors import UserError
+
+
+class OracleError(UserError, RuntimeError):
+    """readelf is missing, or no reader can be used for a library; the message says what to do."""
 
 
 class Symbol(NamedTuple):
-    """A dynamic symbol.
+    """A dynamic symbol."""
 
-    Attributes:
-        value: st_value.
-        type: such as "FUNC", "IFUNC".
-        binding: such as "GLOBAL", "UNIQUE".
-        visibility: such as "DEFAULT".
-        section: "UND", "ABS", or a number.
-        name: without its version.
-        version: or empty.
-        hidden: whether a reference without a version does not see it.
-    """
-
-    value: int
-    type: str
-    binding: str
-    visibility: str
-    section: str
-    name: str
-    version: str
-    hidden: bool
+    value: int  # st_value
+    type: str  # such as "FUNC", "IFUNC"
+    binding: str  # such as "GLOBAL", "UNIQUE"
+    visibility: str  # such as "DEFAULT"
+    section: str  # "UND", "ABS", or a number
+    name: str  # without its version
+    version: str  # or empty
+    hidden: bool  # a reference without a version does not see it
 
 
 class Relocation(NamedTuple):
-    """A relocation of DT_RELA or DT_JMPREL.
+    """A relocation of DT_RELA or DT_JMPREL."""
 
-    Attributes:
-        address: relative to the load base.
-        kind: such as "R_X86_64_RELATIVE".
-        symbol: its number, or 0.
-        addend: what is added; 0 of a kind that stores no address.
-    """
-
-    address: int
-    kind: str
-    symbol: int
-    addend: int
+    address: int  # relative to the load base
+    kind: str  # such as "R_X86_64_RELATIVE"
+    symbol: int  # its number, or 0
+    addend: int  # 0 of a kind that stores no address
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """What a reader has found in a library.
+class Tables(NamedTuple):
+    """What a reader has found in a library."""
 
-    Attributes:
-        symbols: the dynamic symbols, by number.
-        relr: the addresses that DT_RELR stands for.
-        rela: the relocations of DT_RELA.
-        plt: those of DT_JMPREL.
-    """
-
-    symbols: Sequence[Symbol]
-    relr: Sequence[int]
-    rela: Sequence[Relocation]
-    plt: Sequence[Relocation]
+    symbols: Sequence[Symbol]  # dynamic, by number
+    relr: Sequence[int]  # the addresses that DT_RELR stands for
+    rela: Sequence[Relocation]  # of DT_RELA
+    plt: Sequence[Relocation]  # of DT_JMPREL
 
 
+# Kinds that store the address of a symbol, and an address in the library itself.
 SYMBOLIC = {
-    "R_X86_64_64",
-    "R_X86_64_GLOB_DAT",
-    "R_X86_64_JUMP_SLOT",
-    "R_AARCH64_ABS64",
-    "R_AARCH64_GLOB_DAT",
-    "R_AARCH64_JUMP_SLOT",
+    *("R_X86_64_64", "R_X86_64_GLOB_DAT", "R_X86_64_JUMP_SLOT"),
+    *("R_AARCH64_ABS64", "R_AARCH64_GLOB_DAT", "R_AARCH64_JUMP_SLOT"),
 }
-"""Kinds that store the address of a symbol."""
 RELATIVE = {"R_X86_64_RELATIVE", "R_AARCH64_RELATIVE"}
-"""Kinds that store an address in the library itself."""

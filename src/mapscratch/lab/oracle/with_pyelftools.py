@@ -10,55 +10,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
 from elftools.elf.descriptions import describe_reloc_type
-from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-from .claims import Claims
-from .error import OracleError
-from .tables import Relocation, Symbol, Tables
+from .claims import Claims, opened
+from .tables import OracleError, Relocation, Symbol, Tables
 
-_GNU_NAMES = {
+_NAMES = {
     "STT_LOOS": "IFUNC",
     "STT_GNU_IFUNC": "IFUNC",
     "STB_LOOS": "UNIQUE",
     "STB_GNU_UNIQUE": "UNIQUE",
     "SHN_UNDEF": "UND",
-    "SHN_ABS": "ABS",
 }
 _HIDDEN = 0x8000
 
 
 def by_pyelftools(path: Path, _claims: Claims) -> Tables:
-    """Symbols by the section headers, relocations by the dynamic section.
-
-    Raises:
-        OracleError: pyelftools can't read it.
-    """
-    with path.open("rb") as file:
-        try:
-            image = ELFFile(file)
-            return _tables(image, next(_of_kind(image.iter_segments(), DynamicSegment)))
-        except (ELFError, ConstructError, StopIteration) as problem:
-            raise OracleError(f"{path}: pyelftools can't read it: {problem!r}") from None
-
-
-def _tables(image: ELFFile, dynamic: Any) -> Tables:
-    found = dynamic.get_relocation_tables()
-    return Tables(
-        symbols=list(_symbols(image)),
-        relr=[one["r_offset"] for one in _all(found.get("RELR"))],
-        rela=[_relocation(image, one) for one in _all(found.get("RELA"))],
-        plt=[_relocation(image, one) for one in _all(found.get("JMPREL"))],
-    )
-
-
-def _all(table: Any) -> Iterator[Any]:
-    return iter(()) if table is None else table.iter_relocations()
+    """Symbols by the section headers, relocations by the dynamic section."""
+    with opened(path) as (image, dynamic):
+        found = dynamic.get_relocation_tables()
+        relr, rela, plt = (
+            list(found[name].iter_relocations()) if name in found else []
+            for name in ("RELR", "RELA", "JMPREL")
+        )
+        return Tables(
+            symbols=list(_symbols(image)),
+            relr=[one["r_offset"] for one in relr],
+            rela=[_relocation(image, one) for one in rela],
+            plt=[_relocation(image, one) for one in plt],
+        )
 
 
 def _relocation(image: ELFFile, one: Any) -> Relocation:
@@ -78,14 +61,14 @@ def _symbols(image: ELFFile) -> Iterator[Symbol]:
         # The library's own version and none at all have names instead of numbers.
         bits = number if isinstance(number, int) else 0
         yield Symbol(
-            value=one["st_value"],
-            type=_name(one["st_info"]["type"]),
-            binding=_name(one["st_info"]["bind"]),
-            visibility=_name(one["st_other"]["visibility"]),
-            section=_name(one["st_shndx"]),
-            name=one.name,
-            version=names.get(bits & ~_HIDDEN, ""),
-            hidden=bool(bits & _HIDDEN),
+            one["st_value"],
+            _name(one["st_info"]["type"]),
+            _name(one["st_info"]["bind"]),
+            _name(one["st_other"]["visibility"]),
+            _name(one["st_shndx"]),
+            one.name,
+            names.get(bits & ~_HIDDEN, ""),
+            bool(bits & _HIDDEN),
         )
 
 
@@ -107,4 +90,4 @@ def _of_kind(found: Iterator[Any], kind: type[Any]) -> Iterator[Any]:
 def _name(value: object) -> str:
     """In readelf's words."""
     text = str(value)
-    return _GNU_NAMES.get(text) or text.partition("_")[2] or text
+    return _NAMES.get(text) or text.partition("_")[2] or text

@@ -13,7 +13,6 @@ from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.terminal import file_path, time_in_seconds, whole_number
 
 MOST = 10_000_000
-_MOST_PROCESSES = 1000
 
 
 def add_options(parser: argparse.ArgumentParser, *, processes: tuple[int, ...]) -> None:
@@ -60,10 +59,5 @@ def save_json(path: Path, document: Document) -> None:
 
 
 def _process_counts(text: str) -> tuple[int, ...]:
-    try:
-        counts = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 1,2,4, not {text!r}") from None
-    if counts[0] < 1 or counts[-1] > _MOST_PROCESSES:
-        raise argparse.ArgumentTypeError(f"each number is 1 to {_MOST_PROCESSES}, unlike {text!r}")
-    return tuple(counts)
+    number = whole_number(1, 1000, "numbers such as 1,2,4, each from")
+    return tuple(sorted({number(part.strip()) for part in text.split(",")}))

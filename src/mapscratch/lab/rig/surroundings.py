@@ -10,9 +10,9 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from mmap import PAGESIZE
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 from mapscratch.lab.rig.machine import (
     CgroupError,
@@ -30,16 +30,13 @@ from mapscratch.proc import Availability, active_swaps
 Announce = Callable[[str], None]
 """Tells the user a sentence, at once."""
 
-_ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
-
 _SQUEEZES = 16
 _SQUEEZES_AT_MOST = 64
 _PAUSE_SECONDS = 0.005
 _SECONDS_TO_EMPTY_THE_CACHE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Squeeze:
+class Squeeze(NamedTuple):
     """What squeezing a control group took."""
 
     seconds: float  # in which the kernel reclaimed, without the pauses
@@ -91,8 +88,8 @@ class Surroundings:
     def empty_swap_cache(self) -> int:
         """Makes swapped pages of the group leave memory that the kernel still holds there.
 
-        Their writing is waited for, and then the group is squeezed by as much as they are. How many
-        pages are still held is returned.
+        Their writing is waited for, then the group is squeezed by as much as they are. What is
+        returned is the number of pages still held.
         """
         assert self._group
         end = time.monotonic() + _SECONDS_TO_EMPTY_THE_CACHE
@@ -120,12 +117,8 @@ def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
 def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, str]:
     """Finds out before any long work whether the swap can be made that is asked for by name.
 
-    Returns:
-        the kinds of ``"all"`` that can't be made, and why; likewise the file of ``"auto"`` where
-        there is no swap.
-
-    Raises:
-        SwapError: it can't be made, or none of all can; the message says why, and what to do.
+    The kinds that can't be made are returned, and why: of ``"all"``, if another can, and for
+    ``"auto"``. Otherwise it is a SwapError.
     """
     return _refused(_probed(choice, least))
 
@@ -155,9 +148,7 @@ def check_pressure(choice: Pressure) -> None:
 def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[Surroundings]:
     """Makes the swap and the group of `settings`, for the length of the block, and says so first.
 
-    Raises:
-        SwapError: the swap that was asked for by name can't be made.
-        CgroupError: pressure ``"cgroup"`` was asked for, and there can be no group.
+    What was asked for by name and can't be made is a SwapError or a CgroupError.
     """
     kind = _swap_to_make(settings.swap, swap_size, announce)
     with ExitStack() as stack:
@@ -183,8 +174,7 @@ def describe_swap(*, temporary: bool = False) -> SwapDescription:
 
 def _zswap_is_enabled() -> bool | None:
     try:
-        with open(_ZSWAP_ENABLED, encoding="ascii") as file:
-            return file.read().strip() == "Y"
+        return Path("/sys/module/zswap/parameters/enabled").read_text().strip() == "Y"
     except FileNotFoundError:
         return False
     except OSError:

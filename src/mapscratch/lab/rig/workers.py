@@ -12,7 +12,7 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -21,8 +21,8 @@ from typing import Any, Self
 from mapscratch.errors import UserError
 from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
 
+# Seconds in which a worker has to answer. The longest step takes a few seconds.
 PATIENCE = 120.0
-"""Seconds in which a worker has to answer. The longest step takes a few seconds."""
 
 
 class WorkerError(UserError, RuntimeError):
@@ -147,14 +147,11 @@ class Workers:
 def _ended(worker: _Worker, method: str) -> WorkerError:
     worker.process.join(timeout=5)
     code = worker.process.exitcode
+    how = f"ended by itself (exit status {code})"
     if code is not None and code < 0:
-        number = -code
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        how = f"was killed by {name}"
-        if number == signal.SIGKILL:
-            how += " (out of memory? see dmesg)"
-    else:
-        how = f"ended by itself (exit status {code})"
+        names = {number.value: number.name for number in signal.Signals}
+        doubt = " (out of memory? see dmesg)" if code == -signal.SIGKILL else ""
+        how = f"was killed by {names.get(-code, f'signal {-code}')}{doubt}"
     return WorkerError(f"{worker.title} {how} in step {method!r}; the run is given up")
 
 
@@ -167,18 +164,10 @@ def _serve(
         os._exit(1)
     for other in inherited:
         other.close()
-    while True:
-        try:
-            name = connection.recv()
-        except (EOFError, OSError):
-            break
-        if name is None:
-            break
-        connection.send(_called(getattr(session, name)))
-
-
-def _called(method: Callable[[], object]) -> tuple[bool, object]:
-    try:
-        return True, method()
-    except Exception as error:  # Whatever it is, the parent reports it and ends the run.
-        return False, f"{type(error).__name__}: {error}"
+    with contextlib.suppress(EOFError, OSError):  # of a parent that has ended
+        while name := connection.recv():
+            try:
+                answer = True, getattr(session, name)()
+            except Exception as error:  # Whatever it is, the parent reports it and ends the run.
+                answer = False, f"{type(error).__name__}: {error}"
+            connection.send(answer)

@@ -63,22 +63,15 @@ class TemporaryMemoryCgroup:
             raise _refused(error, f"process {pid} can't be moved into {self.directory}") from error
 
     def set_limit(self, limit: int) -> None:
-        """Set the limit, in bytes, rounded down to pages; the kernel reclaims what is above it.
-
-        Raises:
-            ValueError: under one page.
-            CgroupError: what is above it cannot be reclaimed (v1), or the kernel refuses.
-        """
+        """Set the limit, in bytes, rounded down to pages; the kernel reclaims what is above it."""
         _check_limit(limit)
         try:
             write(self._limit_file, str(limit))
         except OSError as error:
             if error.errno == errno.EBUSY:
-                raise CgroupError(
-                    errno.EBUSY,
-                    f"{self.usage()} bytes are in use and can't be reclaimed below {limit}: take a "
-                    "higher limit, or add swap",
-                ) from error
+                used = f"{self.usage()} bytes are in use and can't be reclaimed below {limit}"
+                advice = "take a higher limit, or add swap"
+                raise CgroupError(errno.EBUSY, f"{used}: {advice}") from error
             raise _refused(error, f"the limit of {self.directory} can't be set") from error
 
     def limit(self) -> int | None:
@@ -122,9 +115,8 @@ class TemporaryMemoryCgroup:
                 write(self.directory / "memory.reclaim", str(amount))
         except OSError as error:
             if error.errno == errno.ENOENT:
-                raise CgroupError(
-                    errno.ENOSYS, "memory.reclaim needs Linux 5.19: lower the limit instead"
-                ) from error
+                needed = "memory.reclaim needs Linux 5.19: lower the limit instead"
+                raise CgroupError(errno.ENOSYS, needed) from error
             # "That was all there is": a result, not an error.
             if error.errno not in (errno.EAGAIN, errno.EBUSY):
                 raise _refused(error, f"{self.directory} can't be reclaimed") from error
@@ -159,7 +151,7 @@ def probe_temporary_memory_cgroup() -> Availability:
 
 @contextmanager
 def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemoryCgroup]:
-    """Make a memory control group with a limit, until the end of the ``with`` block.
+    """Make a memory control group with a limit of bytes, until the end of the ``with`` block.
 
     It is made at the root of the hierarchy if that can be written to, so that only its own limit
     counts; else under this process's own group (v1), or beside it (v2, where a group with
@@ -167,15 +159,7 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
 
     In the end the processes in it are moved back to where they were, and it is removed; also if
     this process is ended by SIGTERM, SIGKILL or the closing of its terminal: a guardian process
-    sees to it (see `mapscratch.lab.rig.machine.guardian`).
-
-    Args:
-        limit: bytes, rounded down to pages; None for no limit.
-
-    Raises:
-        ValueError: ``limit`` is under one page.
-        CgroupError: no memory controller, not privileged, or the kernel refuses; or in the end the
-            group could not be removed.
+    sees to it. A CgroupError says what is in the way, or that the group could not be removed.
     """
     if limit is not None:
         _check_limit(limit)
@@ -191,15 +175,13 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
 def _make_group(guardian: Guardian, own: MemoryCgroup, parents: list[Path]) -> Path:
     name = f"mapscratch-{os.getpid()}-{os.urandom(4).hex()}"
     problems = []
-    for parent in parents:
-        directory = parent / name
+    for directory in (parent / name for parent in parents):
         guardian.remember("remove_group", str(directory), str(own.directory))
         try:
             directory.mkdir()
+            return directory
         except OSError as error:
             problems.append(f"{directory}: {error.strerror}")
-        else:
-            return directory
     refusal = f"the kernel refuses a control group: {'; '.join(problems)}. For it, {_who_may()}"
     raise CgroupError(errno.EACCES, refusal)
 
@@ -215,12 +197,14 @@ def _parents() -> tuple[MemoryCgroup, list[Path]]:
     """This process's group, and where a new one may be made, the best first."""
     own = memory_cgroup()
     if own is None:
-        raise CgroupError(
-            errno.ENODEV,
-            "no memory controller can be seen from here: mount the control groups, or enable "
-            "CONFIG_MEMCG in the kernel",
-        )
-    parents = [parent for parent in _possible_parents(own) if _is_open(parent)]
+        unseen = "no memory controller can be seen from here"
+        advice = "mount the control groups, or enable CONFIG_MEMCG in the kernel"
+        raise CgroupError(errno.ENODEV, f"{unseen}: {advice}")
+    parents = [
+        parent
+        for parent in _possible_parents(own)
+        if os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK)
+    ]
     if not parents:
         closed = f"{own.mount} can't be written to by this process: {_who_may()}"
         raise CgroupError(errno.EACCES, closed)
@@ -231,15 +215,8 @@ def _possible_parents(own: MemoryCgroup) -> list[Path]:
     if own.version == 1:
         return list(dict.fromkeys([own.mount, own.directory]))
     above = [path for path in own.directory.parents if path.is_relative_to(own.mount)]
-    return [
-        path
-        for path in dict.fromkeys([own.mount, *above])
-        if "memory" in words(path / "cgroup.subtree_control")
-    ]
-
-
-def _is_open(directory: Path) -> bool:
-    return os.access(directory, os.W_OK) and os.access(directory / "cgroup.procs", os.W_OK)
+    candidates = dict.fromkeys([own.mount, *above])
+    return [path for path in candidates if "memory" in words(path / "cgroup.subtree_control")]
 
 
 def _value(text: str, name: str) -> int:

@@ -24,9 +24,7 @@ from mapscratch.proc.availability import Availability, has_system_administration
 
 SwapKind = Literal["file", "zram", "zswap"]
 
-SPACE_MARGIN = 512 << 20
-"""Bytes that a swapfile leaves free on its disk."""
-
+_SPACE_MARGIN = 512 << 20  # bytes that a swapfile leaves free on its disk
 _ZRAM_CONTROL = "/sys/class/zram-control"
 _ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
 _DIRECTORIES = ("/var/tmp", "/var/lib", "/")
@@ -82,20 +80,13 @@ def temporary_swap(
 
     In the end the area is switched off, which reads back what is in it, and removed; zswap gets its
     former setting. This happens after exceptions and Ctrl-C, and also if the process is ended by
-    SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it (see
-    `mapscratch.lab.rig.machine.guardian`). Only one process at a time can have zswap; the next one
-    waits for half a minute.
+    SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it. Only one process
+    at a time can have zswap; the next one waits for half a minute.
 
-    Args:
-        kind: of the area.
-        size: bytes that shall fit in, at least ten pages, rounded up to pages.
-        directory: where the swapfile goes; otherwise the first of /var/tmp, /var/lib and / that is
-            on a suitable disk with `SPACE_MARGIN` to spare.
-
-    Raises:
-        ValueError: the arguments make no sense.
-        SwapError: not privileged, no room, not in this kernel, or the kernel refuses; or in
-            the end the area could not be removed.
+    The size is in bytes, at least ten pages, and rounded up to pages. Without a directory the
+    swapfile goes to the first of /var/tmp, /var/lib and / that is on a suitable disk with
+    `_SPACE_MARGIN` to spare. A SwapError says what is in the way, or that the area could not be
+    removed.
     """
     if size < 10 * PAGESIZE:
         raise ValueError(f"a swap area has at least {10 * PAGESIZE} bytes, not {size}")
@@ -122,11 +113,9 @@ def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) 
         raise SwapError(errno.ENOSYS, "this kernel was built without swap (CONFIG_SWAP)")
     if not has_system_administration():
         how = "run it with sudo" if os.geteuid() else "this root lacks it: `--cap-add SYS_ADMIN`"
-        raise SwapError(
-            errno.EPERM,
-            f"making a temporary swap needs root (CAP_SYS_ADMIN): {how}, or have the "
-            "administrator add swap, or do without",
-        )
+        advice = f"{how}, or have the administrator add swap, or do without"
+        needed = "making a temporary swap needs root (CAP_SYS_ADMIN)"
+        raise SwapError(errno.EPERM, f"{needed}: {advice}")
     if kind == "zram":
         advice = "run `modprobe zram num_devices=0`, or take kind 'file'"
         _require(f"{_ZRAM_CONTROL}/hot_add", os.R_OK, advice)
@@ -171,10 +160,10 @@ def _problem(directory: str, size: int) -> str:
         return reason
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
-    if free < size + SPACE_MARGIN:
+    if free < size + _SPACE_MARGIN:
         return (
             f"only {free >> 20} MiB are free, and {size >> 20} MiB are needed "
-            f"with {SPACE_MARGIN >> 20} MiB to spare"
+            f"with {_SPACE_MARGIN >> 20} MiB to spare"
         )
     return ""
 

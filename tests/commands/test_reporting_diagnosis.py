@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from support.comparisons import NO_SWAP, SWAPFILE, ZRAM
 
-from mapscratch.doctor import diagnosis as module
+from mapscratch.doctor import command as module
 from mapscratch.doctor.answers import Answer
-from mapscratch.doctor.command import diagnosis_document, diagnosis_lines, ordinary_mapping
-from mapscratch.doctor.diagnosis import diagnose
+from mapscratch.doctor.command import (
+    diagnose,
+    diagnosis_document,
+    diagnosis_lines,
+    ordinary_mapping,
+)
 from mapscratch.proc import MemoryCgroup
 
 HERE = replace(diagnose(), swap_forbidden="")

@@ -80,8 +80,9 @@ def test_strategies_take_turns_and_nothing_is_changed(workload):
 def test_every_word_is_checked_and_right(workload):
     comparison, _, _ = run(workload, rounds=1)
     assert comparison.wrong_words == 0
+    words = sum(len(library.content) for library in workload.libraries)
     for one in comparison.rounds:
-        assert one.words_checked == one.processes * workload.words
+        assert one.words_checked == one.processes * workload.copies * words
         assert one.pages == one.processes * workload.pages
         assert one.fixups == one.processes * workload.fixups
 

@@ -37,7 +37,6 @@ def test_the_set_is_mapped_until_there_are_enough_pages(library):
     assert many.copies == 10
     assert many.pages == 10 * once.pages
     assert many.fixups == 10 * once.fixups
-    assert many.words == 10 * once.words
 
 
 @needs_compiler

@@ -52,15 +52,15 @@ def test_pages_go_there_and_come_back(kind: SwapKind) -> None:
     mapping.madvise(mmap.MADV_NOHUGEPAGE)
     pattern = b"".join(page.to_bytes(4, "little") * 1024 for page in range(1024))
     with temporary_swap(kind, SIZE) as made:
-        area = area_at(made.path)
+        area = area_at(made)
         assert area
-        assert (made.kind, made.size, area.size) == (kind, SIZE, SIZE)
+        assert area.size == SIZE
         assert area.kind == ("zram" if kind == "zram" else "file")
         assert area.priority == max(other.priority for other in active_swaps())
         if kind == "zswap":
             assert ZSWAP.read_text().strip() == "Y"
         if kind != "zram":
-            assert os.stat(made.path).st_mode & 0o7777 == 0o600
+            assert os.stat(made).st_mode & 0o7777 == 0o600
         mapping[:] = pattern
         address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         for _ in range(20):
@@ -71,7 +71,7 @@ def test_pages_go_there_and_come_back(kind: SwapKind) -> None:
         assert counts.swapped == 1024
         # Areas of equal priority take turns: pages may be in someone else's, and stay there.
         others = len(active_swaps()) > 1
-    assert is_gone(made.path)
+    assert is_gone(made)
     assert others or count_pages(address, len(mapping)).swapped == 0
     assert mapping[:] == pattern
 
@@ -90,7 +90,7 @@ def test_an_exception_removes_it(kind: SwapKind) -> None:
     need(kind)
     path = ""
     with pytest.raises(ZeroDivisionError), temporary_swap(kind, SIZE) as made:
-        path = made.path
+        path = made
         raise ZeroDivisionError
     assert is_gone(path)
 
@@ -99,7 +99,7 @@ OWNER = """
     import sys, time
     from mapscratch.lab.rig.machine import temporary_swap
     with temporary_swap(sys.argv[1], int(sys.argv[2])) as swap:
-        print(swap.path, flush=True)
+        print(swap, flush=True)
         time.sleep(60)
 """
 
@@ -133,8 +133,9 @@ def test_a_signal_to_the_owner_removes_it(kind: SwapKind, number: signal.Signals
 
 def test_killed_at_any_moment_nothing_stays(on_disk: Path) -> None:
     need("file")
-    program = textwrap.dedent(OWNER).replace("sys.argv[2])", "sys.argv[2]), sys.argv[3]")
-    program = program.replace("with", "print(flush=True)\nwith", 1)
+    start = "machine.swap._DIRECTORIES = sys.argv[3:]\nprint(flush=True)\nwith"
+    program = "from mapscratch.lab.rig import machine\n" + textwrap.dedent(OWNER)
+    program = program.replace("with", start, 1)
     for milliseconds in range(0, 96, 8):
         process = subprocess.Popen(
             [sys.executable, "-c", program, "file", str(8 << 20), str(on_disk)],
@@ -153,55 +154,68 @@ def test_a_device_of_someone_else_is_left_alone() -> None:
     need("zram")
     before = {path.name for path in Path("/sys/block").glob("zram*")}
     with temporary_swap("zram", SIZE) as made:
-        assert Path(made.path).name not in before
+        assert Path(made).name not in before
         used = {path.name for path in Path("/sys/block").glob("zram*")}
-        assert Path(made.path).name in used
-    assert not Path("/sys/block", Path(made.path).name).exists()
+        assert Path(made).name in used
+    assert not Path("/sys/block", Path(made).name).exists()
 
 
-def test_a_directory_of_ones_own(on_disk: Path) -> None:
-    if not (probe := probe_temporary_swap("file", SIZE, on_disk)):
+@pytest.fixture
+def here(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place for swapfiles."""
+    monkeypatch.setattr(machine.swap, "_DIRECTORIES", (str(on_disk),))
+    return on_disk
+
+
+def test_the_first_place_that_is_suitable_is_taken(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.swap, "_DIRECTORIES", ("/missing", str(here), "/"))
+    if not (probe := probe_temporary_swap("file", SIZE)):
         pytest.skip(probe.reason)
-    assert probe.reason == f"a swapfile in {on_disk}"
-    with temporary_swap("file", SIZE, on_disk) as made:
-        assert Path(made.path).parent == on_disk
-    assert list(on_disk.iterdir()) == []
+    assert probe.reason == f"a swapfile in {here}"
+    with temporary_swap("file", SIZE) as made:
+        assert Path(made).parent == here
+    assert list(here.iterdir()) == []
 
 
-def test_a_directory_with_blanks_in_its_name(on_disk: Path) -> None:
-    directory = on_disk / "a b\\c"
+def test_a_directory_with_blanks_in_its_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = here / "a b\\c"
     directory.mkdir()
-    if not (probe := probe_temporary_swap("file", 8 << 20, directory)):
+    monkeypatch.setattr(machine.swap, "_DIRECTORIES", (str(directory),))
+    if not (probe := probe_temporary_swap("file", 8 << 20)):
         pytest.skip(probe.reason)
-    with temporary_swap("file", 8 << 20, directory) as made:
-        assert area_at(made.path)
-    assert is_gone(made.path)
+    with temporary_swap("file", 8 << 20) as made:
+        assert area_at(made)
+    assert is_gone(made)
 
 
-def test_places_that_cannot_take_a_swapfile(tmp_path: Path, on_disk: Path) -> None:
+def test_places_that_cannot_take_a_swapfile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("file")
+    with pytest.raises(SwapError, match=r"only \d+ MiB are free.*ask for less") as caught:
+        temporary_swap("file", 1 << 60).__enter__()
+    assert caught.value.errno == errno.ENOSPC
     memory = Path("/dev/shm")
     if machine.swap._file_system(str(memory)) == 0x01021994:
+        monkeypatch.setattr(machine.swap, "_DIRECTORIES", (str(memory),))
         with pytest.raises(SwapError, match=r"/dev/shm: tmpfs is memory itself.*ext4 or xfs"):
-            temporary_swap("file", SIZE, memory).__enter__()
+            temporary_swap("file", SIZE).__enter__()
         assert not list(memory.glob(".mapscratch-swap*"))
+    monkeypatch.setattr(machine.swap, "_DIRECTORIES", (str(here / "missing"),))
     with pytest.raises(SwapError, match="there is no such directory"):
-        temporary_swap("file", SIZE, tmp_path / "missing").__enter__()
-    with pytest.raises(SwapError, match=r"only \d+ MiB are free.*ask for less") as caught:
-        temporary_swap("file", 1 << 60, on_disk).__enter__()
-    assert caught.value.errno == errno.ENOSPC
+        temporary_swap("file", SIZE).__enter__()
 
 
 def test_a_kernel_that_refuses_is_answered_in_words(
-    on_disk: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("file")
     # A header of no swap area: the real swapon(2) answers EINVAL.
     monkeypatch.setattr(machine.swap, "_swap_header", lambda pages: bytes(mmap.PAGESIZE))
     with pytest.raises(SwapError, match=r"refuses a swapfile.*swapon: .*ext4") as caught:
-        temporary_swap("file", SIZE, on_disk).__enter__()
+        temporary_swap("file", SIZE).__enter__()
     assert caught.value.errno == errno.EINVAL
-    assert list(on_disk.iterdir()) == []
+    assert list(here.iterdir()) == []
     before = set(os.listdir("/sys/block"))
     if probe_temporary_swap("zram", SIZE):
         with pytest.raises(SwapError, match="could not be made a swap area"):  # noqa: SIM117
@@ -225,8 +239,6 @@ def test_arguments_that_make_no_sense() -> None:
         temporary_swap("ram", SIZE).__enter__()  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 40960 bytes, not 1"):
         temporary_swap("file", 1).__enter__()
-    with pytest.raises(ValueError, match="takes no directory"):
-        probe_temporary_swap("zram", SIZE, "/var/tmp")
 
 
 @pytest.fixture

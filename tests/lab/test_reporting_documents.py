@@ -11,8 +11,7 @@ from support.comparisons import NO_SWAP, make_comparison, make_round
 from support.golden import drawn_on, plain_console
 from support.places import TREE
 
-from mapscratch.doctor.command import diagnosis_document, diagnosis_lines
-from mapscratch.doctor.diagnosis import diagnose
+from mapscratch.doctor.command import diagnose, diagnosis_document, diagnosis_lines
 from mapscratch.lab.compare.document import comparison_document, comparison_schema
 from mapscratch.lab.compare.terminal import _LINES, print_comparison
 from mapscratch.lab.rig.results import FIGURES

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapscratch.lab.rig.machine import TemporarySwap, probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine import probe_temporary_swap, temporary_swap
 from mapscratch.proc import (
     PageFlags,
     count_pages,
@@ -34,7 +34,7 @@ PROT_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 @pytest.fixture(scope="module")
-def swap() -> Iterator[TemporarySwap]:
+def swap() -> Iterator[str]:
     probe = probe_temporary_swap("file", 64 << 20)
     if not probe:
         pytest.skip(probe.reason)
@@ -68,7 +68,7 @@ def page_out(mapping: mmap.mmap) -> None:
             return
 
 
-def test_a_private_file_mapping_through_its_states(tmp_path: Path, swap: TemporarySwap) -> None:
+def test_a_private_file_mapping_through_its_states(tmp_path: Path, swap: str) -> None:
     mapping = private_mapping(tmp_path)
     assert counts_of(mapping) == PageFlags(present=0, swapped=0, private=0)
     for page in range(PAGES):
@@ -86,7 +86,7 @@ def test_a_private_file_mapping_through_its_states(tmp_path: Path, swap: Tempora
     assert back.swapped < PAGES // 4
 
 
-def test_a_private_copy_in_swap_has_no_file_bit(tmp_path: Path, swap: TemporarySwap) -> None:
+def test_a_private_copy_in_swap_has_no_file_bit(tmp_path: Path, swap: str) -> None:
     mapping = private_mapping(tmp_path)
     mapping[0] = 1
     assert mapping[PAGE] == 0
@@ -98,7 +98,7 @@ def test_a_private_copy_in_swap_has_no_file_bit(tmp_path: Path, swap: TemporaryS
     assert copy & (pagemap.PRESENT | pagemap.SWAPPED | pagemap.FILE_OR_SHARED) == pagemap.SWAPPED
 
 
-def test_shared_memory_in_swap_leaves_no_trace(swap: TemporarySwap) -> None:
+def test_shared_memory_in_swap_leaves_no_trace(swap: str) -> None:
     mapping = mmap.mmap(-1, PAGES * PAGE)
     mapping[:] = b"x" * len(mapping)
     assert counts_of(mapping) == PageFlags(present=PAGES, swapped=0, private=0)

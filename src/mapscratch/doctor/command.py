@@ -13,14 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from mapscratch.doctor.answers import Answer
-from mapscratch.doctor.diagnosis import Diagnosis, diagnose
-from mapscratch.proc import Availability
+from mapscratch import EngineStatus, engines
+from mapscratch.doctor.answers import Answer, ask
+from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
+from mapscratch.lab.rig.results import SwapDescription
+from mapscratch.lab.rig.surroundings import describe_swap
+from mapscratch.proc import Availability, MemoryCgroup, memory_cgroup, read_meminfo
 from mapscratch.text import mebibytes
 
 HELP = "do arrays and caches work here, and what to do if not"
@@ -41,6 +47,68 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(diagnosis_lines(diagnosis)))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is here; the document for programs has the same names."""
+
+    answers: tuple[Answer, ...]  # whether arrays, system calls with them and caches work
+    kernel: str  # its release
+    machine: str  # its architecture
+    processors: int  # that this process may use
+    memory_bytes: int  # of the machine
+    available_bytes: int  # of it, what can be had without swapping
+    user: int  # the effective user's number
+    swap: SwapDescription
+    swap_forbidden: str  # why this process's pages aren't swapped although there is swap; or empty
+    engines: tuple[EngineStatus, ...]
+    locked_limit: int | None  # RLIMIT_MEMLOCK, the soft limit in bytes; None for no limit
+    cgroup: MemoryCgroup | None  # of memory; None if none can be seen
+    pressure_stall: bool  # whether this process may watch the machine's pressure stall information
+    temporary_swap: Availability  # for `mapscratch compare --swap file`
+    temporary_cgroup: Availability  # for `mapscratch compare --pressure cgroup`
+
+
+def diagnose() -> Diagnosis:
+    """Looks at everything."""
+    memory = read_meminfo()
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    group = memory_cgroup()
+    name = os.uname()
+    return Diagnosis(
+        answers=ask(),
+        kernel=name.release,
+        machine=name.machine,
+        processors=len(os.sched_getaffinity(0)),
+        memory_bytes=memory.total,
+        available_bytes=memory.available,
+        user=os.geteuid(),
+        swap=describe_swap(),
+        swap_forbidden=_swap_forbidden(group),
+        engines=tuple(engines()),
+        locked_limit=None if limit == resource.RLIM_INFINITY else limit,
+        cgroup=group,
+        pressure_stall=os.access("/proc/pressure/memory", os.R_OK | os.W_OK),
+        temporary_swap=probe_temporary_swap("file", 64 << 20),
+        temporary_cgroup=probe_temporary_memory_cgroup(),
+    )
+
+
+def _swap_forbidden(group: MemoryCgroup | None) -> str:
+    """Why a control group keeps its processes' pages out of swap; empty if it doesn't."""
+    if group is None:
+        return ""
+    # v1: a swappiness of 0 keeps anonymous pages in memory (cgroup-v1/memory.rst, 5.3).
+    files = [group.directory / "memory.swappiness"]
+    if group.version == 2:
+        groups = (group.directory, *group.directory.parents)
+        files = [one / "memory.swap.max" for one in groups if one.is_relative_to(group.mount)]
+    for file in files:
+        with suppress(OSError):
+            if file.read_text().strip() == "0":
+                return f"{file} is 0"
+    return ""
 
 
 def ordinary_mapping(diagnosis: Diagnosis) -> str:

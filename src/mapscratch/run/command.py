@@ -29,7 +29,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mapscratch.run.cache import ConversionCache
@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+
+    def say(line: str, *, always: bool = False) -> None:
+        if arguments.verbose or always:
+            print(f"mapscratch: {printable(line)}", file=sys.stderr)
+
     # argparse leaves the "--" in front of what it doesn't look at.
     words = arguments.command[arguments.command[:1] == ["--"] :]
     if not words:
@@ -85,10 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
         ConversionCache().clear()
     cache = ConversionCache()
     program = find_program(words[0], is_known=cache.knows)
-    teller = _Teller(arguments.verbose)
     at_start = libraries_at_start(program)
     if not cache.knows(program.executable):
-        teller.convert(cache, at_start)
+        _convert(cache, at_start, say)
     with reports() as made:
         variables = environment(
             cache,
@@ -99,45 +103,34 @@ def run(arguments: argparse.Namespace) -> int:
         )
         status = run_program(program, words[1:], variables)
         missed = made.misses()
-        teller.convert(cache, missed)
-        teller.summary(made.counts(), len(missed))
+        _convert(cache, missed, say)
+        say(_summary(made.counts(), len(missed)))
     return status
 
 
-class _Teller:
+def _convert(cache: ConversionCache, paths: Sequence[Path], say: Callable[..., None]) -> None:
     """Converts libraries, and says so where it was asked to or takes long."""
+    start = time.monotonic()
+    has_spoken = False
+    for left, path in zip(reversed(range(len(paths))), paths, strict=True):
+        try:
+            kept = cache.keep(path)
+        except OSError as problem:
+            say(f"{path}: {problem.strerror}")
+            continue
+        converted = f"{kept.converted} entries converted"
+        say(f"{kept.path}: {f'runs as it is: {kept.reason}' if kept.reason else converted}")
+        if left and not has_spoken and time.monotonic() - start > _SILENT_SECONDS:
+            has_spoken = True
+            say(f"converting libraries, once: {left} more", always=True)
 
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
 
-    def convert(self, cache: ConversionCache, paths: Sequence[Path]) -> None:
-        start = time.monotonic()
-        has_spoken = False
-        for number, path in enumerate(paths, 1):
-            try:
-                kept = cache.keep(path)
-            except OSError as problem:
-                self._say(f"{path}: {problem.strerror}")
-                continue
-            if kept.reason:
-                self._say(f"{kept.path}: runs as it is: {kept.reason}")
-            else:
-                self._say(f"{kept.path}: {kept.converted} entries converted")
-            if not has_spoken and time.monotonic() - start > _SILENT_SECONDS:
-                has_spoken = True
-                left = len(paths) - number
-                self._say(f"converting libraries, once: {left} more", always=left > 0)
-
-    def summary(self, counts: ResolverCounts, missed: int) -> None:
-        self._say(
-            f"{counts.overlaid} libraries ran converted, {missed} did not (now converted if they "
-            f"can be), {counts.refused} refused; {counts.resolved} entries bound by ld.so, "
-            f"{counts.remembered} from memory, {counts.patched + counts.batched} words stored, "
-            f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped "
-            f"by {counts.reclaimers} threads"
-            + (f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else "")
-        )
-
-    def _say(self, line: str, *, always: bool = False) -> None:
-        if self._verbose or always:
-            print(f"mapscratch: {printable(line)}", file=sys.stderr)
+def _summary(counts: ResolverCounts, missed: int) -> str:
+    scratch = f"; {counts.scratch} texts mapped MAP_SCRATCH" if counts.scratch else ""
+    return (
+        f"{counts.overlaid} libraries ran converted, {missed} did not (now converted if they can "
+        f"be), {counts.refused} refused; {counts.resolved} entries bound by ld.so, "
+        f"{counts.remembered} from memory, {counts.patched + counts.batched} words stored, "
+        f"{counts.busy + counts.unwritable} left unfixed; {counts.dropped} pages dropped by "
+        f"{counts.reclaimers} threads{scratch}"
+    )

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .claims import Claims, read_claims
 from .readelf import by_dynamic_section, by_section_headers, installed
 from .resolution import ExpectedWord, Library, Resolver, words
-from .tables import OracleError, Tables
-from .with_pyelftools import by_pyelftools
+from .tables import Claims, OracleError, Tables
+from .with_pyelftools import by_pyelftools, read_claims
 
 # In the order in which they are asked.
 _READERS: dict[str, Callable[[Path, Claims], Tables]] = {

@@ -10,8 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .claims import Claims, Table
-from .tables import RELATIVE, SYMBOLIC, OracleError, Relocation, Symbol, Tables
+from .tables import RELATIVE, SYMBOLIC, Claims, OracleError, Relocation, Symbol, Table, Tables
 
 _SECONDS_PER_FILE = 120
 

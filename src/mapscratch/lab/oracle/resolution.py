@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .claims import Claims
-from .tables import RELATIVE, SYMBOLIC, Symbol, Tables
+from .tables import RELATIVE, SYMBOLIC, WORD, Claims, Symbol, Tables
 
-_WORD = 8
 _MASK = (1 << 64) - 1
 _DEFINING_BINDINGS = {"GLOBAL", "WEAK", "UNIQUE"}
 _DEFINING_TYPES = {"NOTYPE", "OBJECT", "FUNC", "COMMON", "TLS", "IFUNC"}
@@ -96,7 +94,7 @@ def words(library: Library, number: int, resolver: Resolver) -> dict[int, Expect
     known: dict[int, ExpectedWord | None] = {}
     for address, kind, symbol, addend in (*library.tables.rela, *library.tables.plt):
         offset = library.claims.file_offset(address)
-        if offset is None or address % _WORD:
+        if offset is None or address % WORD:
             continue
         if kind in RELATIVE:
             found[offset] = ExpectedWord(addend & _MASK, number)
@@ -114,7 +112,7 @@ def _packed_words(library: Library, number: int) -> dict[int, ExpectedWord]:
     with library.path.open("rb") as file:
         for address in library.tables.relr:
             offset = library.claims.file_offset(address)
-            if offset is not None and not address % _WORD:
-                stored = os.pread(file.fileno(), _WORD, offset)
+            if offset is not None and not address % WORD:
+                stored = os.pread(file.fileno(), WORD, offset)
                 found[offset] = ExpectedWord(int.from_bytes(stored, "little"), number)
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every reader gives: symbols and relocations, in the words that readelf has for them."""
+"""What every reader gives, in the words that readelf has for it, and what it is held against."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mapscratch.errors import UserError
+
+WORD = 8  # bytes
 
 
 class OracleError(UserError, RuntimeError):
@@ -42,6 +44,40 @@ class Tables(NamedTuple):
     relr: Sequence[int]  # the addresses that DT_RELR stands for
     rela: Sequence[Relocation]  # of DT_RELA
     plt: Sequence[Relocation]  # of DT_JMPREL
+
+
+class Segment(NamedTuple):
+    """A PT_LOAD header."""
+
+    address: int
+    offset: int
+    file_size: int
+
+
+class Table(NamedTuple):
+    """A table of relocations: where it is in the file, its bytes, how many it stands for."""
+
+    offset: int
+    size: int
+    relocations: int
+
+
+class Claims(NamedTuple):
+    """What the headers of a library say."""
+
+    segments: Sequence[Segment]
+    symbolic: bool  # its own definitions come first (DT_SYMBOLIC, DF_SYMBOLIC)
+    symbols: int  # so many at least, by its hash table
+    relr: Table
+    rela: Table
+    plt: Table
+
+    def file_offset(self, address: int) -> int | None:
+        """Where the word at an address is in the file; None if it is in no segment's file part."""
+        for segment in self.segments:
+            if segment.address <= address <= segment.address + segment.file_size - WORD:
+                return segment.offset + address - segment.address
+        return None
 
 
 # Kinds that store the address of a symbol, and an address in the library itself.

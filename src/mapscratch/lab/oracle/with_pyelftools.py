@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyelftools' own walkers find: no program, and no text made for people.
+"""What pyelftools finds: no program, and no text made for people.
 
+The sizes that a library states are read by it, too: what every reader's answer is held against.
+That takes the headers, the dynamic section and the hash table of symbols, but no relocation.
 `mapscratch.elf` takes nothing from pyelftools.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from elftools.elf.descriptions import describe_reloc_type
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-from .claims import Claims, opened
-from .tables import OracleError, Relocation, Symbol, Tables
+from .tables import WORD, Claims, OracleError, Relocation, Segment, Symbol, Table, Tables
 
+_RELA_SIZE = 24  # bytes
+_DF_SYMBOLIC = 2
 _NAMES = {
     "STT_LOOS": "IFUNC",
     "STT_GNU_IFUNC": "IFUNC",
@@ -28,9 +34,54 @@ _NAMES = {
 _HIDDEN = 0x8000
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[ELFFile, DynamicSegment]]:
+    """A library and its dynamic section for pyelftools; what that can't read is an OracleError."""
+    with path.open("rb") as file:
+        try:
+            image = ELFFile(file)
+            if image.elfclass != 64 or not image.little_endian:
+                raise OracleError(f"{path}: not an ELF library of 64 bits, little-endian")
+            yield image, next(_of_kind(image.iter_segments(), DynamicSegment))
+        except OracleError:
+            raise
+        except Exception as problem:  # It has no one error for a file that is damaged.
+            raise OracleError(f"{path}: pyelftools can't read it: {problem!r}") from None
+
+
+def read_claims(path: Path) -> Claims:
+    """Read them; an OracleError if it is no ELF library of 64 bits, little-endian, or damaged."""
+    with _opened(path) as (image, dynamic):
+        tags = {tag.entry.d_tag: tag.entry.d_val for tag in dynamic.iter_tags()}
+
+        def table(tag: str, size_tag: str) -> Table:
+            size = tags.get(size_tag, 0) if tag in tags else 0
+            offset = dynamic.get_table_offset(tag)[1] if size else 0
+            if offset is None:
+                raise OracleError(f"{path}: {tag} is in no loaded segment")
+            return Table(offset, size, size // _RELA_SIZE)
+
+        relr = table("DT_RELR", "DT_RELRSZ")
+        image.stream.seek(relr.offset)
+        entries = struct.unpack(f"<{relr.size // WORD}Q", image.stream.read(relr.size))
+        # An even entry is an address; an odd one has a bit for each word, and the lowest.
+        packed = sum(entry.bit_count() - 1 if entry & 1 else 1 for entry in entries)
+        return Claims(
+            segments=[
+                Segment(one["p_vaddr"], one["p_offset"], one["p_filesz"])
+                for one in image.iter_segments("PT_LOAD")
+            ],
+            symbolic="DT_SYMBOLIC" in tags or bool(tags.get("DT_FLAGS", 0) & _DF_SYMBOLIC),
+            symbols=dynamic.num_symbols() if {"DT_GNU_HASH", "DT_HASH"} & tags.keys() else 0,
+            relr=relr._replace(relocations=packed),
+            rela=table("DT_RELA", "DT_RELASZ"),
+            plt=table("DT_JMPREL", "DT_PLTRELSZ"),
+        )
+
+
 def by_pyelftools(path: Path, _claims: Claims) -> Tables:
     """Symbols by the section headers, relocations by the dynamic section."""
-    with opened(path) as (image, dynamic):
+    with _opened(path) as (image, dynamic):
         found = dynamic.get_relocation_tables()
         relr, rela, plt = (
             list(found[name].iter_relocations()) if name in found else []

@@ -30,9 +30,7 @@ class Settings:
     rounds: int  # at most so many for each of them
     seconds: float  # the time for everything
     strategies: tuple[str, ...]  # by name, in the order in which they take turns
-    # ``"pageout"``: the kernel is asked to reclaim the pages (MADV_PAGEOUT). ``"cgroup"``: a memory
-    # control group is squeezed, and the kernel chooses
-    pressure: Pressure
+    pressure: Pressure  # ``"pageout"``: by MADV_PAGEOUT; ``"cgroup"``: a control group is squeezed
     swap: SwapChoice  # what to swap to; ``"none"``: whatever is there
     pages: int  # at least so many pages with fixups a process
 
@@ -41,14 +39,12 @@ class Settings:
 class SwapDescription:
     """Where the kernel swaps to while the experiment runs."""
 
-    # of the area that is filled first; ``"none"`` if there is no swap
-    kind: Literal["none", "file", "partition", "zram"]
+    kind: Literal["none", "file", "partition", "zram"]  # of the area that is filled first
     path: str  # of it
     size: int  # bytes of all areas
     free: int  # bytes of all areas that nothing used when the experiment began
     temporary: bool  # it was made for this experiment
-    # the compressed cache in memory is in front of it; None if that can't be read
-    zswap: bool | None
+    zswap: bool | None  # the compressed cache is in front of it; None if that can't be read
 
     @property
     def title(self) -> str:
@@ -86,22 +82,19 @@ class Round:
     pages: int  # fixed up
     fixups: int  # made on them
     fixups_per_page: float  # their ratio
-    # in swap after reclaim. In a squeezed group the most seen at a time. None where the kernel
-    # isn't asked to reclaim
+    # in swap after reclaim, or at most in a squeezed group; None where the kernel isn't asked
     swapped_out_pages: int | None
     swapped_out_bytes: int | None  # the same in bytes
     swapped_in_pages: int | None  # of these, no longer in swap after page-in
     swapped_in_bytes: int | None  # the same in bytes
-    # pages in swap that the kernel still had in memory at page-in: those that could not be made to
-    # leave, or more, if the machine read fewer than came back. In a squeezed group pages without
-    # fixups may be among them. None if none is in swap
+    # pages in swap that the kernel still had in memory at page-in: that could not be made to leave,
+    # or were not read; in a squeezed group those without fixups, too. None if none is in swap
     swap_cache_pages: int | None
     dropped_by_kernel_pages: int | None  # gone without being written
     dropped_by_us_pages: int | None  # dropped by an engine
     kept_pages: int  # still in memory after reclaim
     storage_bytes_read: int | None  # read for these processes at page-in, from files and swap
-    # of them, from files; known where the machine read nothing from swap
-    file_bytes_read: int | None
+    file_bytes_read: int | None  # of them, from files; None if the machine read from swap
     clean_pss_bytes: int  # Pss of all mapped pages before anything was stored to them
     before_resident_bytes: int  # Rss of all mapped pages before reclaim
     before_lazily_freed_bytes: int  # of it, lazily freed: the kernel may take it at any moment
@@ -113,25 +106,16 @@ class Round:
     given_back_per_mib: float | None  # MiB given back for each MiB asked for
     first_page_in_us: float  # µs a page for reading it the first time
     first_fixups_us: float  # µs a page for making its fixups the first time, where page-in doesn't
-    # µs a page for leaving memory: the call that does it, not what a device goes on writing
-    # afterwards
-    reclaim_us: float | None
+    reclaim_us: float | None  # µs a page for leaving memory; a device may go on writing then
     page_in_us: float | None  # µs a page for coming back, with page-in fixups
-    # µs a page for making its fixups again, or looking that none is missing
-    fixups_us: float | None
-    # µs a page for leaving and coming back as it was. `fixups_us` is in it but for ``private``,
-    # which needs not look
+    fixups_us: float | None  # µs a page for its fixups again, or looking that none is missing
+    # µs a page for leaving and coming back as it was; `fixups_us` is in it but for ``private``
     round_trip_us: float | None
-    # ns for one fixup where its page is in memory: comparing and storing a value that is known
-    fixup_ns: float | None
+    fixup_ns: float | None  # ns for comparing and storing one known value in a page in memory
     fixups_at_page_in: int  # fixups made by page-in
     fixups_after_page_in: int  # fixups missing after page-in, and made
-    # ordinary memory in which page-in fixups keep their values, 16 bytes a fixup; None for
-    # strategies that may work out a value when it is missing
-    fixup_table_bytes: int | None
-    # µs a page of processor time of the processes for the round trip. The kernel's own threads are
-    # not in it
-    cpu_us: float | None
+    fixup_table_bytes: int | None  # memory for values of page-in fixups; None if none are kept
+    cpu_us: float | None  # µs a page of processor time for the round trip, without kernel threads
     major_faults: int  # page faults that waited for a device, at page-in
     words_checked: int  # words read and compared
     wrong_words: int  # of them wrong
@@ -173,8 +157,7 @@ class Summary:
     strategy: str
     rounds: int
     figures: dict[str, Spread | None]  # each of `FIGURES` over the rounds
-    # Its round trip over that of ``private`` in the same round, over the rounds
-    ratio_to_private: Spread | None
+    ratio_to_private: Spread | None  # of round trips, each over that of the same round
 
     def median(self, figure: str) -> float | None:
         """The median of a figure; None where it is not known."""

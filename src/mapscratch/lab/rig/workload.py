@@ -97,17 +97,11 @@ class Workload:
         """Fixups a process."""
         return self.copies * sum(len(library.plan) for library in self.libraries)
 
-    @property
-    def words(self) -> int:
-        """Words that are checked in a process after a round."""
-        return self.copies * sum(len(library.content) for library in self.libraries)
-
     def load_bases(self, seed: str) -> list[list[int]]:
         """Page-aligned load bases: for each copy one a library, all different, by the seed."""
         pages = range(1, _ADDRESS_PAGES)
-        drawn = random.Random(seed).sample(pages, self.copies * self.linked)
-        bases = [page * PAGESIZE for page in drawn]
-        return [bases[at : at + self.linked] for at in range(0, len(bases), self.linked)]
+        drawn = iter(random.Random(seed).sample(pages, self.copies * self.linked))
+        return [[next(drawn) * PAGESIZE for _ in range(self.linked)] for _ in range(self.copies)]
 
 
 def read_workload(
@@ -120,7 +114,10 @@ def read_workload(
     """
     if pages < 1:
         raise WorkloadError(f"a process has at least one page with fixups, not {pages}")
-    chosen = _chosen(paths)
+    named = [Path(path).resolve(strict=True) for path in paths] or default_libraries()
+    if not named:
+        raise WorkloadError("no shared library was found on this machine: name one or more")
+    chosen = list(dict.fromkeys(named))
     plans = link([relocations(path) for path in chosen])
     opinion = second_opinion(chosen)
     workload = workload_of(plans, opinion.words, pages=pages)
@@ -128,10 +125,7 @@ def read_workload(
 
 
 def workload_of(
-    plans: Sequence[FixupPlan],
-    expectations: Sequence[Mapping[int, ExpectedWord]],
-    *,
-    pages: int = DEFAULT_PAGES,
+    plans: Sequence[FixupPlan], expectations: Sequence[Mapping[int, ExpectedWord]], *, pages: int
 ) -> Workload:
     """A workload of libraries linked already, and what should come out by offset in each file."""
     libraries = tuple(
@@ -150,13 +144,6 @@ def workload_of(
         )
     copies = max(1, min(-(-pages // once), _MOST_MAPPINGS // len(libraries)))
     return Workload(libraries, len(plans), copies, dict(sorted(skipped.items())))
-
-
-def _chosen(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    named = [Path(path).resolve(strict=True) for path in paths] or default_libraries()
-    if not named:
-        raise WorkloadError("no shared library was found on this machine: name one or more")
-    return list(dict.fromkeys(named))
 
 
 def _library(plan: FixupPlan, expected: Mapping[int, ExpectedWord]) -> Library:

@@ -3,7 +3,6 @@
 
 from mapscratch.lab.rig.machine.cgroups import (
     CgroupError,
-    MemoryEvents,
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
     temporary_memory_cgroup,
@@ -11,18 +10,15 @@ from mapscratch.lab.rig.machine.cgroups import (
 from mapscratch.lab.rig.machine.swap import (
     SwapError,
     SwapKind,
-    TemporarySwap,
     probe_temporary_swap,
     temporary_swap,
 )
 
 __all__ = [
     "CgroupError",
-    "MemoryEvents",
     "SwapError",
     "SwapKind",
     "TemporaryMemoryCgroup",
-    "TemporarySwap",
     "probe_temporary_memory_cgroup",
     "probe_temporary_swap",
     "temporary_memory_cgroup",

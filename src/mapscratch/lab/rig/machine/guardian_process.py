@@ -25,8 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 Argument = str | int
-Step = list[Any]
-"""A name in `UNDO` and its arguments."""
+Step = list[Any]  # a name in `UNDO` and its arguments
 
 # Seconds in which the kernel may refuse with "busy" or "no memory" before that is a failure.
 _PATIENCE = 30.0
@@ -50,7 +49,8 @@ def undo(steps: Iterable[Step]) -> list[str]:
 def remove_swap_file(path: str) -> None:
     """End swapping to a file and remove it. A file still in use is kept: it can be tried again."""
     swap_off(path)
-    _ignoring(lambda: os.unlink(path), errno.ENOENT)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def remove_zram(device: int) -> None:
@@ -220,20 +220,15 @@ def _patiently(call: Callable[[], object], *harmless: int) -> None:
     pause = 0.005
     while True:
         try:
-            return _ignoring(call, *harmless)
+            call()
+            return
         except OSError as error:
+            if error.errno in harmless:
+                return
             if error.errno not in _RETRIED or time.monotonic() > end:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
-
-
-def _ignoring(call: Callable[[], object], *harmless: int) -> None:
-    try:
-        call()
-    except OSError as error:
-        if error.errno not in harmless:
-            raise
 
 
 def _processes(group: str) -> list[int]:
@@ -245,8 +240,8 @@ def _processes(group: str) -> list[int]:
 
 
 def _move(pid: int, group: str) -> None:
-    # A process that has ended needs no moving.
-    _ignoring(lambda: write(f"{group}/cgroup.procs", str(pid)), errno.ESRCH)
+    with contextlib.suppress(ProcessLookupError):  # A process that has ended needs no moving.
+        write(f"{group}/cgroup.procs", str(pid))
 
 
 def main() -> None:

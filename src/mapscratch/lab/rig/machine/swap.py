@@ -13,7 +13,6 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import FileIO
 from mmap import PAGESIZE
 from typing import Literal, get_args
@@ -28,6 +27,7 @@ _SPACE_MARGIN = 512 << 20  # bytes that a swapfile leaves free on its disk
 _ZRAM_CONTROL = "/sys/class/zram-control"
 _ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
 _DIRECTORIES = ("/var/tmp", "/var/lib", "/")
+_ADVICE = "Have one of these on an ext4 or xfs disk with room, take kind 'zram'"
 _HIGHEST_PRIORITY = 0x7FFF
 _SWAP_FLAG_PREFER = 0x8000  # include/linux/swap.h
 
@@ -49,49 +49,35 @@ class SwapError(OSError):
     """A temporary swap could not be made or removed; the message says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class TemporarySwap:
-    """A swap area made by `temporary_swap`."""
-
-    kind: SwapKind
-    path: str  # of the file or device
-    size: int  # bytes that fit in
-
-
-def probe_temporary_swap(
-    kind: SwapKind, size: int = 0, directory: str | os.PathLike[str] | None = None
-) -> Availability:
+def probe_temporary_swap(kind: SwapKind, size: int = 0) -> Availability:
     """Whether `temporary_swap` is expected to work with these arguments; changes nothing."""
     try:
-        return Availability(True, _check(kind, size, directory))
+        return Availability(True, _check(kind, size))
     except SwapError as error:
         return Availability(False, str(error.strerror))
 
 
 @contextmanager
-def temporary_swap(
-    kind: SwapKind, size: int, directory: str | os.PathLike[str] | None = None
-) -> Iterator[TemporarySwap]:
+def temporary_swap(kind: SwapKind, size: int) -> Iterator[str]:
     """Swap to an area of its own, of the highest priority, until the end of the ``with`` block.
 
     ``"file"`` is a swapfile on a disk; ``"zram"`` a new compressed device in memory, never one
     that was there before; ``"zswap"`` the compressed cache in memory, enabled if it was not, before
-    a swapfile. The area is there for the whole machine: other processes swap to it too.
+    a swapfile. The path of the file or device is yielded. The area is there for the whole machine:
+    other processes swap to it too.
 
     In the end the area is switched off, which reads back what is in it, and removed; zswap gets its
     former setting. This happens after exceptions and Ctrl-C, and also if the process is ended by
     SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it. Only one process
     at a time can have zswap; the next one waits for half a minute.
 
-    The size is in bytes, at least ten pages, and rounded up to pages. Without a directory the
-    swapfile goes to the first of /var/tmp, /var/lib and / that is on a suitable disk with
-    `_SPACE_MARGIN` to spare. A SwapError says what is in the way, or that the area could not be
-    removed.
+    The size is in bytes, at least ten pages, and rounded up to pages. A SwapError says what is in
+    the way, or that the area could not be removed.
     """
     if size < 10 * PAGESIZE:
         raise ValueError(f"a swap area has at least {10 * PAGESIZE} bytes, not {size}")
     pages = -(-size // PAGESIZE)
-    _check(kind, size, directory)
+    _check(kind, size)
     with Guardian(SwapError) as guardian:
         if kind == "zram":
             path = _make_zram(guardian, pages)
@@ -99,16 +85,14 @@ def temporary_swap(
             if kind == "zswap":
                 with _advice(f"zswap could not be enabled by {_ZSWAP_ENABLED}"):
                     guardian.act("change_setting", _ZSWAP_ENABLED, "Y")
-            path = _make_swap_file(guardian, pages, directory)
-        yield TemporarySwap(kind, path, pages * PAGESIZE)
+            path = _make_swap_file(guardian, pages)
+        yield path
 
 
-def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) -> str:
+def _check(kind: SwapKind, size: int) -> str:
     """How it will be done; ValueError or SwapError if it can't be."""
     if kind not in get_args(SwapKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(SwapKind))}, not {kind!r}")
-    if kind == "zram" and directory is not None:
-        raise ValueError("zram is in memory: it takes no directory")
     if not os.path.exists("/proc/swaps"):
         raise SwapError(errno.ENOSYS, "this kernel was built without swap (CONFIG_SWAP)")
     if not has_system_administration():
@@ -123,7 +107,7 @@ def _check(kind: SwapKind, size: int, directory: str | os.PathLike[str] | None) 
     if kind == "zswap":
         advice = "a kernel with CONFIG_ZSWAP is needed; or take kind 'file'"
         _require(_ZSWAP_ENABLED, os.W_OK, advice)
-    where = _suitable_directories(size, directory)[0]
+    where = _suitable_directories(size)[0]
     return f"a swapfile in {where}{', behind zswap' if kind == 'zswap' else ''}"
 
 
@@ -134,18 +118,16 @@ def _require(path: str, access: int, advice: str) -> None:
         raise SwapError(errno.EACCES, f"{path} is closed to this process (a container?): {advice}")
 
 
-def _suitable_directories(size: int, directory: str | os.PathLike[str] | None) -> list[str]:
+def _suitable_directories(size: int) -> list[str]:
     """The directories that can take a swapfile of ``size`` bytes; SwapError if there is none."""
-    candidates = _DIRECTORIES if directory is None else (os.path.abspath(os.fspath(directory)),)
-    problems = {candidate: _problem(candidate, size) for candidate in candidates}
-    suitable = [candidate for candidate, problem in problems.items() if not problem]
+    problems = {directory: _problem(directory, size) for directory in _DIRECTORIES}
+    suitable = [directory for directory, problem in problems.items() if not problem]
     if not suitable:
         full = any(problem.startswith("only") for problem in problems.values())
-        reasons = "; ".join(f"{candidate}: {problem}" for candidate, problem in problems.items())
+        reasons = "; ".join(f"{directory}: {problem}" for directory, problem in problems.items())
         raise SwapError(
             errno.ENOSPC if full else errno.EINVAL,
-            f"no place for a swapfile: {reasons}. Name a directory on an ext4 or xfs disk with "
-            "room, or ask for less",
+            f"no place for a swapfile: {reasons}. {_ADVICE}, or ask for less",
         )
     return suitable
 
@@ -177,13 +159,11 @@ def _file_system(directory: str) -> int:
     return ctypes.c_ulong.from_buffer(result).value & 0xFFFFFFFF
 
 
-def _make_swap_file(
-    guardian: Guardian, pages: int, directory: str | os.PathLike[str] | None
-) -> str:
+def _make_swap_file(guardian: Guardian, pages: int) -> str:
     problems: list[str] = []
     is_forbidden = False
-    for candidate in _suitable_directories(pages * PAGESIZE, directory):
-        path = f"{candidate.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
+    for directory in _suitable_directories(pages * PAGESIZE):
+        path = f"{directory.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
         guardian.remember("remove_swap_file", path)
         try:
             with open(path, "xb", buffering=0, opener=_for_us_alone) as file:
@@ -192,19 +172,15 @@ def _make_swap_file(
             _swap_on(path)
         except OSError as error:
             remove_swap_file(path)
-            problems.append(f"{candidate}: {error.strerror}")
+            problems.append(f"{directory}: {error.strerror}")
             is_forbidden = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS)
         else:
             return path
-    advice = "Name a directory on an ext4 or xfs disk"
-    if is_forbidden:
-        advice = (
-            "A seccomp profile or a security module forbids swapon(2), as in a container that "
-            "isn't privileged"
-        )
+    forbidden = "A security module or seccomp forbids swapon(2), as in an unprivileged container"
     raise SwapError(
         errno.EPERM if is_forbidden else errno.EINVAL,
-        f"the kernel refuses a swapfile: {'; '.join(problems)}. {advice}",
+        f"the kernel refuses a swapfile: {'; '.join(problems)}. "
+        f"{forbidden if is_forbidden else _ADVICE}",
     )
 
 

@@ -57,8 +57,7 @@ class Setting:
     """What is to be shown here, and how; sizes in bytes."""
 
     limit: int  # of memory that each process could have, beyond an interpreter with NumPy
-    # "itself": by RLIMIT_DATA, and MADV_PAGEOUT in place of pressure
-    limited_by: Literal["cgroup", "itself"]
+    limited_by: Literal["cgroup", "itself"]  # by RLIMIT_DATA, and MADV_PAGEOUT for pressure
     why_not_cgroup: str  # empty for a cgroup
     swap: int  # that the machine has
     array: int

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from mmap import PAGESIZE
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -36,17 +36,9 @@ def _expected(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return raw.astype("f4") * _SCALE + _ZERO
 
 
-def _ordinary(descriptor: int, items: int) -> None:
-    with open(descriptor, "rb", closefd=False) as file:
-        raw = np.memmap(file, ">i2", "r", shape=items)
-    array = _expected(raw)
-    _tell(sum=float(array.sum(dtype="f8")))
-
-
-def _ours(descriptor: int, items: int, own_limit: int) -> None:
-    with open(descriptor, "rb", closefd=False) as file:
-        array = mapscratch.array(file, "f4", shape=items, source=">i2", scale=_SCALE, zero=_ZERO)
-        raw = np.memmap(file, ">i2", "r", shape=items)
+def _ours(file: BinaryIO, raw: np.ndarray[Any, Any], own_limit: int) -> None:
+    items = len(raw)
+    array = mapscratch.array(file, "f4", shape=items, source=">i2", scale=_SCALE, zero=_ZERO)
     most = _Watch(array, own_limit)
     wrong = 0
     for scan in range(_SCANS):
@@ -117,10 +109,12 @@ def main() -> None:
     if own_limit:
         _limit_own_data(own_limit)
     try:
-        if kind == "ordinary":
-            _ordinary(descriptor, items)
-        else:
-            _ours(descriptor, items, own_limit)
+        with open(descriptor, "rb", closefd=False) as file:
+            raw = np.memmap(file, ">i2", "r", shape=items)
+            if kind == "ordinary":
+                _tell(sum=float(_expected(raw).sum(dtype="f8")))
+            else:
+                _ours(file, raw, own_limit)
     except MemoryError as error:
         _tell(memory_error=str(error))
     except (UserError, OSError) as error:  # all of the message, which has several lines

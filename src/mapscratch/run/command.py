@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a program with PLT entries that bind themselves again after their page was dropped.
 
-Without memory pressure this costs memory: a fixed entry takes 16 bytes of private text, where the
-slot that it replaces took 8, and PLT entries are 2 to 6 % of what relocation dirties (`mapscratch
-code` measures it here). What it gives: the kernel can drop those pages and never writes them to
-swap; what was in them is bound again by the next call.
+Without memory pressure this costs memory (`mapscratch code` measures it here). What it gives: the
+kernel can drop those pages and never writes them to swap; what was in them is bound again by the
+next call. Breakpoints of gdb and uprobes in dropped text are lost. More is in docs/code-fixups.md.
 
-The program and its libraries stay as they are on disk. The libraries' conversions are made once
-and kept in $XDG_CACHE_HOME/mapscratch/code. Libraries that the program loads later (dlopen) and
-that are not in the cache run as they are, and are converted after it ended, for the next time. What
-can't be converted runs as it is; -v lists it.
-
-Where the kernel has MAP_SCRATCH, it drops the pages. Elsewhere each process gets a thread that
-drops them when memory is short (--no-reclaimer: none, and such pages are swapped as ever).
-Breakpoints of gdb and uprobes in dropped text are lost.
+Nothing changes on disk. Conversions are made once and kept in $XDG_CACHE_HOME/mapscratch/code, of
+libraries that are loaded later (dlopen) after the program ended, for the next time. What can't be
+converted runs as it is; -v lists it. Where the kernel has no MAP_SCRATCH, each process gets a
+thread that drops pages when memory is short (--no-reclaimer: none, and they are swapped as ever).
 
 The exit status is the program's, or 128 + n if signal n ended it; 127 if there is no such command,
 126 if it can't be executed, and 2 if it can't be run with converted libraries.

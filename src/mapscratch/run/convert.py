@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a library's PLT entries, so that they bind themselves again after their page was dropped.
 
-Without memory pressure a converted library takes more private memory than the original: a bound
-entry dirties 16 bytes of text, where its slot took 8; and PLT entries are only 2 to 6 % of what
-relocation dirties. What it gives: those pages can be dropped and need never be written to swap;
-what was in them is bound again by the next call. `mapscratch run` does the same to a whole program,
-without changing a file.
+Without memory pressure it then takes more private memory than before. What it gives: those pages
+can be dropped and need never be written to swap; what was in them is bound again by the next call.
+`mapscratch run` does the same to a whole program, without changing a file.
 
 The result needs libmapscratch.so.1 when it is loaded (its folder is printed; put it where ld.so
-looks) and stays loaded after dlclose. Functions that are missing are noticed when and as they were:
-if the library asks for being bound at load (BIND_NOW), ld.so looks each up at load as ever, and
-then again at its first call. --lazy leaves the first out, and a missing function then fails at its
-first call.
-
-In text that was dropped, breakpoints of gdb and uprobes are lost. Strip before you convert, not
-after.
+looks) and stays loaded after dlclose. A function that is missing is noticed as before, with --lazy
+at its first call. Breakpoints of gdb and uprobes in dropped text are lost. Strip before you
+convert, not after. More is in docs/code-fixups.md.
 
 Examples:
   mapscratch convert /usr/lib/x86_64-linux-gnu/libssl.so.3 -o converted/libssl.so.3

@@ -35,19 +35,12 @@ class SecondOpinion:
 
 
 def second_opinion(paths: Sequence[str | os.PathLike[str]]) -> SecondOpinion:
-    """Work out the words that a loader would store into libraries loaded together.
+    """Work out the words that a loader would store into libraries, given in scope order.
 
-    Args:
-        paths: the libraries in scope order.
-
-    Raises:
-        OracleError: readelf is missing, or no reader finds in a file what it says it has.
-        OSError: a file can't be read.
+    That readelf is missing, or no reader finds in a file what it says it has, is an OracleError.
     """
     installed()
-    notes: list[str] = []
-    used: set[str] = set()
-    libraries = []
+    notes, used, libraries = list[str](), set[str](), list[Library]()
     for path in map(Path, paths):
         claims = read_claims(path)
         tables, reader, why_not = _read(path, claims)

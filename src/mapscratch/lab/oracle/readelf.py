@@ -15,25 +15,22 @@ from .tables import RELATIVE, SYMBOLIC, Claims, OracleError, Relocation, Symbol,
 _SECONDS_PER_FILE = 120
 
 _HEX = r"[0-9a-f]+"
-_SYMBOL_TABLE_LINE = re.compile(
-    r"^Symbol table (?:'\.dynsym'|for image) contains \d+ entr.*$", re.MULTILINE
-)
+_SYMBOL_TABLE_LINE = re.compile(r"(?m)^Symbol table (?:'\.dynsym'|for image) contains \d+ entr.*$")
 _SYMBOL_LINE = re.compile(
-    rf"^\s*(?P<number>\d+): (?P<value>{_HEX})\s+\S+\s+"
+    rf"(?m)^\s*(?P<number>\d+): (?P<value>{_HEX})\s+\S+\s+"
     r"(?P<type><[^>]*>: \d+|\S+)\s+(?P<binding><[^>]*>: \d+|\S+)\s+"
-    r"(?P<visibility>\S+)\s+(?:\[[^]]*\]\s+)?(?P<section>\S+)(?: (?P<name>.*))?$",
-    re.MULTILINE,
+    r"(?P<visibility>\S+)\s+(?:\[[^]]*\]\s+)?(?P<section>\S+)(?: (?P<name>.*))?$"
 )
 # readelf withholds the GNU names from files that don't declare the GNU ABI; ld.so doesn't care.
 _UNNAMED = "<OS specific>: 10"
-_TABLE_LINE = re.compile(r"^'(RELA|RELR|PLT)' relocation section at offset .*$", re.MULTILINE)
+_TABLE_LINE = re.compile(r"(?m)^'(RELA|RELR|PLT)' relocation section at offset .*$")
 _SECTION_LINE = re.compile(
-    rf"^Relocation section '.*' at offset 0x({_HEX}) contains \d+ entr.*$", re.MULTILINE
+    rf"(?m)^Relocation section '.*' at offset 0x({_HEX}) contains \d+ entr.*$"
 )
-_RELA_LINE = re.compile(rf"^({_HEX})\s+({_HEX})\s+(unrecognized: {_HEX}|\S+)\s*(.*)$", re.MULTILINE)
+_RELA_LINE = re.compile(rf"(?m)^({_HEX})\s+({_HEX})\s+(unrecognized: {_HEX}|\S+)\s*(.*)$")
 # Up to binutils 2.42 one address a line; later "0001: ENTRY ADDRESS NAME" and, for the further
 # addresses of a bitmap, " ADDRESS NAME".
-_RELR_LINE = re.compile(rf"^(?:\d+:\s+{_HEX}\s+|\s+)?([0-9a-f]{{16}})\b", re.MULTILINE)
+_RELR_LINE = re.compile(rf"(?m)^(?:\d+:\s+{_HEX}\s+|\s+)?([0-9a-f]{{16}})\b")
 _ADDEND = re.compile(rf"(?:^|\s)([-+]? ?{_HEX})$")
 
 
@@ -41,7 +38,7 @@ def by_dynamic_section(path: Path, _claims: Claims) -> Tables:
     """Relocations as ld.so finds them; a file may hold some for the link editor too."""
     _, *pieces = _TABLE_LINE.split(_readelf("-rW", "--use-dynamic", path=path))
     printed = dict(zip(pieces[::2], pieces[1::2], strict=True))
-    return _tables(path, [printed.get(name, "") for name in ("RELR", "RELA", "PLT")])
+    return _tables(path, *(printed.get(name, "") for name in ("RELR", "RELA", "PLT")))
 
 
 def by_section_headers(path: Path, claims: Claims) -> Tables:
@@ -53,21 +50,19 @@ def by_section_headers(path: Path, claims: Claims) -> Tables:
         end = table.offset + table.size
         return "\n".join(text for offset, text in sections if table.offset <= offset < end)
 
-    return _tables(path, [printed(table) for table in (claims.relr, claims.rela, claims.plt)])
+    return _tables(path, *map(printed, (claims.relr, claims.rela, claims.plt)))
 
 
-def _tables(path: Path, printed: list[str]) -> Tables:
-    relr, rela, plt = printed
+def _tables(path: Path, relr: str, rela: str, plt: str) -> Tables:
     symbols = _symbols(path)
     return Tables(symbols, _addresses(relr), list(_relocations(rela)), list(_relocations(plt)))
 
 
 def installed() -> str:
     """The program, or an OracleError if there is none."""
-    program = shutil.which("readelf")
-    if program is None:
-        raise OracleError("readelf is not installed; it comes with `apt install binutils`")
-    return program
+    if program := shutil.which("readelf"):
+        return program
+    raise OracleError("readelf is not installed; it comes with `apt install binutils`")
 
 
 def _readelf(*options: str, path: Path) -> str:
@@ -130,7 +125,6 @@ def _relocations(listing: str) -> Iterator[Relocation]:
 
 def _addend(text: str) -> int:
     """The addend at the end of "VALUE NAME + ADDEND", "NAME - ADDEND" or "ADDEND"."""
-    match = _ADDEND.search(text)
-    if match is None:
-        raise OracleError(f"readelf prints an addend that is not understood: {text!r}")
-    return int(match[1].replace(" ", ""), 16)
+    if match := _ADDEND.search(text):
+        return int(match[1].replace(" ", ""), 16)
+    raise OracleError(f"readelf prints an addend that is not understood: {text!r}")

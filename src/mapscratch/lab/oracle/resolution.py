@@ -13,7 +13,6 @@ from .tables import RELATIVE, SYMBOLIC, WORD, Claims, Symbol, Tables
 _MASK = (1 << 64) - 1
 _DEFINING_BINDINGS = {"GLOBAL", "WEAK", "UNIQUE"}
 _DEFINING_TYPES = {"NOTYPE", "OBJECT", "FUNC", "COMMON", "TLS", "IFUNC"}
-_WITHOUT_ADDRESS = {"TLS", "IFUNC"}
 
 
 class ExpectedWord(NamedTuple):
@@ -43,7 +42,7 @@ class Resolver:
         if symbol == 0:
             return ExpectedWord(0, library)
         found = self._find(library, self._libraries[library].tables.symbols[symbol])
-        if found is None or found[1].type in _WITHOUT_ADDRESS:
+        if found is None or found[1].type in {"TLS", "IFUNC"}:
             return None
         definer, definition = found
         return ExpectedWord(definition.value, -1 if definition.section == "ABS" else definer)
@@ -56,8 +55,7 @@ class Resolver:
             return library, wanted
         own = [library] if self._libraries[library].claims.symbolic else []
         for candidate in (*own, *range(len(self._libraries))):
-            best = _best_match(self._exports[candidate].get(wanted.name, []), wanted.version)
-            if best is not None:
+            if best := _best_match(self._exports[candidate].get(wanted.name, []), wanted.version):
                 return candidate, best
         return None
 

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to keep fixed-up pages that are compared: MAP_PRIVATE, and each scratch engine.
-
-A strategy knows how a window of a library is mapped and how its pages are made to leave memory.
-What is then done with the mapped window is the same for all: see `Window`.
-"""
+"""The ways to keep fixed-up pages that are compared: MAP_PRIVATE, and each scratch engine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an experiment runs in: the swap that is there, or one of its own, and a control group.
-
-Without being told to, nothing on the machine is changed: no swap, no control group.
-"""
+"""What an experiment runs in: the swap and control group that are there, or of its own if asked."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -43,12 +41,12 @@ class Squeeze(NamedTuple):
     most_swapped: int  # pages in swap at a time, as `swapped` said
 
 
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """The swap and the control group of an experiment."""
 
-    def __init__(self, swap: SwapDescription, group: TemporaryMemoryCgroup | None) -> None:
-        self.swap = swap
-        self._group = group
+    swap: SwapDescription
+    _group: TemporaryMemoryCgroup | None
 
     def adopt(self, pids: list[int]) -> None:
         """Moves processes into the control group, if there is one."""

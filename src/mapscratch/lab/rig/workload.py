@@ -25,8 +25,8 @@ from mapscratch.lab.oracle import ExpectedWord, second_opinion
 
 Words: TypeAlias = NDArray[np.uint64]
 
+# Pages with fixups that a process should have: enough for medians that mean something.
 DEFAULT_PAGES = 2000
-"""Pages with fixups that a process should have: enough for medians that mean something."""
 # Of one process: well below vm.max_map_count (65,530) and RLIMIT_NOFILE (1,024).
 _MOST_MAPPINGS = 400
 _WORD = 8

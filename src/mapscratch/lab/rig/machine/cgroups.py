@@ -64,7 +64,8 @@ class TemporaryMemoryCgroup:
 
     def set_limit(self, limit: int) -> None:
         """Set the limit, in bytes, rounded down to pages; the kernel reclaims what is above it."""
-        _check_limit(limit)
+        if limit < PAGESIZE:
+            raise ValueError(f"a limit is at least one page of {PAGESIZE} bytes, not {limit}")
         try:
             write(self._limit_file, str(limit))
         except OSError as error:
@@ -73,12 +74,6 @@ class TemporaryMemoryCgroup:
                 advice = "take a higher limit, or add swap"
                 raise CgroupError(errno.EBUSY, f"{used}: {advice}") from error
             raise _refused(error, f"the limit of {self.directory} can't be set") from error
-
-    def limit(self) -> int | None:
-        """The limit in bytes; None for unlimited."""
-        text = self._read(LIMIT_FILES[self.version]).strip()
-        # v1 says "unlimited" by the largest number of whole pages.
-        return None if text == "max" or int(text) > (1 << 63) - (1 << 20) else int(text)
 
     def usage(self) -> int:
         """Bytes that are charged to the group: memory of its processes, page cache, slab."""
@@ -90,11 +85,13 @@ class TemporaryMemoryCgroup:
 
     def events(self) -> MemoryEvents:
         """What has happened since the group was made."""
-        if self.version == 1:
-            kills = _value(self._read("memory.oom_control"), "oom_kill")
-            return MemoryEvents(int(self._read("memory.failcnt")), kills)
-        events = self._read("memory.events")
-        return MemoryEvents(_value(events, "max"), _value(events, "oom_kill"))
+        counted = read_numbers(
+            self._read("memory.oom_control" if self.version == 1 else "memory.events")
+        )
+        if "oom_kill" not in counted:
+            raise CgroupError(errno.ENOSYS, "to count what was killed takes Linux 4.13")
+        hits = int(self._read("memory.failcnt")) if self.version == 1 else counted["max"]
+        return MemoryEvents(hits, counted["oom_kill"])
 
     def reclaim(self, amount: int) -> int:
         """Have the kernel reclaim ``amount`` bytes of the group; as much of it as can be had.
@@ -161,8 +158,6 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
     this process is ended by SIGTERM, SIGKILL or the closing of its terminal: a guardian process
     sees to it. A CgroupError says what is in the way, or that the group could not be removed.
     """
-    if limit is not None:
-        _check_limit(limit)
     own, parents = _parents()
     with Guardian(CgroupError) as guardian:
         directory = _make_group(guardian, own, parents)
@@ -217,18 +212,6 @@ def _possible_parents(own: MemoryCgroup) -> list[Path]:
     above = [path for path in own.directory.parents if path.is_relative_to(own.mount)]
     candidates = dict.fromkeys([own.mount, *above])
     return [path for path in candidates if "memory" in words(path / "cgroup.subtree_control")]
-
-
-def _value(text: str, name: str) -> int:
-    counted = read_numbers(text)
-    if name in counted:
-        return counted[name]
-    raise CgroupError(errno.ENOSYS, f"this kernel does not count {name}: Linux 4.13 is needed")
-
-
-def _check_limit(limit: int) -> None:
-    if limit < PAGESIZE:
-        raise ValueError(f"a limit is at least one page of {PAGESIZE} bytes, not {limit}")
 
 
 def _refused(error: OSError, what: str) -> CgroupError:

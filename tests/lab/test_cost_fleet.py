@@ -67,9 +67,11 @@ def test_processor_time_is_what_was_measured_where_it_was():
 
 def test_processor_time_is_of_pages_as_they_were_measured_however_they_lie_here():
     # 20 µs where measured: a page and its mapping alone. Here half a page lies beside each.
-    measured = Point(100.0, 0.0, 0.01, Spread(20.0, 20.0, 20.0))
+    measured = Point(100.0, 20.0, 20.0, 20.0)
     fits = (Fit(15.0, 40.0, 4.0, 100.0),)
-    line = Line("lazyfree", "known values", fits, (measured,), Spread(10.0, 10.0, 10.0))
+    line = Line(
+        "lazyfree", "known values", fits, (measured,), ((0.0, 0.01),), Spread(10.0, 10.0, 10.0)
+    )
     found = plan(plan_fleet(make_costs(lines=[line], nanoseconds={}), PAGES, 1, 1), "lazyfree")
     assert found.seconds.median == pytest.approx(1000 * (15.0 + 4.0 + 0.5 * 4.0 + 1.0) / 1e6)
     assert found.cpu_seconds.median == pytest.approx(found.seconds.median / 2)

@@ -328,7 +328,7 @@ def test_a_document_gives_back_what_went_in():
     assert np.array_equal(pages.pages, PAGES.pages)
     assert (pages.relative_share, pages.layout) == (0.75, PAGES.layout)
     again = cost_report(figures.costs(), pages, device=device("nvme"), alternatives=ALTERNATIVES)
-    assert cost_document(again, CREATED) == document
+    assert json.loads(json.dumps(cost_document(again, CREATED))) == document
 
 
 def test_a_document_has_what_it_promises():
@@ -352,7 +352,7 @@ def test_a_document_has_what_it_promises():
         (None, "mapscratch.cost is wanted"),
         ({"document": "mapscratch.survey", "version": 1}, "a document 'mapscratch.survey'"),
         ({"document": "mapscratch.cost", "version": 0, "machine": {}}, "make it again"),
-        ({"document": "mapscratch.cost", "version": 1}, "missing required field `created`"),
+        ({"document": "mapscratch.cost", "version": 1}, "missing required field `measurements`"),
         ({"document": "mapscratch.cost", "version": 99}, "a newer mapscratch made it"),
     ],
 )
@@ -372,6 +372,13 @@ def test_a_damaged_document_is_an_error_that_says_so(data):
         figures_of(document)
     except ReadingError as error:
         assert "make it again" in str(error)
+
+
+def test_half_a_letter_in_a_document_is_damage():
+    document = json.loads(json.dumps(cost_document(report_of(), CREATED)))
+    document["measurements"][0]["per"] = "\udcff"
+    with pytest.raises(ReadingError, match="make it again"):
+        figures_of(document)
 
 
 # --- the answer and the picture -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -437,7 +438,7 @@ def test_points_are_moved_to_how_pages_lie_in_the_libraries():
     line = make_report_line("swap.file", 20.1, 0.2)
     layout = facts.Layout(2.0, 0.1)
     fits = tuple(type(fit)(fit.page_us, fit.fixup_ns, 0.5, 10.0) for fit in line.fits)
-    line = type(line)(line.what, line.fixups, fits, line.points)
+    line = dataclasses.replace(line, fits=fits)
     (fixups, spread), *_ = facts.moved_points(line, layout)
     assert fixups == 1
     assert spread.median == pytest.approx(20.1 + 0.2e-3 + 2 * 0.5 + 0.1 * 10)

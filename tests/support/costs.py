@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.rig.results import Spread
@@ -45,11 +45,11 @@ def make_line(what: str, *fits: tuple[float, ...], cpu_us: Spread | None = None)
     """Fits are `Fit`'s attributes, as many as are wanted; the others are 0."""
     made = tuple(Fit(*fit, *[0.0] * (4 - len(fit))) for fit in fits)
     points = tuple(
-        Point(float(count), 0.0, 0.01, make_spread(made[0].round_trip_us(count)))
+        Point(float(count), *astuple(make_spread(made[0].round_trip_us(count))))
         for count in (1, 512)
     )
     fixups = "none" if what.startswith("swap.") else "known values"
-    return Line(what, fixups, made, points, cpu_us)
+    return Line(what, fixups, made, points, ((0.0, 0.01),) * 2, cpu_us)
 
 
 LINES = (

@@ -15,7 +15,6 @@ from mapscratch.lab.cost.answer import CostReport, cost_report
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.cost.document import cost_document
 from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
-from mapscratch.lab.rig.results import Spread
 from support.comparisons import SWAPFILE, ZRAM, make_comparison, make_round
 
 Document = dict[str, Any]
@@ -109,7 +108,8 @@ def make_report_line(what: str, page_us: float, fixup_ns: float, points: Any = N
         what,
         "none" if what.startswith("swap.") else "known values",
         (fit,),
-        tuple(Point(k, 0.0, 0.0, Spread(us, 0.93 * us, 1.1 * us)) for k, us in measured),
+        tuple(Point(k, us, 0.93 * us, 1.1 * us) for k, us in measured),
+        ((0.0, 0.0),) * len(measured),
     )
 
 

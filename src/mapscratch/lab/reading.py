@@ -84,7 +84,7 @@ def converted(value: object, kind: type[T], where: str) -> T:
     """
     try:
         return msgspec.convert(value, kind, dec_hook=_path)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise ReadingError(
             f"{where!a}: {error}: was this file changed by hand? If not, make it again"
         ) from None

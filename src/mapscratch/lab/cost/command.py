@@ -30,9 +30,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
+
+from rich.console import Console
 
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
@@ -41,11 +44,11 @@ from mapscratch.lab.cost.alternatives import Alternatives, try_alternatives
 from mapscratch.lab.cost.answer import cost_report
 from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.costs import Costs
-from mapscratch.lab.cost.document import Figures, Survey, cost_document, read_figures, read_survey
+from mapscratch.lab.cost.document import cost_document, read_figures, read_survey
 from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.measure import DEFAULT_SECONDS, measure
 from mapscratch.lab.cost.model import DEVICES, Device, ModelError, device, swap_lines
-from mapscratch.lab.cost.pages import Distribution, distribution_of_libraries
+from mapscratch.lab.cost.pages import distribution_of_libraries
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.cost.termination import interrupted_by_termination
 from mapscratch.lab.cost.timers import CannotMeasure
@@ -65,9 +68,6 @@ from mapscratch.terminal import (
 )
 from mapscratch.text import counted
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
 
 _ASSUMED_DEVICE = "nvme"
@@ -75,82 +75,43 @@ _KSM = "/sys/kernel/mm/ksm/run"
 _LEAST_SWAP = 256 << 20
 _MOST = 1_000_000
 
-
 HELP = "how expensive fixups are: what a page costs by swap and by fixups, and break-even"
+
+
+_HELP = {
+    "libraries": "whose pages are reckoned with; else some of this machine's libraries",
+    "--measure": "measure now; what happens anyway unless there is --from",
+    "--from": "take the figures of an earlier run (its --json), and measure nothing",
+    "--swap": "none: measure what is there, if there is any (default). file, zram, zswap: make a "
+    "temporary one, removed at the end (root). all: each of the three that can be made here. auto: "
+    "a temporary file, if there is no swap and this is root",
+    "--seconds": f"time for measuring (default: {DEFAULT_SECONDS:g})",
+    "--device-latency": "reckon with another device to swap to as well, which reads or writes a "
+    "page in so many µs; assumed are "
+    + ", ".join(f"{name} {us:,.0f}" for name, us in DEVICES.items()),
+    "--processes": "what P processes on each host would write, hold and compute",
+    "--hosts": "on how many hosts (with --processes; default: 1)",
+    "--survey": "pages, and the processes of a fleet, from `mapscratch survey --json`",
+    "--json": "save all figures; - prints them, and what is for people goes to standard error",
+    "--chart": "save the picture as .svg or .png (matplotlib)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument(
-        "libraries",
-        nargs="*",
-        type=file_name,
-        metavar="LIB",
-        help="whose pages are reckoned with; else some of this machine's libraries",
-    )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="measure now; what happens anyway unless there is --from",
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=file_path,
-        metavar="FILE",
-        help="take the figures of an earlier run (its --json), and measure nothing",
-    )
-    parser.add_argument(
-        "--swap",
-        choices=get_args(SwapChoice),
-        default=None,
-        help="none: measure what is there, if there is any (default). file, zram, zswap: make a "
-        "temporary one, removed at the end (root). all: each of the three that can be made here. "
-        "auto: a temporary file, if there is no swap and this is root",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=time_in_seconds(1),
-        default=None,
-        help=f"time for measuring (default: {DEFAULT_SECONDS:g})",
-    )
-    parser.add_argument(
-        "--device-latency",
-        type=_device,
-        metavar="US|" + "|".join(DEVICES),
-        help="reckon with another device to swap to as well, which reads or writes a page in so "
-        f"many µs; assumed are {', '.join(f'{name} {us:,.0f}' for name, us in DEVICES.items())}",
-    )
-    parser.add_argument(
-        "--processes",
-        type=whole_number(1, _MOST),
-        metavar="P",
-        help="what P processes on each host would write, hold and compute",
-    )
-    parser.add_argument(
-        "--hosts",
-        type=whole_number(1, _MOST),
-        metavar="H",
-        help="on how many hosts (with --processes; default: 1)",
-    )
-    parser.add_argument(
-        "--survey",
-        type=file_path,
-        metavar="FILE",
-        help="pages, and the processes of a fleet, from `mapscratch survey --json`",
-    )
-    parser.add_argument(
-        "--json",
-        type=file_path,
-        metavar="FILE",
-        help="save all figures; - prints them, and what is for people goes to standard error",
-    )
-    parser.add_argument(
-        "--chart",
-        type=file_path,
-        metavar="FILE",
-        help="save the picture as .svg or .png (matplotlib)",
-    )
+    file, number = {"type": file_path, "metavar": "FILE"}, whole_number(1, _MOST)
+    settings: dict[str, dict[str, Any]] = {
+        "libraries": {"nargs": "*", "type": file_name, "metavar": "LIB"},
+        "--measure": {"action": "store_true"},
+        "--from": {**file, "dest": "source"},
+        "--swap": {"choices": get_args(SwapChoice)},
+        "--seconds": {"type": time_in_seconds(1)},
+        "--device-latency": {"type": _device, "metavar": "|".join(["US", *DEVICES])},
+        "--processes": {"type": number, "metavar": "P"},
+        "--hosts": {"type": number, "metavar": "H"},
+    }
+    for name, text in _HELP.items():
+        parser.add_argument(name, help=text, **settings.get(name, file))
 
 
 class CostError(UserError, ValueError):
@@ -161,12 +122,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     _check(arguments)
     console = make_console()
-    if _is_standard_output(arguments.json):
+    if str(arguments.json) == "-":
         console.file = sys.stderr
     swaps = _swaps(arguments.swap or "none", console)
     source = read_figures(arguments.source) if arguments.source else None
     survey = read_survey(arguments.survey) if arguments.survey else None
-    pages = _pages(arguments.libraries, survey, source)
+    known = survey or (None if arguments.libraries else source)
+    pages = known.distribution() if known else distribution_of_libraries(arguments.libraries)
     pages_each = survey.pages_each() if survey and arguments.processes else None
     first: list[str] = []
     if source is None:
@@ -197,7 +159,8 @@ def run(arguments: argparse.Namespace) -> int:
         document = cost_document(report, created, source.machine if source else None)
         write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
     if arguments.chart:
-        save_chart(cost_chart(report), _subtitle(costs), arguments.chart)
+        rounds = f"medians over {counted(costs.rounds, 'round')}; pages in turn, one process"
+        save_chart(cost_chart(report), rounds, arguments.chart)
     for sentence in first:
         console.print(sentence)
     print_costs(console, report)
@@ -206,18 +169,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Finds out before anything is measured."""
-    if arguments.source:
-        options = {
-            "--measure": arguments.measure,
-            "--swap": arguments.swap,
-            "--seconds": arguments.seconds,
-        }
-        given = [name for name, value in options.items() if value]
-        if given:
-            raise CostError(
-                f"--from takes the figures of an earlier run: leave {', '.join(given)} away, or "
-                "--from, to measure again"
-            )
+    given = [f"--{one}" for one in ("measure", "swap", "seconds") if getattr(arguments, one)]
+    if arguments.source and given:
+        raise CostError(
+            f"--from takes the figures of an earlier run: leave {', '.join(given)} away, or "
+            "--from, to measure again"
+        )
     if arguments.hosts and not arguments.processes:
         raise CostError("--hosts needs --processes: how many processes each host has")
     if arguments.survey and arguments.libraries:
@@ -227,11 +184,26 @@ def _check(arguments: argparse.Namespace) -> None:
     check_output_files([arguments.chart, arguments.json])
 
 
-def _is_standard_output(path: Path | None) -> bool:
-    return path is not None and str(path) == "-"
+def _device(text: str) -> Device:
+    try:
+        return device(text)
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # --- what is measured ---------------------------------------------------------------------------
+
+
+def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
+    """The kinds of swap to be made, found out before anything is read or measured.
+
+    Raises:
+        SwapError: it can't be made; says what to do.
+    """
+    refused = check_swap(choice, _LEAST_SWAP)
+    for kind, reason in refused.items():
+        console.print(f"Swap: {kind} is left out: {reason}")
+    return tuple(kind for kind in swaps_to_make(choice) if kind not in refused)
 
 
 def _measure(
@@ -248,12 +220,8 @@ def _measure(
 
 def _what_is_changed() -> str:
     # Merging pages can be measured by whoever may start it.
-    but = (
-        ", but for KSM, which runs for a moment (its settings are put back)"
-        if os.access(_KSM, os.W_OK)
-        else ""
-    )
-    changed = f"Nothing on the machine is changed{but}"
+    ksm = ", but for KSM, which runs for a moment (its settings are put back)"
+    changed = f"Nothing on the machine is changed{ksm if os.access(_KSM, os.W_OK) else ''}"
     if active_swaps():
         return f"{changed}; swap is what is there."
     return (
@@ -262,61 +230,18 @@ def _what_is_changed() -> str:
     )
 
 
-def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
-    """The kinds of swap to be made, found out before anything is read or measured.
-
-    Raises:
-        SwapError: it can't be made; says what to do.
-    """
-    refused = check_swap(choice, _LEAST_SWAP)
-    for kind, reason in refused.items():
-        console.print(f"Swap: {kind} is left out: {reason}")
-    return tuple(kind for kind in swaps_to_make(choice) if kind not in refused)
-
-
 def _alternatives(
     libraries: Sequence[str], console: Console, progress: Progress
 ) -> Alternatives | None:
     """What other ways cost, with the library that has most pages to relocate of the usual ones."""
-    paths = [Path(path) for path in libraries] or default_libraries()
     sizes: dict[Path, int] = {}
-    for path in paths:
-        if path.name.startswith("libpython"):
-            continue  # The interpreter that loads it stores to its pages all the time.
-        try:
-            sizes[path] = distribution_of_libraries([path]).total_pages
-        except ModelError:
-            continue
-    if not sizes:
-        return None
+    for path in [Path(name) for name in libraries] or default_libraries():
+        # The interpreter that loads libpython stores to its pages all the time.
+        if not path.name.startswith("libpython"):
+            with suppress(ModelError):
+                sizes[path] = distribution_of_libraries([path]).total_pages
     try:
-        return try_alternatives(max(sizes, key=lambda path: sizes[path]), progress)
+        return try_alternatives(max(sizes, key=sizes.__getitem__), progress) if sizes else None
     except CannotMeasure as error:
         console.print(f"Left out: pre-fork and fixed base; {error}", style="dim")
         return None
-
-
-# --- what is reckoned with ----------------------------------------------------------------------
-
-
-def _pages(libraries: Sequence[str], survey: Survey | None, source: Figures | None) -> Distribution:
-    if survey is not None:
-        return survey.distribution()
-    if source is not None and not libraries:
-        return source.distribution()
-    return distribution_of_libraries(libraries)
-
-
-def _subtitle(costs: Costs) -> str:
-    rounds = counted(costs.rounds, "round")
-    return f"medians over {rounds}; pages in turn, one process"
-
-
-# --- what the user may say ----------------------------------------------------------------------
-
-
-def _device(text: str) -> Device:
-    try:
-        return device(text)
-    except ModelError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from mapscratch.lab.rig.results import Spread
 
@@ -28,6 +30,7 @@ class Measurement(Spread):
     per: Per
     rounds: int
     note: str
+    unit: str = "ns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,13 @@ class Fit:
         return self.page_us + self.fixup_ns * fixups / 1e3 + beside
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A page's round trip on one generated library, as `rounds.run_round` measures it.
+class Point(NamedTuple):
+    """A page's round trip on one generated library, in µs, as `rounds.run_round` measures it."""
 
-    Fixups are of each page that has any; the others are for each page with fixups.
-    """
-
-    fixups: float
-    clean_pages: float
-    mappings: float
-    round_trip_us: Spread
+    fixups: float  # on each page that has any
+    median: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +74,26 @@ class Line:
             pages come back with them.
         fits: one a round.
         points: what the fits go through.
+        layouts: of each point, clean pages and mappings for each page with fixups.
         cpu_us: µs of processor time of the processes for each page, the mean of all points, over
             the rounds; the kernel's own threads are not in it. None if it is not known.
     """
 
     what: str
     fixups: str
-    fits: tuple[Fit, ...]
+    fits: Annotated[tuple[Fit, ...], Meta(min_length=1)]
     points: tuple[Point, ...]
+    layouts: tuple[tuple[float, float], ...]
     cpu_us: Spread | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.points) != len(self.layouts):
+            raise ValueError("not as many layouts as points")
+
+    @property
+    def mean_fixups(self) -> float:
+        """Fixups a page where it was measured."""
+        return statistics.fmean(one.fixups for one in self.points) if self.points else 0.0
 
     def fitted(self, figure: str) -> Spread:
         """A figure of `Fit`, over the rounds."""

@@ -143,8 +143,8 @@ def _processor_us(trip: RoundTrip, costs: Costs, waiting_us: Floats) -> Floats:
     """
     line = costs.line(trip.what)
     if line and line.cpu_us and line.points:
-        points = [(one.fixups, one.clean_pages, one.mappings) for one in line.points]
-        measured = line.round_trip_us(*np.mean(points, axis=0).tolist()).median
+        beside = np.mean(line.layouts, axis=0).tolist()
+        measured = line.round_trip_us(line.mean_fixups, *beside).median
         cpu: Floats = np.array(astuple(line.cpu_us)) * (waiting_us[0] / measured)
         return cpu
     on_device = trip.what in _ON_A_DEVICE

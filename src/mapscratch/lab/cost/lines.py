@@ -186,7 +186,8 @@ class LineTimer(Timer):
                 fits = tuple(self._fit(one) for one in complete)
                 points = tuple(self._point(shape, complete) for shape in _SHAPES)
                 cpu_us = Spread.of(_mean(one.cpu_us for one in each.values()) for each in rounds)
-                found.append(Line(what, fixups, fits, points, cpu_us))
+                layouts = tuple(regressors(self._workloads[shape])[1:] for shape in _SHAPES)
+                found.append(Line(what, fixups, fits, points, layouts, cpu_us))
             else:
                 self.left_out[f"line.{what}"] = "pages didn't leave memory"
         return found
@@ -199,7 +200,8 @@ class LineTimer(Timer):
     def _point(self, shape: Shape, rounds: Sequence[dict[Shape, float]]) -> Point:
         spread = Spread.of(trips[shape] for trips in rounds)
         assert spread
-        return Point(*regressors(self._workloads[shape]), spread)
+        fixups, *_ = regressors(self._workloads[shape])
+        return Point(fixups, spread.median, spread.minimum, spread.maximum)
 
     def _prepare(self) -> None:
         self._workloads = {shape: shape.workload(self.folder) for shape in _SHAPES}

@@ -203,7 +203,7 @@ def swap_lines(
     for line in filter(None, map(costs.line, SWAPS)):
         trip = _round_trip(line, swap_name(line.what), layout)
         level = line.what in _CONTENT_DOES_NOT_MATTER
-        found.append(_turned(trip, np.zeros(3), _middle(line)) if level else trip)
+        found.append(_turned(trip, np.zeros(3), line.mean_fixups) if level else trip)
     return found + (device_lines(costs, other) if other else [])
 
 
@@ -218,7 +218,7 @@ def scratch_lines(
     for line in filter(None, map(costs.line, ENGINES)):
         trip = _round_trip(line, line.what, layout)
         if stored := costs.measurement(_STORING.get(line.what, _HEALING)):
-            trip = _turned(trip, _row(stored), _middle(line))
+            trip = _turned(trip, _row(stored), line.mean_fixups)
         known = FixupCost("known value", None, _spread(_over_rounds(trip.fixup_ns)))
         found.append(replace(trip, fixup=known))
         fixups = measured_fixups(costs, relative_share)
@@ -281,11 +281,6 @@ def _round_trip(line: Line, title: str, layout: Layout) -> RoundTrip:
     page_us = [fit.round_trip_us(0, *beside) for fit in line.fits]
     fixup_ns = [fit.fixup_ns for fit in line.fits]
     return RoundTrip(line.what, title, None, np.array([page_us] * 3), np.array([fixup_ns] * 3))
-
-
-def _middle(line: Line) -> float:
-    """Fixups a page where it was measured, in the mean."""
-    return float(np.mean([point.fixups for point in line.points])) if line.points else 0.0
 
 
 def _turned(trip: RoundTrip, fixup_ns: Floats, about: float = 0.0) -> RoundTrip:

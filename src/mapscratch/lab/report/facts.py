@@ -233,15 +233,13 @@ def _way(report: CostReport, trip: RoundTrip) -> Way:
 
 def moved_points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
     """What was measured on pages that lie close, moved to how they lie in the libraries."""
-    closest = min(((one.clean_pages, one.mappings) for one in line.points), default=None)
-    for point in line.points:
-        if (point.clean_pages, point.mappings) != closest:
+    closest = min(line.layouts, default=None)
+    for (fixups, *values), (clean_pages, mappings) in zip(line.points, line.layouts, strict=True):
+        if (clean_pages, mappings) != closest:
             continue  # It was measured for what its neighbours cost, and says little by itself.
-        moved = (layout.clean_pages - point.clean_pages) * line.fitted("clean_page_us").median
-        moved += (layout.mappings - point.mappings) * line.fitted("mapping_us").median
-        spread = point.round_trip_us
-        values = (spread.median, spread.minimum, spread.maximum)
-        yield point.fixups, Spread(*(max(value + moved, 0.001) for value in values))
+        moved = (layout.clean_pages - clean_pages) * line.fitted("clean_page_us").median
+        moved += (layout.mappings - mappings) * line.fitted("mapping_us").median
+        yield fixups, Spread(*(max(value + moved, 0.001) for value in values))
 
 
 def _of_compares(documents: Documents) -> Iterator[Way]:

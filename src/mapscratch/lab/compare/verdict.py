@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from mmap import PAGESIZE
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from mapscratch.lab.rig.results import ENGINES, Comparison, Summary
-from mapscratch.text import counted, microseconds
+from mapscratch.text import counted, microseconds, whole
 
 Case: TypeAlias = Literal[
     "wrong words",
@@ -47,9 +47,8 @@ _WEIGHED = (
     "{sent}, {by_scratch}: {made}, dropping it and bringing it back with them {scratch_us}, and "
     "swapping it out and in{background} {swap_us}{held}; so "
 )
-_HELD = ", though {:,.0f} of {:,.0f} pages were still in memory and not read back"
 _SENTENCES: dict[Case, str] = {
-    "wrong words": "{wrong:,} of {checked:,} words read were wrong, so nothing else in this run "
+    "wrong words": "{wrong} of {checked} words read were wrong, so nothing else in this run "
     "counts: please report it with the output of --json.",
     "nothing measured": "Nothing was measured in the time given, so there is no answer; give more "
     "--seconds.",
@@ -102,120 +101,117 @@ def judge(comparison: Comparison) -> Verdict:
     measured = [comparison.summary(processes, name) for name in ENGINES]
     scratch = next((summary for summary in measured if summary), None)
     figures = _figures(private, scratch)
-    swapped_in = _median(private, "swapped_in_pages") or 0.0
-    held = min(_median(private, "swap_cache_pages") or 0.0, swapped_in)
-    limit = nan if figures["break_even_fixups"] is None else figures["break_even_fixups"]
+    swapped_in = _median(private, "swapped_in_pages")
+    held = min(_median(private, "swap_cache_pages"), swapped_in)
+    limit = figures["break_even_fixups"]
     cases: dict[Case, bool] = {
         "wrong words": comparison.wrong_words > 0,
         "nothing measured": not comparison.rounds,
         "only private": scratch is None,
         "no private": private is None,
         "no swap": comparison.swap.kind == "none",
-        "nothing swapped": figures["swap_us"] is None,
-        "nothing dropped": figures["break_even_fixups"] is None,
+        "nothing swapped": isnan(figures["swap_us"]),
+        "nothing dropped": isnan(limit),
         "not read back": held > _TOO_MANY * swapped_in,
         "never pays": limit <= 0,
-        "pays up to fewer fixups": limit <= (figures["fixups_per_page"] or 0),
+        "pays up to fewer fixups": limit <= figures["fixups_per_page"],
         "pays": True,
     }
     case = next(case for case, applies in cases.items() if applies)
-    words = _words_of_figures(figures, copied=bool(_median(scratch, "fixups_after_page_in")))
-    words |= _words(comparison, private, scratch)
-    words["held"] = "" if held <= _NEGLIGIBLE * swapped_in else _HELD.format(held, swapped_in)
-    if case == "not read back":
-        figures |= {"break_even_fixups": None, "break_even_fixup_ns": None}
+    words = _words(comparison, private, scratch, figures) | {"held": ""}
+    if held > _NEGLIGIBLE * swapped_in:
+        of = f"{whole(held)} of {whole(swapped_in)}"
+        words["held"] = f", though {of} pages were still in memory and not read back"
     sentence = _SENTENCES[case].format_map(words)
-    return Verdict(case, sentence, processes, scratch.strategy if scratch else None, **figures)
+    if case == "not read back":
+        figures |= {"break_even_fixups": nan, "break_even_fixup_ns": nan}
+    known = {name: None if isnan(value) else value for name, value in figures.items()}
+    return Verdict(case, sentence, processes, scratch.strategy if scratch else None, **known)
 
 
-def _median(summary: Summary | None, figure: str) -> float | None:
-    return summary.median(figure) if summary else None
+def _median(summary: Summary | None, figure: str) -> float:
+    """Not a number where it is not known: what is reckoned with it isn't one then, either."""
+    median = summary.median(figure) if summary else None
+    return nan if median is None else median
 
 
-def _figures(private: Summary | None, scratch: Summary | None) -> dict[str, float | None]:
+def _figures(private: Summary | None, scratch: Summary | None) -> dict[str, float]:
     """MAP_PRIVATE against one scratch engine, with the same number of processes."""
     per_page = _median(scratch or private, "fixups_per_page")
     fixup_ns = _median(scratch, "fixup_ns")
+    # Page-in fixups are timed inside of page-in; others are a step of their own.
+    is_step = _median(scratch, "fixups_after_page_in") > 0
     scratch_us = _median(scratch, "round_trip_us")
-    swap_us = _median(private, "round_trip_us") if _median(private, "swapped_out_pages") else None
-    figures = {"fixups_per_page": per_page, "fixup_ns": fixup_ns}
-    figures |= {"scratch_us": scratch_us, "swap_us": swap_us}
-    figures |= dict.fromkeys(("fixups_us", "break_even_fixups", "break_even_fixup_ns"))
-    if _median(scratch, "fixups_after_page_in"):
-        figures["fixups_us"] = _median(scratch, "fixups_us")
-    elif fixup_ns is not None and per_page is not None:
-        # Page-in fixups are timed inside of page-in, and are no step of their own.
-        figures["fixups_us"] = fixup_ns * per_page / 1000
-    if scratch_us is not None and swap_us is not None and fixup_ns and per_page:
-        gain_ns = (swap_us - scratch_us) * 1000
-        figures["break_even_fixups"] = per_page + gain_ns / fixup_ns
-        figures["break_even_fixup_ns"] = fixup_ns + gain_ns / per_page
-    return figures
-
-
-def _words_of_figures(figures: Mapping[str, float | None], *, copied: bool) -> dict[str, str]:
-    """What stands in the sentences for times and limits, as far as they are known."""
-    known = {name: value for name, value in figures.items() if value is not None}
-    words = {name: microseconds(value) for name, value in known.items() if name.endswith("_us")}
-    words["made"] = "no fixup had to be made again"
-    if "fixups_us" in known:
-        words["made"] = (
-            f"making a page's {known['fixups_per_page']:.0f} fixups again from known values"
-            f"{', with copying the page,' if copied else ''} costs {words['fixups_us']}"
-        )
-    if "break_even_fixups" in known:
-        words["limit"] = f"{max(1, round(known['break_even_fixups'])):,}"
-        words["limit_ns"] = f"{known['break_even_fixup_ns']:,.0f} ns"
-        fits = known["break_even_fixups"] <= WORDS_A_PAGE
-        words["fit"] = "" if fits else f", more than the {WORDS_A_PAGE} that fit in one,"
-    return words
+    is_swapped = _median(private, "swapped_out_pages") > 0
+    swap_us = _median(private, "round_trip_us") if is_swapped else nan
+    gain_ns = (swap_us - scratch_us) * 1000
+    return {
+        "fixups_per_page": per_page,
+        "fixups_us": _median(scratch, "fixups_us") if is_step else fixup_ns * per_page / 1000,
+        "fixup_ns": fixup_ns,
+        "scratch_us": scratch_us,
+        "swap_us": swap_us,
+        "break_even_fixups": per_page + gain_ns / (fixup_ns or nan),
+        "break_even_fixup_ns": fixup_ns + gain_ns / (per_page or nan),
+    }
 
 
 def _words(
-    comparison: Comparison, private: Summary | None, scratch: Summary | None
-) -> dict[str, Any]:
-    """What stands in the sentences for what was counted, of what was measured."""
+    comparison: Comparison,
+    private: Summary | None,
+    scratch: Summary | None,
+    figures: Mapping[str, float],
+) -> dict[str, str]:
+    """What stands for the names in the sentences; nonsense where it was not measured."""
     swap = comparison.swap
     processes = counted(max(comparison.processes, default=0), "process", "processes")
+    back, pages = _given_back(private), whole(_median(private, "pages"))
+    out = _median(private, "swapped_out_pages")
+    swapped = whole(out)
+    amount = f"all {pages}" if swapped == pages else f"{swapped} of {pages}"
+    sent = f"With MAP_PRIVATE {processes} sent {amount} fixed-up pages to {swap.title}"
+    if isnan(out) or out < 0.5:
+        is_none = swap.kind == "none"
+        where = "there is no swap" if is_none else "the kernel swapped none of them"
+        sent = (
+            f"Of the {pages} pages that {processes} fixed up with MAP_PRIVATE the kernel got "
+            f"{back} back of each MiB asked for, for {where}"
+        )
+    engine = scratch.strategy if scratch else ""
+    by_us = _median(scratch, "dropped_by_us_pages")
+    by_kernel = _median(scratch, "dropped_by_kernel_pages")
+    dropped = (
+        f"{engine} {whole(by_us if isnan(by_kernel) else by_us + by_kernel)} of the "
+        f"{whole(_median(scratch, 'pages'))} pages that {processes} fixed up were dropped"
+    )
+    beside = f"while {engine} dropped its pages itself"
+    leaked = _median(scratch, "swapped_out_pages")
+    if not isnan(leaked):
+        some = whole(leaked) if leaked >= 0.5 else "none"
+        dropped += f" and {some} went to swap"
+        beside = f"with {engine} {some}"
+    made = "no fixup had to be made again"
+    if not isnan(figures["fixups_us"]):
+        is_copied = _median(scratch, "fixups_after_page_in") > 0
+        made = (
+            f"making a page's {whole(figures['fixups_per_page'])} fixups again from known values"
+            f"{', with copying the page,' if is_copied else ''} costs "
+            f"{microseconds(figures['fixups_us'])}"
+        )
     is_slow = swap.kind in ("file", "partition") and not swap.zswap
-    words = {
-        "wrong": comparison.wrong_words,
-        "checked": comparison.words_checked,
-        "processes": processes,
-        "background": " (the device's own writing not waited for)" if is_slow else "",
-    }
-    if private:
-        back, pages = _given_back(private), _pages(private, "pages")
-        swapped = _pages(private, "swapped_out_pages")
-        amount = f"all {pages:,}" if swapped == pages else f"{swapped:,} of {pages:,}"
-        sent = f"With MAP_PRIVATE {processes} sent {amount} fixed-up pages to {swap.title}"
-        if not swapped:
-            none = swap.kind == "none"
-            where = "there is no swap" if none else "the kernel swapped none of them"
-            sent = (
-                f"Of the {pages:,} pages that {processes} fixed up with MAP_PRIVATE the kernel "
-                f"got {back} back of each MiB asked for, for {where}"
-            )
-        words |= {"private_back": back, "sent": sent}
-    if scratch:
-        name, pages = scratch.strategy, _pages(scratch, "pages")
-        dropped = _pages(scratch, "dropped_by_kernel_pages", "dropped_by_us_pages")
-        told = f"{name} {dropped:,} of the {pages:,} pages that {processes} fixed up were dropped"
-        by_scratch = f"while {name} dropped its pages itself"
-        if scratch.median("swapped_out_pages") is not None:
-            swapped = _pages(scratch, "swapped_out_pages")
-            leaked = f"{swapped:,}" if swapped else "none"
-            told += f" and {leaked} went to swap"
-            by_scratch = f"with {name} {leaked}"
-        back = _given_back(scratch)
-        words |= {"scratch": name, "scratch_back": back, "by_scratch": by_scratch, "dropped": told}
+    background = " (the device's own writing not waited for)" if is_slow else ""
+    fits = figures["break_even_fixups"] <= WORDS_A_PAGE
+    fit = "" if fits else f", more than the {WORDS_A_PAGE} that fit in one,"
+    words = {"processes": processes, "sent": sent, "by_scratch": beside, "scratch": engine}
+    words |= {"private_back": back, "scratch_back": _given_back(scratch), "dropped": dropped}
+    words |= {"made": made, "background": background, "fit": fit}
+    words |= {"wrong": f"{comparison.wrong_words:,}", "checked": f"{comparison.words_checked:,}"}
+    words |= {name: microseconds(figures[name]) for name in ("scratch_us", "swap_us")}
+    words["limit"] = whole(max(1.0, figures["break_even_fixups"]))
+    words["limit_ns"] = f"{whole(figures['break_even_fixup_ns'])} ns"
     return words
 
 
-def _pages(summary: Summary, *figures: str) -> int:
-    return round(sum(summary.median(figure) or 0 for figure in figures))
-
-
-def _given_back(summary: Summary) -> str:
-    share = summary.median("given_back_per_mib")
-    return "an unknown part" if share is None else f"{share:.2f} MiB"
+def _given_back(summary: Summary | None) -> str:
+    share = _median(summary, "given_back_per_mib")
+    return "an unknown part" if isnan(share) else f"{share:.2f} MiB"

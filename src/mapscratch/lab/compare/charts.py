@@ -22,7 +22,6 @@ from mapscratch.errors import UserError
 from mapscratch.extras import how_to_install
 from mapscratch.lab.rig.results import Comparison, Summary
 
-CHART_FORMATS = (".svg", ".png")
 ROWS = 14
 """Of the drawing area of a text chart."""
 ASCII = str.maketrans("│─└┤·●", "|-++.o")
@@ -99,29 +98,26 @@ class Chart:
 
 def chart_of(comparison: Comparison) -> Chart:
     """Pages written to swap against the number of processes; without swap, MiB given back."""
+    without_swap = comparison.swap.kind == "none"
     title = f"Fixed-up pages that N processes sent to {comparison.swap.title}"
-    value_of = _pages_swapped
-    if comparison.swap.kind == "none":
+    if without_swap:
         title = "MiB of fixed-up pages that N processes gave back, without swap"
-        value_of = _mebibytes_given_back
     series = []
     for name in comparison.strategies:
         found = [comparison.summary(count, name) for count in comparison.processes]
-        values = [(one.processes, value_of(one)) for one in found if one]
+        values = [(one.processes, _value(one, without_swap)) for one in found if one]
         points = tuple((count, value) for count, value in values if value is not None)
         series.append(Series(name, points))
     note = " ".join(f"{one.name}: {_NOT_APPLICABLE}" for one in series if not one.points)
     return Chart(title, tuple(one for one in series if one.points), note)
 
 
-def _pages_swapped(summary: Summary) -> float | None:
-    return summary.median("swapped_out_pages")
-
-
-def _mebibytes_given_back(summary: Summary) -> float | None:
-    """Of the pages with fixups alone: what else is mapped differs from strategy to strategy."""
-    pages, kept = summary.median("pages"), summary.median("kept_pages")
-    return None if pages is None or kept is None else (pages - kept) * PAGESIZE / (1 << 20)
+def _value(summary: Summary, without_swap: bool) -> float | None:
+    if not without_swap:
+        return summary.median("swapped_out_pages")
+    # Of the pages with fixups alone: what else is mapped differs from strategy to strategy.
+    pages = (summary.median("pages") or 0) - (summary.median("kept_pages") or 0)
+    return pages * PAGESIZE / (1 << 20)
 
 
 def text_chart(chart: Chart, *, width: int = 80, height: int = ROWS) -> list[Text]:
@@ -155,7 +151,7 @@ def text_chart(chart: Chart, *, width: int = 80, height: int = ROWS) -> list[Tex
         rows.append(line + "  " + _coloured(", ", names.get(row, [])))
     rows.append(Text(" " * (gutter + 1) + "└" + "─" * columns))
     rows.append(Text(" " * (gutter + 2) + _count_labels(chart, column)))
-    rows += [*below, *([Text(chart.note)] if chart.note else [])]
+    rows += [*below, Text(chart.note)] if chart.note else below
     for line in rows:
         line.rstrip()
     return rows
@@ -217,13 +213,9 @@ def _count_labels(chart: Chart, column: Callable[[float], int]) -> str:
 
 
 def check_chart_file(path: Path) -> None:
-    """Whether a chart could be saved there, found out before anything is measured.
-
-    Raises:
-        ChartError: another format than `CHART_FORMATS`, or matplotlib is not installed.
-    """
-    if path.suffix.lower() not in CHART_FORMATS:
-        raise ChartError(f"{path}: a chart is saved as {' or '.join(CHART_FORMATS)}")
+    """Raises ChartError if no chart could be saved there, before anything is measured."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ChartError(f"{path}: a chart is saved as .svg or .png")
     try:
         import matplotlib.figure  # noqa: F401 - whether it is there
     except ImportError:

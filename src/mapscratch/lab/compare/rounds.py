@@ -26,8 +26,6 @@ from mapscratch.terminal import Progress
 
 _PROCESS_OVERHEAD = 24 << 20
 """Bytes of a worker beside what it maps: what it no longer shares with its parent."""
-_SHARE_OF_MEMORY = 2
-"""At most half of what is available is used."""
 _TABLE_ENTRY = 16
 """Bytes of an offset and a value, see `mapscratch.fixups.Words`."""
 _SWAP_MARGIN = 64 << 20
@@ -107,7 +105,7 @@ def _summary(one: Library) -> LibrarySummary:
 
 
 def _that_fit(workload: Workload, processes: Sequence[int], notes: list[str]) -> list[int]:
-    available = read_meminfo().available // _SHARE_OF_MEMORY
+    available = read_meminfo().available // 2
     each = workload.mapped_pages * PAGESIZE + _PROCESS_OVERHEAD
     fitting = [count for count in processes if count * each <= available]
     if not fitting:
@@ -220,7 +218,8 @@ class _Steps:
         self.found: Verification = together(workers.all("verify"))
         # Stores alone; page-in fixups are timed where they are made.
         if self.strategy.page_in_fixups:
-            self.made, self.made_seconds = self.fixups_absent, self.page_in.fixup_seconds
+            self.made = self.after.pages.fixups_absent
+            self.made_seconds = self.page_in.fixup_seconds
         else:
             stores: Effort = workers.in_turn("time_fixups")[0]
             self.made, self.made_seconds = stores.count, stores.seconds
@@ -233,10 +232,6 @@ class _Steps:
             return surroundings.empty_swap_cache()
         held: int = together(workers.in_turn("leave_memory"))
         return held
-
-    @property
-    def fixups_absent(self) -> int:
-        return self.after.pages.fixups_absent
 
     def counts(self) -> dict[str, Any]:
         """Pages, fixups and words, and what the kernel counts of the machine."""
@@ -267,7 +262,7 @@ class _Steps:
             "storage_bytes_read": storage,
             # What is read from swap may be a worker's other memory too.
             "file_bytes_read": None if read.get("pswpin") else storage,
-            "fixups_at_page_in": self.fixups_absent if self.strategy.page_in_fixups else 0,
+            "fixups_at_page_in": self.made if self.strategy.page_in_fixups else 0,
             "fixups_after_page_in": self.fixups.count,
             "major_faults": self.page_in.major_faults,
             "words_checked": self.found.checked,
@@ -298,19 +293,18 @@ class _Steps:
     def times(self, pages: int) -> dict[str, Any]:
         """In µs a page that left memory, of so many."""
         left = max(0, _in_memory(self.before) - _in_memory(self.after))
-        efforts = [self.reclaim, self.page_in]
+        spent = together([self.reclaim, self.page_in])
         if self.strategy.name != "private":  # Which needs not look for fixups.
-            efforts.append(self.fixups)
-        cpu_seconds = sum(effort.cpu_seconds for effort in efforts)
+            spent = together([spent, self.fixups])
         return {
             "first_page_in_us": self.first_page_in.seconds * 1e6 / pages,
             "first_fixups_us": self.first_fixups.seconds * 1e6 / pages,
             "reclaim_us": _microseconds(self.reclaim.seconds, left),
             "page_in_us": _microseconds(self.page_in.seconds, left),
             "fixups_us": _microseconds(self.fixups.seconds, left),
-            "round_trip_us": _microseconds(sum(effort.seconds for effort in efforts), left),
+            "round_trip_us": _microseconds(spent.seconds, left),
             "fixup_ns": self.made_seconds * 1e9 / self.made if self.made else None,
-            "cpu_us": None if self.squeezed else _microseconds(cpu_seconds, left),
+            "cpu_us": None if self.squeezed else _microseconds(spent.cpu_seconds, left),
         }
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mapscratch.lab.compare.charts import chart_of, print_chart, style_of
 from mapscratch.lab.compare.verdict import Case, judge
-from mapscratch.lab.rig.results import Comparison, Settings, Spread, Summary
+from mapscratch.lab.rig.results import Comparison, Settings, Spread
 from mapscratch.lab.rig.workload import Workload
 from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, decimal, whole
@@ -160,8 +160,7 @@ def _print_results(
     summaries = [summary for summary in found if summary]
     rounds = max((summary.rounds for summary in summaries), default=0)
     title = f"{counted(processes, 'process', 'processes')}, {counted(rounds, 'round')}"
-    labels: list[str] = []
-    cells: list[list[str]] = []
+    rows: list[list[str]] = []
     for label, figure, write, always in _LINES:
         spreads = [summary.figures[figure] for summary in summaries]
         largest = max((spread.maximum for spread in spreads if spread), default=None)
@@ -169,16 +168,16 @@ def _print_results(
         if largest is None or (figure.endswith("compressed") and not largest):
             continue
         if verbose or always:
-            labels.append(label)
-            cells.append([_cell(spread, write, verbose) for spread in spreads])
+            rows.append([label, *(_cell(spread, write, verbose) for spread in spreads)])
         if figure == "round_trip_us":
-            labels.append("  ratio to private")
-            cells.append([_ratio(one, verbose) for one in summaries])
-    columns = [
-        Column(one.strategy, [row[number] for row in cells], style_of(one.strategy))
-        for number, one in enumerate(summaries)
+            ratios = (_cell(one.ratio_to_private, "{:.2f}".format, verbose) for one in summaries)
+            rows.append(["  ratio to private", *ratios])
+    labels, *columns = zip(*rows, strict=True)
+    figures = [
+        Column(one.strategy, cells, style_of(one.strategy))
+        for one, cells in zip(summaries, columns, strict=True)
     ]
-    print_table(console, [Column(title, labels)], columns)
+    print_table(console, [Column(title, labels)], figures)
 
 
 def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:
@@ -189,9 +188,3 @@ def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:
         return median
     half = (spread.maximum - spread.minimum) / 2 / abs(spread.median)
     return f"{median} ±{half:.0%}"
-
-
-def _ratio(summary: Summary, verbose: bool) -> str:
-    if summary.strategy == "private" and summary.ratio_to_private:
-        return "1"
-    return _cell(summary.ratio_to_private, "{:.2f}".format, verbose)

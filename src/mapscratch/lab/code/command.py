@@ -39,15 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_output_files([arguments.json])
     check_swap(arguments.swap)
     console = make_console()
-    settings = Settings(
-        processes=arguments.processes,
-        rounds=arguments.rounds,
-        seconds=arguments.seconds,
-        strategies=(),
-        pressure="cgroup",
-        swap=arguments.swap,
-        pages=0,
-    )
+    given = {name: getattr(arguments, name) for name in ("processes", "rounds", "seconds", "swap")}
+    settings = Settings(strategies=(), pressure="cgroup", pages=0, **given)
     with progress_bar() as progress:
         comparison = compare_code(settings, announce=console.print, progress=progress)
     print_code(console, comparison)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from multiprocessing.connection import wait
 from operator import attrgetter
@@ -139,22 +140,16 @@ def compare_code(settings: Settings, *, announce: Announce, progress: Progress) 
     with prepare(chosen, size, announce) as surroundings:
         if probe and surroundings.swap.kind == "none":
             no_pressure = "there is no swap; as root, --swap file makes one for this run"
-        place = _Place(cache, interpreter, surroundings, is_calm=bool(no_pressure))
+        measured = partial(_round, cache, interpreter, surroundings, bool(no_pressure))
         for done, (number, count, start) in enumerate(plan):
             if number > 0 and time.monotonic() - started > settings.seconds:
                 break
             for strategy in STRATEGIES if number % 2 == 0 else STRATEGIES[::-1]:
                 progress(f"{count} {start}, {strategy}", done / len(plan))
-                rounds.append(_round(place, number, count, start, strategy))
-        return CodeComparison(
-            interpreter=interpreter,
-            libraries=libraries,
-            entries=entries,
-            swap=surroundings.swap,
-            kernel_drops=any(one.counts and one.counts.scratch for one in rounds),
-            no_pressure=no_pressure,
-            rounds=tuple(rounds),
-        )
+                rounds.append(measured(number, count, start, strategy))
+    drops = any(one.counts and one.counts.scratch for one in rounds)
+    swap = surroundings.swap
+    return CodeComparison(interpreter, libraries, entries, swap, drops, no_pressure, tuple(rounds))
 
 
 def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
@@ -171,16 +166,6 @@ def fill_cache(cache: ConversionCache, interpreter: Path) -> tuple[int, int]:
     kept = [cache.keep(path) for path in dict.fromkeys(path.resolve() for path in loaded)]
     entries = [one.converted for one in kept if one.converted]
     return len(entries), sum(entries)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What all rounds have in common."""
-
-    cache: ConversionCache
-    interpreter: Path
-    surroundings: Surroundings
-    is_calm: bool  # there is no pressure
 
 
 def _why(errors: bytes) -> str:
@@ -259,17 +244,25 @@ def _footprint(pid: int) -> list[int]:
     return text_and_data + swapped
 
 
-def _round(place: _Place, number: int, count: int, start: Start, strategy: Strategy) -> CodeRound:
-    surroundings = place.surroundings
+def _round(
+    cache: ConversionCache,
+    interpreter: Path,
+    surroundings: Surroundings,
+    is_calm: bool,
+    number: int,
+    count: int,
+    start: Start,
+    strategy: Strategy,
+) -> CodeRound:
     with ExitStack() as stack:
         variables, counts = dict(os.environ), None
         if strategy == "converted":
             made = stack.enter_context(reports())
             setting = surroundings.reclaimer_setting() or reclaimer_setting()
-            variables, counts = environment(place.cache, made, reclaimer=setting), made.counts
+            variables, counts = environment(cache, made, reclaimer=setting), made.counts
         workers = _Workers(count, stack.enter_context(tempfile.TemporaryFile()))
         stack.callback(workers.end)
-        command = [str(place.interpreter), "-I", str(WORKER)]
+        command = [str(interpreter), "-I", str(WORKER)]
         is_forking = start == "pre-forked"
         for _ in range(1 if is_forking else count):
             pid = workers.start(command + [str(count)] * is_forking, variables)
@@ -279,21 +272,15 @@ def _round(place: _Place, number: int, count: int, start: Start, strategy: Strat
         before = read_vmstat()
         calm = workers.footprint()
         squeezed = again = None
-        if not place.is_calm:
+        if not is_calm:
             surroundings.squeeze(surroundings.usage(), lambda: 0)
             time.sleep(_SECONDS_FOR_A_DROP)
             squeezed = workers.footprint()
             workers.tell(b"w")
             again = workers.footprint()
-        return CodeRound(
-            start=start,
-            strategy=strategy,
-            workers=count,
-            round=number,
-            calm=calm,
-            squeezed=squeezed,
-            again=again,
-            swap_writes=(read_vmstat() - before).swapped_out,
-            counts=counts() if counts else None,
-            digests=tuple(sorted(workers.digests)),
-        )
+        swap_writes = (read_vmstat() - before).swapped_out
+        told = counts() if counts else None
+        digests = tuple(sorted(workers.digests))
+    return CodeRound(
+        start, strategy, count, number, calm, squeezed, again, swap_writes, told, digests
+    )

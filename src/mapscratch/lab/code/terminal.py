@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from functools import partial
 
 from rich.console import Console
 
@@ -27,16 +28,14 @@ _ROWS = (
 
 def print_code(console: Console, comparison: CodeComparison) -> None:
     """Prints the tables, and first what converted entries lose."""
-    for line in verdict(comparison):
-        console.print(line)
+    console.print("\n".join(verdict(comparison)))
     for start in STARTS:
         console.print()
         _print_table(console, comparison, start)
-    console.print()
+    wrong = "WRONG: workers computed different things" if comparison.is_wrong else "0 wrong"
     console.print(
-        "Private pages of file mappings: converted / stock, and the ratio. Medians over rounds of "
-        "the mean over workers. "
-        + ("WRONG: workers computed different things." if comparison.is_wrong else "0 wrong.")
+        "\nPrivate pages of file mappings: converted / stock, and the ratio. Medians over rounds "
+        f"of the mean over workers. {wrong}."
     )
     if comparison.no_pressure:
         console.print(f"Without pressure only: {comparison.no_pressure}.")
@@ -46,13 +45,8 @@ def print_code(console: Console, comparison: CodeComparison) -> None:
 def verdict(comparison: CodeComparison) -> list[str]:
     """A few sentences, the unfavourable first."""
     workers = max(one.workers for one in comparison.rounds)
-
-    def stock(figure: str) -> float:
-        return comparison.median("spawned", workers, "stock", figure)
-
-    def converted(figure: str) -> float:
-        return comparison.median("spawned", workers, "converted", figure)
-
+    stock = partial(comparison.median, "spawned", workers, "stock")
+    converted = partial(comparison.median, "spawned", workers, "converted")
     without, with_them = stock("calm.dirty"), converted("calm.dirty")
     worse = "more" if with_them >= without else "less"
     lines = [

@@ -87,15 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_swap(arguments.swap)
     check_pressure(arguments.pressure)
     console = make_console()
-    settings = Settings(
-        processes=arguments.processes,
-        rounds=arguments.rounds,
-        seconds=arguments.seconds,
-        strategies=tuple(name for name in STRATEGIES if name in (arguments.strategy or STRATEGIES)),
-        pressure=arguments.pressure,
-        swap=arguments.swap,
-        pages=arguments.pages,
-    )
+    options = ("processes", "rounds", "seconds", "pressure", "swap", "pages")
+    given = {name: getattr(arguments, name) for name in options}
+    strategies = tuple(name for name in STRATEGIES if name in (arguments.strategy or STRATEGIES))
+    settings = Settings(strategies=strategies, **given)
     workload = read_workload(arguments.libraries, pages=settings.pages)
     print_plan(console, workload, settings)
     with progress_bar() as progress:

@@ -126,18 +126,16 @@ def _turns(
     """Numbers of processes, and of rounds for each, as long as there is time for what is done."""
     start = time.monotonic()
     end = started + settings.seconds - _SECONDS_TO_CLEAN_UP
-    weight = sum(count + 1 for count in processes)
-    done_weight = 0
+    weights = [count + 1 for count in processes]
     turn_a_process = 0.0
-    for count in processes:
+    for at, count in enumerate(processes, 1):
         if turn_a_process and time.monotonic() + turn_a_process * count > end:
             notes.append(
                 f"The {settings.seconds:g} s don't suffice for {count} processes; give it more "
                 "with --seconds."
             )
             break
-        done_weight += count + 1
-        turn_end = start + (end - start) * done_weight / weight
+        turn_end = start + (end - start) * sum(weights[:at]) / sum(weights)
         turns: list[float] = []
         for number in range(1, settings.rounds + 1):
             before = time.monotonic()

@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from mapscratch.errors import UserError
-
-LARGEST_FILE = 256 << 20
-_LONGEST = 60
-LARGEST_NUMBER = 1e18
-"""Of what is measured and counted; sums of many such numbers are finite still."""
-
+from mapscratch.opening import open_regular
 
 T = TypeVar("T")
+
+_LARGEST_FILE = 256 << 20
+_LARGEST_NUMBER = 1e18  # measured or counted: sums of many such numbers are finite still
+_LONGEST = 60
 
 
 class ReadingError(UserError, ValueError):
@@ -28,13 +25,7 @@ class ReadingError(UserError, ValueError):
 
 
 def read_json(path: Path, wanted: str) -> Any:
-    """What a regular file holds, all of whose numbers are finite.
-
-    Raises:
-        ReadingError: it is no regular file, too large, no JSON, or nested too deeply; the message
-            says that `wanted` should be named.
-        OSError: it can't be read.
-    """
+    """What a regular file holds, all of whose numbers are finite; else `wanted` should be named."""
     try:
         return json.loads(
             _content(path), parse_constant=_number, parse_float=_number, parse_int=_whole_number
@@ -49,11 +40,7 @@ def read_json(path: Path, wanted: str) -> Any:
 
 
 def checked_document(value: object, name: str, version: int, where: str) -> dict[str, Any]:
-    """What was read from somewhere, if it is a document of this kind and version.
-
-    Raises:
-        ReadingError: it is something else; the message says what, and what to do.
-    """
+    """What was read from somewhere, if it is a document of this kind and version."""
     document = value if isinstance(value, dict) else {}
     kind, its = document.get("document"), document.get("version")
     if kind != name:
@@ -77,11 +64,7 @@ def _saved_by(name: str) -> str:
 
 
 def converted(value: object, kind: type[T], where: str) -> T:
-    """What was read from somewhere, as an object of a class whose members have types.
-
-    Raises:
-        ReadingError: a member is missing, or has another type; the message says which.
-    """
+    """What was read from somewhere, as an object of a class whose members have types."""
     try:
         return msgspec.convert(value, kind, dec_hook=_path)
     except (msgspec.ValidationError, UnicodeError) as error:
@@ -97,7 +80,7 @@ def _path(kind: type[Any], value: object) -> Path:
 
 
 def read_document(path: Path, kind: type[T], name: str, version: int) -> T:
-    """What a class wants of a document from a file; raises as `read_json` and `converted` do."""
+    """What a class wants of a document from a file."""
     document = checked_document(read_json(path, _saved_by(name)), name, version, str(path))
     return converted(document, kind, str(path))
 
@@ -107,21 +90,19 @@ class _NoUseError(ValueError):
 
 
 def _content(path: Path) -> bytes:
-    # A pipe that nobody writes to would be waited for in open, too.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _NoUseError("is no regular file")
-    with open(descriptor, "rb") as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise _NoUseError(f"is larger than {LARGEST_FILE >> 20} MiB")
+    try:
+        with open(open_regular(path), "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except (IsADirectoryError, ValueError):
+        raise _NoUseError("is no regular file") from None
+    if len(content) > _LARGEST_FILE:
+        raise _NoUseError(f"is larger than {_LARGEST_FILE >> 20} MiB")
     return content
 
 
 def _number(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
+    if not math.isfinite(value) or abs(value) > _LARGEST_NUMBER:
         raise _NoUseError(f"has a number that makes no sense ({text[:20]})")
     return value
 

@@ -10,10 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_BETWEEN = 2
-"""Spaces between columns."""
-_LEAST_LABEL = 10
-"""Longer names give way."""
+_BETWEEN = 2  # spaces between columns
+_LEAST_LABEL = 10  # longer names give way
 
 
 @dataclass(frozen=True, slots=True)

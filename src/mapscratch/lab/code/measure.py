@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ from itertools import product
 from multiprocessing.connection import wait
 from operator import attrgetter
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO, Literal
 
 from mapscratch.engine.dontneed import reclaimer_setting
@@ -46,8 +46,7 @@ _SYSTEM_PYTHON = "/usr/bin/python3"
 _WHOLE_ADDRESS_SPACE = (1 << 47) - 4096
 _ANSWER_SECONDS = 60.0
 _SECONDS_TO_END = 5.0
-_SECONDS_FOR_A_DROP = 0.3
-"""How long after pressure a drop policy may still act before is counted."""
+_SECONDS_FOR_A_DROP = 0.3  # that a drop policy may still act after pressure, before is counted
 _SWAP_BYTES_A_WORKER = 24 << 20
 _SMALLEST_SWAP = 256 << 20
 
@@ -119,12 +118,7 @@ class CodeComparison:
 
 
 def compare_code(settings: Settings, *, announce: Announce, progress: Progress) -> CodeComparison:
-    """Runs the comparison, with each number of workers in turn, under pressure if it can be had.
-
-    Raises:
-        CodeError: a worker failed.
-        UserError: what was asked for can't be had here.
-    """
+    """Runs the comparison, with each number of workers in turn, under pressure if it can be had."""
     started = time.monotonic()
     cache = ConversionCache()
     # The system's Python: its extension modules are libraries, and nearly everybody has it.
@@ -181,16 +175,6 @@ class _Workers:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.pids: list[int] = []
         self.digests: set[str] = set()
-
-    def start(self, command: list[str], variables: Mapping[str, str]) -> int:
-        """Starts a process that waits to be told to go; returns its id."""
-        command = ["/bin/sh", "-c", 'read go && exec "$@"', "worker", *command]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=self.errors, env=variables
-        )
-        self.processes.append(process)
-        return process.pid
 
     def tell(self, word: bytes) -> None:
         """Tells each process something, and waits for the answer of each worker."""
@@ -262,12 +246,18 @@ def _round(
             variables, counts = environment(cache, made, reclaimer=setting), made.counts
         workers = _Workers(count, stack.enter_context(tempfile.TemporaryFile()))
         stack.callback(workers.end)
-        command = [str(interpreter), "-I", str(WORKER)]
+        # It waits to be in the control group before it allocates anything.
+        command: list[str | Path] = ["/bin/sh", "-c", 'read go && exec "$@"', "worker"]
+        command += [interpreter, "-I", WORKER]
         is_forking = start == "pre-forked"
+        if is_forking:
+            command.append(str(count))
         for _ in range(1 if is_forking else count):
-            pid = workers.start(command + [str(count)] * is_forking, variables)
-            # Before it allocates anything there.
-            surroundings.adopt([pid])
+            process = subprocess.Popen(
+                command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=workers.errors, env=variables
+            )
+            workers.processes.append(process)
+            surroundings.adopt([process.pid])
         workers.tell(b"go\n")
         before = read_vmstat()
         calm = workers.footprint()

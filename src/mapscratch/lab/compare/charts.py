@@ -22,10 +22,8 @@ from mapscratch.errors import UserError
 from mapscratch.extras import how_to_install
 from mapscratch.lab.rig.results import Comparison, Summary
 
-ROWS = 14
-"""Of the drawing area of a text chart."""
-ASCII = str.maketrans("│─└┤·●", "|-++.o")
-"""What a terminal without Unicode gets, by `str.translate`."""
+ROWS = 14  # of the drawing area of a text chart
+ASCII = str.maketrans("│─└┤·●", "|-++.o")  # for terminals without Unicode, by `str.translate`
 
 _LOOKS = {
     "private": ("red", "#c0392b", "o"),
@@ -39,10 +37,8 @@ _LOOKS = {
     "zswap": ("cyan", "#117a8b", "o"),
 }
 """A colour of terminals, and a colour and a marker of matplotlib's."""
-_LONGEST_NAMES = 36
-"""Characters for the names of lines that end in one row."""
-_LEAST_COLUMNS = 16
-"""Of a drawing with names beside it; where there are fewer they stand below."""
+_LONGEST_NAMES = 36  # characters of lines that end in one row
+_LEAST_COLUMNS = 16  # of a drawing with names beside it; where there are fewer they stand below
 _NOT_APPLICABLE = "not applicable (its pages are dropped by us; the kernel is not asked)."
 
 

@@ -24,10 +24,8 @@ from mapscratch.lab.rig.workload import Library, Workload
 from mapscratch.proc import read_meminfo, read_vmstat
 from mapscratch.terminal import Progress
 
-_PROCESS_OVERHEAD = 24 << 20
-"""Bytes of a worker beside what it maps: what it no longer shares with its parent."""
-_TABLE_ENTRY = 16
-"""Bytes of an offset and a value, see `mapscratch.fixups.Words`."""
+_PROCESS_OVERHEAD = 24 << 20  # bytes of a worker that it no longer shares with its parent
+_TABLE_ENTRY = 16  # bytes of an offset and a value, see `mapscratch.fixups.Words`
 _SWAP_MARGIN = 64 << 20
 _SECONDS_TO_CLEAN_UP = 2.0
 
@@ -54,13 +52,7 @@ def compare(
     progress: Progress,
     started: float | None = None,
 ) -> Comparison:
-    """Runs the experiment, from `started` (`time.monotonic`) on; no error leaves anything behind.
-
-    Raises:
-        ExperimentError: no strategy runs here, or the machine is too small.
-        WorkerError: a worker fails or is killed.
-        SwapError, CgroupError: see `mapscratch.lab.rig.surroundings.prepare`.
-    """
+    """Runs the experiment, from `started` (`time.monotonic`) on; errors leave nothing behind."""
     started = time.monotonic() if started is None else started
     reasons = {name: STRATEGIES[name].unavailable() for name in settings.strategies}
     left_out = {name: reason for name, reason in reasons.items() if reason}

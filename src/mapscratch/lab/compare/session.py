@@ -6,6 +6,7 @@ from __future__ import annotations
 import resource
 import time
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -144,14 +145,12 @@ class Session:
             (window.address, window.address + window.library.mapped_pages * PAGESIZE)
             for window in self._windows
         )
-        first, end = spans[0][0], spans[-1][1]
-        usages = []
-        for area in range_memory(first, end - first).areas:
-            while spans and spans[0][1] <= area.start:
-                spans.pop(0)
-            if spans and spans[0][0] < area.end:
-                usages.append(area.usage)
-        return total(usages)
+        starts = [start for start, _ in spans]
+        found = range_memory(starts[0], spans[-1][1] - starts[0])
+        # Of the windows that begin before an area ends the last is in it, or none.
+        ends = [spans[bisect_left(starts, area.end) - 1][1] for area in found.areas]
+        areas = zip(found.areas, ends, strict=True)
+        return total(area.usage for area, end in areas if area.start < end)
 
     def _measured(self, step: Callable[[Window], int]) -> Effort:
         """What a step takes that is done with each window."""

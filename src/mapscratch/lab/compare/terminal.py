@@ -16,7 +16,6 @@ from mapscratch.lab.tables import Column, print_table
 from mapscratch.text import counted, decimal, whole
 
 _MEBIBYTE = 1 << 20
-NOT_KNOWN = "n/a"
 
 Format = Callable[[float], str]
 
@@ -182,7 +181,7 @@ def _print_results(
 
 def _cell(spread: Spread | None, write: Format, verbose: bool) -> str:
     if spread is None:
-        return NOT_KNOWN
+        return "n/a"
     median = write(spread.median)
     if not verbose or spread.minimum == spread.maximum or not spread.median:
         return median

@@ -38,10 +38,8 @@ Case: TypeAlias = Literal[
 ]
 
 WORDS_A_PAGE = PAGESIZE // 8
-_NEGLIGIBLE = 0.02
-"""So small a share of pages that were still in memory doesn't change what a page-in costs."""
-_TOO_MANY = 0.1
-"""So large a share of them does, and nothing can be said."""
+_NEGLIGIBLE = 0.02  # of the pages still in memory: that doesn't change what a page-in costs
+_TOO_MANY = 0.1  # of them: that does, and nothing can be said
 
 _WEIGHED = (
     "{sent}, {by_scratch}: {made}, dropping it and bringing it back with them {scratch_us}, and "

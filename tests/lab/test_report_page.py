@@ -32,7 +32,7 @@ from support.report_documents import (
 from mapscratch import __version__
 from mapscratch.lab.cost.answer import answer
 from mapscratch.lab.cost.costs import Check
-from mapscratch.lab.cost.model import DEVICES
+from mapscratch.lab.cost.model import DEVICES, Layout
 from mapscratch.lab.reading import ReadingError
 from mapscratch.lab.report import charts, facts
 from mapscratch.lab.report.charts import Scale, apart
@@ -436,7 +436,7 @@ def test_pages_are_classed_and_the_last_class_ends_with_what_a_page_has():
 
 def test_points_are_moved_to_how_pages_lie_in_the_libraries():
     line = make_report_line("swap.file", 20.1, 0.2)
-    layout = facts.Layout(2.0, 0.1)
+    layout = Layout(2.0, 0.1)
     fits = tuple(type(fit)(fit.page_us, fit.fixup_ns, 0.5, 10.0) for fit in line.fits)
     line = dataclasses.replace(line, fits=fits)
     (fixups, spread), *_ = facts.moved_points(line, layout)

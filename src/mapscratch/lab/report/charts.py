@@ -9,7 +9,7 @@ and a name, and colour only beside them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,8 @@ STRIP_TOP, STRIP_BOTTOM = BOTTOM + 44, BOTTOM + 106
 """Of the pages by their fixups, below it."""
 _LINE_HEIGHT = 17.0
 _STEPS = 48
-_NARROW, _WIDE = 260.0, 500.0
-"""Pixels that the area of a chart has across on a phone, and on a wide screen at least."""
-_CHARACTER = 7.3
-"""So wide is a character of a chart's text at most on average, in pixels."""
+_TICK, _NUMBER, _QUANTILE = 9.0, 16.0, 30.0
+"""Per cent across that a text takes on a phone, where a chart's area has some 260 pixels."""
 _LEAST_COUNTS = 2
 """One point is no line."""
 CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z"
@@ -97,7 +95,7 @@ def apart(wanted: Sequence[float], distance: float, low: float, high: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, what was measured of it, and its name; reckoned: nothing was measured of it."""
+    """A line, what was measured of it, if it isn't reckoned, and its name at its end."""
 
     key: str
     title: str
@@ -113,7 +111,7 @@ class Tick:
 
     at: float
     text: str
-    roomy: bool
+    roomy: bool = False
     upwards: float = 0.0
     note: str = ""
 
@@ -170,16 +168,20 @@ class Chart:
         ]
 
     @property
-    def quantiles(self) -> Iterator[Tick]:
+    def quantiles(self) -> list[Tick]:
         """At the median, and where 95 % of the pages have no more."""
-        former = -math.inf
-        for share, name in ((0.5, "half"), (0.95, "95 %")):
-            value = self.pages.quantile(share) if self.pages else 0
-            if value >= 1:
-                text = f"{name} ≤ {whole(value)}"
-                near = (self.x(value) - former) / 100 * _NARROW <= len(text) * _CHARACTER
-                yield Tick(value, text, roomy=near)
-                former = self.x(value)
+        pages = self.pages
+        found = ((pages.quantile(0.5), "half"), (pages.quantile(0.95), "95 %")) if pages else ()
+        return _spaced([(k, f"{name} ≤ {whole(k)}") for k, name in found], self.x, _QUANTILE)
+
+
+def _spaced(texts: Sequence[tuple[float, str]], x: Scale, room: float) -> list[Tick]:
+    """Without a text where there is no room, and on wide screens alone where a phone has none."""
+    ticks: list[Tick] = []
+    for at, text in texts:
+        free = x(at) - x(ticks[-1].at) if ticks else room
+        ticks.append(Tick(at, text if free >= room / 2 else "", roomy=free < room))
+    return ticks
 
 
 # --- a page's way out of memory and back --------------------------------------------------------
@@ -202,7 +204,7 @@ def round_trip_chart(ways: Ways, pages: Distribution | None) -> Chart:
         say=duration,
         x=x,
         y=y,
-        ticks=[Tick(2.0**n, str(2**n), roomy=n % 2 == 1) for n in range(10)],
+        ticks=_spaced([(2.0**n, str(2**n)) for n in range(10)], x, _TICK),
         lines=[_way_line(way) for way in drawn],
         rings=_rings(ways, x, y),
         pages=pages,
@@ -228,26 +230,18 @@ def _rings(ways: Ways, x: Scale, y: Scale) -> list[Tick]:
         found = [(break_even(swap.trip, way.trip).fixups.median, swap) for swap in ways.swaps]
         # The number is that of the swap that is beaten least.
         for limit, swap in sorted(found, key=lambda pair: pair[0]):
-            if not 1 <= limit < WORDS_A_PAGE:
-                continue
-            us, text = swap.at(limit), whole(limit)
-            at = (x(limit), y(us))
-            note = f"break-even of {way.title} with {swap.name}: {text} fixups a page"
-            narrow, wide = (_free(at, text, taken, width) for width in (_NARROW, _WIDE))
-            if wide:
-                taken.append(at)
-            rings.append(Tick(limit, text if wide else "", not narrow, us, note))
+            if 1 <= limit < WORDS_A_PAGE:
+                us, text = swap.at(limit), whole(limit)
+                note = f"break-even of {way.title} with {swap.name}: {text} fixups a page"
+                at = (x(limit), y(us))
+                free = at[0] > _NUMBER and all(
+                    abs(at[0] - one[0]) > _NUMBER or abs(at[1] - one[1]) > _LINE_HEIGHT
+                    for one in taken
+                )
+                if free:
+                    taken.append(at)
+                rings.append(Tick(limit, text if free else "", upwards=us, note=note))
     return rings
-
-
-def _free(
-    at: tuple[float, float], text: str, taken: Sequence[tuple[float, float]], width: float
-) -> bool:
-    """Whether there is room for a text left of a place, and beside those that are there."""
-    long = len(text) * _CHARACTER + 18
-    return at[0] / 100 * width > long and all(
-        abs(at[1] - y) > _LINE_HEIGHT or abs(at[0] - x) / 100 * width > long for x, y in taken
-    )
 
 
 # --- swap against the number of processes -------------------------------------------------------
@@ -283,14 +277,6 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
         say=whole,
         x=x,
         y=Scale(0, max(1.0, 1.05 * most), BOTTOM, TOP),
-        ticks=_count_ticks(counts, x),
+        ticks=_spaced([(n, whole(n)) for n in counts], x, _TICK),
         lines=sorted(lines, key=lambda line: -line.curve[-1][1]),
     )
-
-
-def _count_ticks(counts: Sequence[float], x: Scale) -> list[Tick]:
-    ticks: list[Tick] = []
-    for n in counts:
-        free = not ticks or (x(n) - x(ticks[-1].at)) / 100 * _NARROW > 24
-        ticks.append(Tick(n, whole(n) if free else "", roomy=False))
-    return ticks

@@ -16,22 +16,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mapscratch.lab.compare.document import ComparisonDocument, Result
+from mapscratch.lab.cost import model
 from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.costs import Line
-from mapscratch.lab.cost.model import (
-    ALONE,
-    DEVICE,
-    DEVICES,
-    WORDS_A_PAGE,
-    BreakEven,
-    Device,
-    FixupCost,
-    Layout,
-    RoundTrip,
-    break_even,
-    device_lines,
-    kernel_part_us,
-)
 from mapscratch.lab.cost.pages import Distribution
 from mapscratch.lab.report.documents import Documents, Survey
 from mapscratch.lab.report.words import duration, percent, ranged
@@ -60,18 +47,14 @@ _MISSES = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a page leaves memory and comes back as it was.
+    """How a page leaves memory and comes back as it was, and what was measured: fixups, and µs.
 
-    Attributes:
-        key: a class of the style sheet.
-        name: in words.
-        trip: what it costs, by the page's fixups.
-        points: measured: fixups a page, and µs.
+    The key is a class of the style sheet.
     """
 
     key: str
     name: str
-    trip: RoundTrip
+    trip: model.RoundTrip
     points: tuple[tuple[float, Spread], ...] = ()
 
     @property
@@ -87,7 +70,7 @@ class Way:
     @property
     def page_us(self) -> float:
         """µs for a page without fixups: the one figure that is said of it everywhere."""
-        return self.at(0)
+        return self.trip.bare_us
 
     @property
     def fixup_ns(self) -> float:
@@ -111,14 +94,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """All ways that are known.
+    """All ways that are known: swaps, the cheapest first, and a way for each kind of fixup.
 
-    Attributes:
-        swaps: the cheapest first.
-        scratch: by the engine that is preferred, a way for each kind of fixup.
-        others: by other engines.
-        pages: whose fixups these are; None where that isn't known.
-        report: what it was all measured for; None where comparisons are all that there is.
+    Those are by the engine that is preferred, and by others. The pages are those whose fixups these
+    are, if that is known; without a report comparisons are all that there is.
     """
 
     swaps: tuple[Way, ...]
@@ -140,28 +119,33 @@ class Ways:
 
     def from_the_top(self, ways: Sequence[Way]) -> list[Way]:
         """As their lines end at the right: names, letters and tables have the order of the eye."""
-        return sorted(ways, key=lambda one: -one.at(WORDS_A_PAGE))
+        return sorted(ways, key=lambda one: -one.at(model.WORDS_A_PAGE))
 
     @property
     def kernel_us(self) -> float:
         """Of a page's way through a device what is the kernel's work; 0 if it is not known."""
-        return float(kernel_part_us(self.report.costs)[0]) if self.report else 0.0
+        return float(model.kernel_part_us(self.report.costs)[0]) if self.report else 0.0
 
     def device(self, name: str, latency_us: float) -> Way:
         """Swap to a device that isn't here."""
-        trip = _constant(DEVICE, latency_us)
+        trip = _constant(model.DEVICE, latency_us)
         if self.report:
-            trip = device_lines(self.report.costs, Device(name, latency_us))[0]
+            trip = model.device_lines(self.report.costs, model.Device(name, latency_us))[0]
         return Way("device", name, trip)
 
     def devices(self) -> list[tuple[Way, float]]:
         """Those of the model, and how many µs a read takes."""
-        return [(self.device(_DEVICE_NAMES[name], us), us) for name, us in DEVICES.items()]
+        return [(self.device(_DEVICE_NAMES[name], us), us) for name, us in model.DEVICES.items()]
+
+    @property
+    def weighed(self) -> list[tuple[Way, float]]:
+        """Swaps that were measured, and devices."""
+        return [*((swap, 0.0) for swap in self.swaps), *self.devices()]
 
     def pays(self, way: Way, swap: Way) -> Pays:
         """Up to how many fixups a page dropping takes less time than a swap."""
         pages = None if way.key in ("short", "long") else self.pages  # No page has these alone.
-        return Pays(break_even(swap.trip, way.trip), pages)
+        return Pays(model.break_even(swap.trip, way.trip), pages)
 
     def limits(self, way: Way) -> list[str]:
         """The same in words, for each swap."""
@@ -172,15 +156,15 @@ class Ways:
 class Pays:
     """A break-even in words."""
 
-    found: BreakEven
+    found: model.BreakEven
     pages: Distribution | None
 
     @property
     def limit(self) -> str:
         """Up to how many fixups."""
-        return {"never": "never", "always": "any number"}.get(
-            self.found.pays, whole(self.found.fixups.median)
-        )
+        if self.found.pays == "up to":
+            return whole(self.found.fixups.median)
+        return "never" if self.found.pays == "never" else "any number"
 
     @property
     def share(self) -> float | None:
@@ -197,7 +181,7 @@ class Pays:
     def bounds(self) -> str:
         """The least and the most that the figures of any rounds allow; empty where it's one."""
         ends = (max(self.found.fixups.minimum, 0.0), max(self.found.fixups.maximum, 0.0))
-        low, high = (whole(end) if end <= WORDS_A_PAGE else "any" for end in ends)
+        low, high = (whole(end) if end <= model.WORDS_A_PAGE else "any" for end in ends)
         return f"({ranged(low, high)})" if low != high else ""
 
 
@@ -221,17 +205,19 @@ def ways_of(documents: Documents) -> Ways | None:
     return ways if found else None
 
 
-def _way(report: CostReport, trip: RoundTrip) -> Way:
+def _way(report: CostReport, trip: model.RoundTrip) -> Way:
     line, fixup = report.costs.line(trip.what), trip.fixup
     key, name = trip.what.removeprefix("swap."), swap_name(trip.what)
     if fixup:
         key, name = _DROPS[fixup.fixup, fixup.scope]
     measured = key == "known" or not fixup
-    points = tuple(moved_points(line, report.pages.layout or ALONE)) if line and measured else ()
+    points = (
+        tuple(moved_points(line, report.pages.layout or model.ALONE)) if line and measured else ()
+    )
     return Way(key, name, trip, points)
 
 
-def moved_points(line: Line, layout: Layout) -> Iterator[tuple[float, Spread]]:
+def moved_points(line: Line, layout: model.Layout) -> Iterator[tuple[float, Spread]]:
     """What was measured on pages that lie close, moved to how they lie in the libraries."""
     closest = min(line.layouts, default=None)
     for (fixups, *values), (clean_pages, mappings) in zip(line.points, line.layouts, strict=True):
@@ -253,13 +239,15 @@ def _of_compares(documents: Documents) -> Iterator[Way]:
             yield Way(key, swap_name(key), _constant(f"swap.{key}", verdict.swap_us), points)
         if us is not None and fixups and ns is not None and verdict.scratch and not dropped:
             dropped = True
-            fixup = FixupCost("known value", None, _exactly(ns))
+            fixup = model.FixupCost("known value", None, _exactly(ns))
             trip = _constant(verdict.scratch, max(us - ns * fixups / 1e3, 0.01), ns, fixup)
             yield Way(*_DROPS["known value", None], trip, ((fixups, _exactly(us)),))
 
 
-def _constant(what: str, us: float, ns: float = 0.0, fixup: FixupCost | None = None) -> RoundTrip:
-    return RoundTrip(what, what, fixup, np.full((3, 1), us), np.full((3, 1), ns))
+def _constant(
+    what: str, us: float, ns: float = 0.0, fixup: model.FixupCost | None = None
+) -> model.RoundTrip:
+    return model.RoundTrip(what, what, fixup, np.full((3, 1), us), np.full((3, 1), ns))
 
 
 def _exactly(value: float) -> Spread:
@@ -273,11 +261,10 @@ def verdict(documents: Documents, ways: Ways | None) -> str:
     """The answer to the page's question, in at most 20 words."""
     if any(one.wrong_words for one in documents.compares):
         return "Words were wrong after a page came back: no other figure here counts."
-    if ways and ways.swaps and ways.scratch:
-        return _weighed(ways)
     if ways and ways.scratch:
         dropped = duration(ways.scratch[0].page_us)
-        return f"Dropping a page and reading it again takes {dropped}; no swap was measured."
+        alone = f"Dropping a page and reading it again takes {dropped}; no swap was measured."
+        return _weighed(ways, dropped) if ways.swaps else alone
     if documents.pages:
         return (
             f"Half of the pages that relocation dirties have up to {whole(documents.pages.median)} "
@@ -288,7 +275,7 @@ def verdict(documents: Documents, ways: Ways | None) -> str:
     return "Nothing could be measured here; below is why, and what to do."
 
 
-def _weighed(ways: Ways) -> str:
+def _weighed(ways: Ways, dropped: str) -> str:
     """On how many pages dropping takes less time; from many libraries to few, if that is known."""
     kinds = ways.mixed or ways.scratch[:1]
     swaps = ways.swaps[:_IN_VERDICT]
@@ -297,7 +284,6 @@ def _weighed(ways: Ways) -> str:
         return f"Dropping pages beats swapping up to so many known fixups: {', '.join(limits)}."
     if all(ways.pays(way, swap).found.pays == "never" for way in kinds for swap in ways.swaps):
         times = (f"{one.name} {duration(one.page_us)}" for one in swaps)
-        dropped = duration(ways.scratch[0].page_us)
         return f"Dropping a page never beats swapping it: {', '.join(times)}, dropping {dropped}."
     parts: list[str] = []
     for swap in swaps:
@@ -359,10 +345,8 @@ def told_apart(paths: Sequence[str]) -> list[str]:
 
 def kinds_of_fixups(survey: Survey) -> list[tuple[str, int]]:
     """Kinds of relocation and how many there are, the most first."""
-    totals: Counter[str] = Counter()
-    for library in survey.libraries:
-        totals.update(library.kinds)
-    return [(kind, number) for kind, number in totals.most_common() if number > 0]
+    kinds = sum((Counter(one.kinds) for one in survey.libraries), Counter[str]())
+    return kinds.most_common()
 
 
 # --- swap against the number of processes -------------------------------------------------------
@@ -383,14 +367,9 @@ def _median(result: Result, name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One strategy of a comparison over numbers of processes.
+    """One strategy of a comparison over numbers of processes, and what was with the most of them.
 
-    Attributes:
-        swap: where pages went; empty for nowhere.
-        strategy: its name.
-        swapped: number of processes, and pages sent to swap; none if the kernel wasn't asked to.
-        round_trip_us: with the most processes.
-        given_back: MiB for each MiB asked for, with the most processes.
+    Pages sent to swap are known where the kernel was asked to reclaim; swap is empty for nowhere.
     """
 
     swap: str

@@ -39,7 +39,6 @@ def costs(documents: Documents) -> dict[str, Any]:
         "ways": ways,
         "trip": chart,
         "slider": _slider(ways, chart.y) if ways and ways.scratch and chart else None,
-        "weighed": list(_weighed(ways)) if ways else [],
         "other_pages": _other_pages(documents),
         "report": documents.cost.report if documents.cost else None,
     }
@@ -55,23 +54,14 @@ def _answer(documents: Documents) -> str:
 
 def _cautions(documents: Documents, ways: facts.Ways | None) -> Iterator[str]:
     """Why the answer is to be taken with care; none where it isn't."""
-    if not documents.cost:
-        return
-    yield from documents.cost.report.costs.notes
-    doubted = [one.what for one in documents.cost.report.costs.checks if not one.agrees]
-    if doubted:
-        yield f"Others measure {listed(doubted)} differently, see below."
-    noisy = [one.title for one in (*ways.swaps, *ways.scratch) if one.page_us < 0] if ways else []
-    if noisy:
-        yield f"Noise is larger than what was measured of {listed(noisy)}."
-
-
-def _weighed(ways: facts.Ways) -> Iterator[tuple[facts.Way, str]]:
-    """Swaps that were measured, and other devices, and what a page costs by them."""
-    for swap in ways.swaps:
-        yield swap, f"{duration(swap.page_us)} a page, measured"
-    for swap, latency in ways.devices():
-        yield swap, f"{duration(swap.page_us)} a page, if a read takes {duration(latency)}"
+    if documents.cost:
+        costs = documents.cost.report.costs
+        yield from costs.notes
+        if doubted := [one.what for one in costs.checks if not one.agrees]:
+            yield f"Others measure {listed(doubted)} differently, see below."
+        every = (*ways.swaps, *ways.scratch) if ways else ()
+        if noisy := [one.title for one in every if one.page_us < 0]:
+            yield f"Noise is larger than what was measured of {listed(noisy)}."
 
 
 def _other_pages(documents: Documents) -> bool:

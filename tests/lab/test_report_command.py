@@ -304,7 +304,7 @@ def test_nothing_that_could_be_made_is_an_error(tmp_path, monkeypatch, capsys):
     assert main(["report", "-o", str(output), "--keep", str(kept)]) == 2
     assert "nothing could be measured" in capsys.readouterr().err.splitlines()[-1]
     assert "Nothing could be measured here" in output.read_text(encoding="utf-8")
-    assert not kept.exists()
+    assert list(kept.iterdir()) == []
 
 
 def test_where_nothing_can_be_kept_nothing_is_run(tmp_path, monkeypatch, capsys):

@@ -25,10 +25,8 @@ _SQUEEZED = {
 }
 _ARRAYS = {
     "scan scan_processor": "a fresh sum, as fast as astype of the whole; by processor time",
-    "scan_cold_file scan_cold_file_processor": "the same, file not in the page cache; by processor "
-    "time",
-    "scan_chunks scan_cold_file_chunks": "chunk by chunk, of our time: a fresh sum; file not in "
-    "the page cache",
+    "scan_cold_file scan_cold_file_processor": "the same, file not cached; by processor time",
+    "scan_chunks scan_cold_file_chunks": "chunk by chunk, of our time: a sum; file not cached",
     **{f"file_{key} zram_{key} zswap_{key}": text for key, text in _SQUEEZED.items()},
     "numba python": "a fixup by numba, as fast as in C; in Python, in a process of its own",
     "readers_ours readers_forked readers_chunks": "16 readers of 64 MiB, memory of all in MiB: "
@@ -37,8 +35,7 @@ _ARRAYS = {
 _CACHE = {
     "deflate_decode lzma_decode": "chunks to decode, twice the memory, as fast as decoding each "
     "time: deflate; lzma",
-    "deflate_best lzma_best": "the same, as fast as the best size of an lru_cache, found by "
-    "trying: deflate; lzma",
+    "deflate_best lzma_best": "the same, as fast as the best size of an lru_cache: deflate; lzma",
     "hit_4kib_any hit_4kib_zipf hit_4kib_recent": "a hit on 4 KiB, µs more than a dict's: any; by "
     "Zipf's law; just used",
     "hit_1mib_any hit_1mib_zipf hit_1mib_recent": "a hit on 1 MiB and its sum, times a dict's: "

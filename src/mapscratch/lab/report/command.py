@@ -19,7 +19,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import shutil
 import sys
@@ -33,12 +32,11 @@ from typing import Any, get_args
 
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.errors import UserError
-from mapscratch.lab.compare.document import ComparisonDocument
 from mapscratch.lab.report.bench import files_of_the_source
 from mapscratch.lab.report.documents import (
     KINDS,
+    AnyDocument,
     Documents,
-    Head,
     as_document,
     read_bench,
     read_document,
@@ -76,8 +74,6 @@ machine; what a part doesn't use goes to those after it, by these weights."""
 _SHARE_MEASURED = 0.8
 """Of a part's time, what it may measure for; it starts, makes swap and cleans up beside that."""
 _SECONDS_TO_START, _SECONDS_BEYOND = 3.0, 20.0
-_SWAP_KINDS: tuple[SwapKind, ...] = ("file", "zram", "zswap")
-"""The most telling one first, for the time may be short for the last."""
 _LEAST_SWAP = 256 << 20
 
 HELP = "one HTML page: how expensive the fixups are here"
@@ -113,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what pages are swapped to, as in `mapscratch compare` (default: what is there); may "
         "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
     )
-    keep = "save the JSON of what it runs itself, too, each when it is done"
+    keep = "save the JSON of what it runs itself in it, too, each when it is done"
     parser.add_argument("--keep", type=file_path, metavar="FOLDER", help=keep)
 
 
@@ -155,7 +151,6 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
         OSError: a file or folder can't be written to.
         SwapError: swap can't be made that is asked for by name, or none of all.
     """
-    check_output_files([arguments.output])
     given = [f"--{name}" for name in KINDS if getattr(arguments, name)]
     own = [f"--{name}" for name in ("swap", "seconds", "keep") if getattr(arguments, name)]
     if given and own:
@@ -165,20 +160,13 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
     for name in KINDS:
         if name != "compare" and len(getattr(arguments, name)) > 1:
             raise ReportError(f"--{name} is given twice: a page shows one {name}")
-    if arguments.keep:
-        _check_folder(arguments.keep.absolute())
     refused: dict[SwapKind, str] = {}
     for wanted in arguments.swap:
         refused |= check_swap(wanted, _LEAST_SWAP)
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+    check_output_files([arguments.output, arguments.keep and arguments.keep / "survey.json"])
     return refused
-
-
-def _check_folder(folder: Path) -> None:
-    at = next(one for one in (folder, *folder.parents) if one.exists())
-    if not at.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(at))
-    if not os.access(at, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, "can't be written to", str(at))
 
 
 # --- from nothing -------------------------------------------------------------------------------
@@ -188,7 +176,9 @@ def _run_all(
     arguments: argparse.Namespace, refused: Mapping[SwapKind, str], folder: Path
 ) -> list[Outcome]:
     started, whole = time.monotonic(), arguments.seconds or DEFAULT_SECONDS
-    swaps = _swaps(arguments.swap, refused)
+    swaps = list(dict.fromkeys(arguments.swap)) or ["none"]
+    if "all" in swaps:  # The most telling one first, for the time may be short for the last.
+        swaps = [kind for kind in ("file", "zram", "zswap") if kind not in refused]
     # One run of costs measures all of them in turns.
     every = "all" if len(swaps) > 1 else swaps[0]
     ahead = [("survey", "none"), ("cost", every), *(("compare", swap) for swap in swaps)]
@@ -217,13 +207,6 @@ def _run_all(
 def _share(name: str, ahead: Sequence[str]) -> float:
     """Of the time that is left, what a part gets, and those ahead of it get the rest."""
     return _SHARES[name] / (1 if name == "survey" else sum(_SHARES[other] for other in ahead))
-
-
-def _swaps(wanted: Sequence[str], refused: Mapping[SwapKind, str]) -> list[str]:
-    """One sweep for each."""
-    if "all" not in wanted:
-        return list(dict.fromkeys(wanted)) or ["none"]
-    return [kind for kind in _SWAP_KINDS if kind not in refused]
 
 
 def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: bool) -> Part:
@@ -266,13 +249,12 @@ def _progress(seconds: float) -> Iterator[Progress]:
 def _keep(file: Path, folder: Path, say: Progress) -> None:
     """What can't be kept is told, and the page is made all the same."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file.name)
     except OSError as error:
         say(f"{file.name}: not kept: {error.strerror or error}", 1.0)
 
 
-def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> Head | ComparisonDocument:
+def _document(outcome: Outcome, refused: Mapping[SwapKind, str]) -> AnyDocument:
     """With the reason why a swap wasn't measured: it can't be made, and not that nobody asked."""
     document = outcome.document
     left_out = document.get("left_out") if isinstance(document, dict) else None

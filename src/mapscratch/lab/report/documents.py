@@ -25,7 +25,6 @@ from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.reading import ReadingError, checked_document, converted, read_json
 
 _VERSION = 1
-
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -143,7 +142,8 @@ class Bench(Struct, frozen=True):
     note: str = ""
 
 
-KINDS: dict[str, type[Head | ComparisonDocument]] = {
+AnyDocument = Head | ComparisonDocument
+KINDS: dict[str, type[AnyDocument]] = {
     "survey": Survey,
     "cost": Cost,
     "compare": ComparisonDocument,
@@ -154,16 +154,12 @@ KINDS: dict[str, type[Head | ComparisonDocument]] = {
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What there is to make a page from.
+    """What there is to make a page from: but for comparisons one of each kind, runs of benchmarks.
 
-    Attributes:
-        all: the documents; but for comparisons one of each kind is shown.
-        bench: runs of the benchmarks, of arrays and `Cache`.
-        missing: name of a document, and why it could not be made.
-        commands: command lines that made them, in order.
+    Then which could not be made and why, and the command lines that made the others.
     """
 
-    all: tuple[Head | ComparisonDocument, ...] = ()
+    all: tuple[AnyDocument, ...] = ()
     bench: tuple[Bench, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
     commands: tuple[str, ...] = ()
@@ -198,13 +194,13 @@ class Documents:
         return next((one for one in self.all if isinstance(one, Ps)), None)
 
 
-def read_document(path: Path, name: str) -> Head | ComparisonDocument:
+def read_document(path: Path, name: str) -> AnyDocument:
     """Reads the document of a name of `KINDS`; errors are those of `as_document`, and OSError."""
     value = read_json(path, f"what `mapscratch {name} --json` saved")
     return as_document(value, os.fspath(path), name)
 
 
-def as_document(value: Any, where: str, name: str) -> Head | ComparisonDocument:
+def as_document(value: Any, where: str, name: str) -> AnyDocument:
     """A document that was read; its name, its version and its members' types are checked.
 
     Raises:
@@ -214,10 +210,9 @@ def as_document(value: Any, where: str, name: str) -> Head | ComparisonDocument:
     if name != "cost":
         return converted(checked, KINDS[name], where)
     head, figures = converted(checked, Head, where), converted(checked, Figures, where)
+    pages, alternatives = figures.distribution(), figures.alternatives
     try:
-        report = cost_report(
-            figures.costs(), figures.distribution(), alternatives=figures.alternatives
-        )
+        report = cost_report(figures.costs(), pages, alternatives=alternatives)
     except ArithmeticError as error:
         raise ReadingError(f"{where!a}: {error}: measure again") from None
     return Cost(**msgspec.structs.asdict(head), report=report)

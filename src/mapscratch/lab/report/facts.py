@@ -378,6 +378,11 @@ class Sweep:
     round_trip_us: Spread | None
     given_back: float | None
 
+    def told(self, counts: Sequence[int]) -> list[str]:
+        """Pages sent to swap by so many processes, in words."""
+        swapped, missing = dict(self.swapped), "not known" if self.swapped else "not asked"
+        return [whole(swapped[n]) if n in swapped else missing for n in counts]
+
 
 def sweeps_of(compare: ComparisonDocument) -> Iterator[Sweep]:
     """What a comparison shows, by strategy."""

@@ -10,34 +10,46 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.resources import files
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from mapscratch import __version__
-from mapscratch.lab.cost.model import WORDS_A_PAGE
-from mapscratch.lab.report import bench, charts, facts, sections, words
-from mapscratch.lab.report.documents import Documents
+from mapscratch.lab.cost.answer import answer
+from mapscratch.lab.cost.model import DEVICES, WORDS_A_PAGE
+from mapscratch.lab.report import bench, charts, facts, words
+from mapscratch.lab.report.documents import Documents, Skipped
+from mapscratch.lab.report.words import duration
 from mapscratch.lab.survey.totals import LARGEST
-from mapscratch.text import counted, nanoseconds, size, whole
+from mapscratch.text import counted, listed, nanoseconds, size, swap_name, whole
 
+COMMANDS = {
+    "survey": "mapscratch survey --installed --pid all --json survey.json",
+    "cost": "mapscratch cost --measure --json cost.json",
+    "compare": "sudo mapscratch compare --swap auto --json compare.json",
+    "ps": "mapscratch ps --json > ps.json",
+}
+"""What makes each document."""
+_MADE = ("file", "zram", "zswap")
+"""Kinds of swap that can be made for a measurement."""
 _PAGE = 4096
 """Bytes of a page where documents count pages."""
+_SLOWEST = 10**4.5
+_SLIDER_STEPS = 46
 
 
 def page(documents: Documents, created: datetime) -> str:
-    """The page.
-
-    Args:
-        documents: what it is made from.
-        created: when, with a time zone.
-
-    Returns:
-        HTML, to be encoded as UTF-8.
-    """
-    style, script = _asset("page.css"), _asset("page.js")
+    """The page as HTML, to be encoded as UTF-8; `created` has a time zone."""
+    ways = facts.ways_of(documents)
+    chart = charts.round_trip_chart(ways, ways.pages or documents.pages) if ways else None
+    sweeps = [one for compare in documents.compares for one in facts.sweeps_of(compare)]
+    fixed_up = {round(n) for one in documents.compares if (n := facts.pages_a_process(one))}
+    style, script = (Markup(_text("assets", name)) for name in ("page.css", "page.js"))
     return _environment().get_template("page.html").render(
         style=style,
         script=script,
@@ -45,13 +57,22 @@ def page(documents: Documents, created: datetime) -> str:
         "base-uri 'none'; form-action 'none'",
         created=created,
         documents=documents,
-        reasons={**dict.fromkeys(sections.COMMANDS, ""), **dict(documents.missing)},
-        kernels=sorted({one.machine.kernel for one in documents.all} - {""}),
-        machines=sections.machines(documents),
-        left_out=list(sections.left_out(documents)),
-        commands=documents.commands or sections.commands(documents),
-        **sections.costs(documents),
-        **sections.sweeps(documents),
+        report=documents.cost.report if documents.cost else None,
+        reasons=dict.fromkeys(COMMANDS, "") | dict(documents.missing),
+        machines=_machines(documents),
+        left_out=list(_left_out(documents)),
+        commands=documents.commands or _commands(documents),
+        verdict=facts.verdict(documents, ways),
+        answer=_answer(documents),
+        cautions=list(_cautions(documents, ways)),
+        ways=ways,
+        trip=chart,
+        slider=_slider(ways, chart.y) if ways and ways.scratch and chart else None,
+        other_pages=_other_pages(documents),
+        sweep=charts.sweep_chart(sweeps),
+        fixed_up=listed(map(whole, sorted(fixed_up))),
+        sweeps=sweeps,
+        counts=sorted({n for one in sweeps for n, _ in one.swapped}),
     )  # fmt: skip
 
 
@@ -65,19 +86,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    said = (words.duration, words.percent, words.digits, words.moment, words.spread)
-    environment.filters.update({say.__name__: say for say in (*said, counted, nanoseconds, whole)})
+    said: list[Any] = [duration, words.percent, words.digits, words.moment, words.spread]
+    said += [counted, nanoseconds, size, swap_name, whole]
+    environment.filters.update({say.__name__: say for say in said})
     environment.filters.update(
         n=lambda value: f"{value:.1f}".removesuffix(".0"),
-        size=size,
         pages=lambda number: size(number * _PAGE),
         pages_in=_pages_in,
-        cost_of=lambda fixups, way: words.duration(way.at(fixups)),
+        cost_of=lambda fixups, way: duration(way.at(fixups)),
         run=bench.title,
+        skipped=_skipped,
     )
-    environment.globals.update(bench=bench, charts=charts, facts=facts, sections=sections)
-    environment.globals.update(words=words, size=size, whole=whole, version=__version__)
-    environment.globals.update(WORDS_A_PAGE=WORDS_A_PAGE, LARGEST=LARGEST)
+    environment.globals.update(bench=bench, charts=charts, facts=facts, words=words)
+    environment.globals.update(COMMANDS=COMMANDS, WORDS_A_PAGE=WORDS_A_PAGE, LARGEST=LARGEST)
+    environment.globals.update(size=size, whole=whole, version=__version__)
     return environment
 
 
@@ -86,8 +108,11 @@ def _pages_in(pages: int) -> str:
     return f"{size(pages * _PAGE)} ({number})" if pages else "0"
 
 
-def _asset(name: str) -> Markup:
-    return Markup(_text("assets", name))
+def _skipped(skipped: Sequence[Skipped]) -> str:
+    """How many files, and how many processes."""
+    processes = sum(one.path.startswith("/proc/") for one in skipped)
+    numbers = ((len(skipped) - processes, "file", "files"), (processes, "process", "processes"))
+    return listed(counted(*one) for one in numbers if one[0])
 
 
 def _text(*path: str) -> str:
@@ -97,3 +122,121 @@ def _text(*path: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def _answer(documents: Documents) -> str:
+    """What the documents answer themselves; empty if they don't."""
+    report = documents.cost.report if documents.cost else None
+    if report and (report.swaps or report.scratches):
+        return answer(report).removeprefix("How expensive are the fixups? ")
+    return next((one.verdict.sentence for one in documents.compares), "")
+
+
+def _cautions(documents: Documents, ways: facts.Ways | None) -> Iterator[str]:
+    """Why the answer is to be taken with care; none where it isn't."""
+    if documents.cost:
+        costs = documents.cost.report.costs
+        yield from costs.notes
+        if doubted := [one.what for one in costs.checks if not one.agrees]:
+            yield f"Others measure {listed(doubted)} differently, see below."
+        every = (*ways.swaps, *ways.scratch) if ways else ()
+        if noisy := [one.title for one in every if one.page_us < 0]:
+            yield f"Noise is larger than what was measured of {listed(noisy)}."
+
+
+def _other_pages(documents: Documents) -> bool:
+    """Whether costs were reckoned for other pages than those of the survey."""
+    if not documents.cost or not documents.pages:
+        return False
+    own, others = documents.pages, documents.cost.report.pages
+    pairs = ((own.fixups, others.fixups), (own.pages, others.pages))
+    return not all(np.array_equal(*pair) for pair in pairs)
+
+
+def _slider(ways: facts.Ways, scale: charts.Scale) -> dict[str, Any]:
+    """What is said for each latency that can be chosen, which the script only shows.
+
+    Presets are the names and steps of the model's devices.
+    """
+    grid = {_SLOWEST ** (step / (_SLIDER_STEPS - 1)) for step in range(_SLIDER_STEPS)}
+    latencies = sorted(grid | set(DEVICES.values()))
+    steps = [_step(ways, latency, scale) for latency in latencies]
+    presets = [(f"{way.name}, {duration(us)}", latencies.index(us)) for way, us in ways.devices()]
+    return {"steps": steps, "presets": presets}
+
+
+def _step(ways: facts.Ways, latency: float, scale: charts.Scale) -> tuple[Any, ...]:
+    """In the row's head, in words, where the line is, what is beside it, and the row's cells."""
+    device = ways.device("another device", latency)
+    trip, read = duration(device.page_us), duration(latency)
+    told = [
+        f"{way.name}: up to {one.limit} a page{f' ({one.note})' if one.note else ''}"
+        if one.found.pays == "up to"
+        else f"{way.name}: {one.limit}"
+        for way in ways.drawn
+        for one in [ways.pays(way, device)]
+    ]
+    text = (
+        f"A read takes {read}, a page's way out and back {trip}. Dropping takes less time, by how "
+        f"fixups are made again: {'; '.join(told)}."
+    )
+    beyond = " (beyond this chart)" if device.page_us > scale.high else ""
+    at = round(scale(device.page_us), 1)
+    cells = [(one.limit, one.note) for way in ways.scratch for one in [ways.pays(way, device)]]
+    return f"{read} a read, {trip} a page", text, at, f"another device, {trip}{beyond}", cells
+
+
+# --- where it was measured, and how to do it again ------------------------------------------------
+
+
+def _machines(documents: Documents) -> list[str]:
+    """Where it was measured; one, unless documents of several are mixed."""
+    told = (
+        f"Linux {one.kernel}, {one.architecture}, {counted(one.processors, 'processor')}, pages of "
+        f"{whole(one.page_size)} bytes."
+        for one in (document.machine for document in documents.all)
+    )
+    return list(dict.fromkeys(told))
+
+
+def _left_out(documents: Documents) -> Iterator[tuple[str, str]]:
+    """What isn't there, and why."""
+    yield from documents.missing
+    given = {"survey": documents.survey, "cost": documents.cost, "compare": documents.compares}
+    for name in (name for name, found in given.items() if not found and not documents.missing):
+        made = f"not among the files that this page is made from; `{COMMANDS[name]}` makes it"
+        yield name, made
+    for one in documents.all:
+        yield from one.left_out.items()
+
+
+def _commands(documents: Documents) -> list[str]:
+    """What makes such documents, and a page of them."""
+    lines, given = [], []
+    if documents.survey or not documents.all:
+        alone = documents.survey is not None and not documents.survey.processes
+        lines.append(COMMANDS["survey"].replace(" --pid all", "" if alone else " --pid all"))
+        given.append("--survey survey.json")
+    if documents.cost or not documents.all:
+        lines.append(_cost_command(documents))
+        given.append("--cost cost.json")
+    swaps = list(dict.fromkeys(one.settings.swap for one in documents.compares))
+    for number, swap in enumerate(swaps, start=1):
+        name = f"compare{number if len(swaps) > 1 else ''}.json"
+        made = swap in ("auto", *_MADE)
+        option = f" --swap {swap}" if made else ""
+        lines.append(f"{'sudo ' if made else ''}mapscratch compare{option} --json {name}")
+        given.append(f"--compare {name}")
+    return [*lines, f"mapscratch report {' '.join(given)} -o report.html"]
+
+
+def _cost_command(documents: Documents) -> str:
+    """With the swap that was measured, and root, which makes it."""
+    lines = documents.cost.report.costs.lines if documents.cost else ()
+    names = [name for one in lines if (name := one.what.removeprefix("swap.")) in _MADE]
+    swap = f" --swap {names[0] if len(names) == 1 else 'all'}" if names else ""
+    survey = " --survey survey.json" if documents.survey else ""
+    return f"{'sudo ' if names else ''}mapscratch cost --measure{swap}{survey} --json cost.json"

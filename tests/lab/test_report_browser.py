@@ -146,7 +146,7 @@ def test_fixups_as_they_are_mixed_have_room(browser, tmp_path, width):
     browser.open(output)
     assert browser.run(TEXTS_THAT_TOUCH) == []
     assert browser.run("document.documentElement.scrollWidth") <= width
-    said = browser.run("document.querySelector('output').textContent")
+    said = browser.run("document.querySelector('output').innerText")
     assert "as ld.so does it, many libraries: any number" in said
     assert "look-ups" not in said
     pixels(browser.screenshot(), f"mixed-{width}.png")
@@ -179,8 +179,8 @@ def test_on_paper_it_is_light_and_without_controls(opened):
 def test_the_slider_moves_a_line_and_fills_a_row(opened):
     def state() -> list[str]:
         found = opened.run(
-            "[document.querySelector('output').textContent,"
-            " document.querySelector('tr.slider').textContent,"
+            "[document.querySelector('output').innerText,"
+            " document.querySelector('tr.slider:not([hidden])').innerText,"
             " document.querySelector('.device line').getAttribute('y1')]"
         )
         return [text.replace("\N{NO-BREAK SPACE}", " ") for text in found]

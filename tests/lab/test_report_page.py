@@ -461,16 +461,20 @@ def test_break_even_is_that_of_the_model():
 
 
 def test_the_slider_knows_each_step_and_the_devices_of_the_model(full_page):
-    (data,) = re.findall(r'data-steps="(.*?)"', full_page)
-    steps = json.loads(data.replace("&#34;", '"').replace("&#39;", "'"))
-    presets = [int(step) for step in re.findall(r'data-step="(\d+)"', full_page)]
-    heads = [steps[step][0].replace("\N{NO-BREAK SPACE}", " ") for step in presets]
+    texts = re.findall(r"<p hidden data-y.*?</p>", full_page, re.S)
+    rows = re.findall(r'<tr class="slider" hidden>(.*?)</tr>', full_page, re.S)
+    presets = re.findall(r'<button type="button" value="(\d+)"', full_page)
+    assert len(texts) == len(rows)
     assert len(presets) == len(DEVICES)
     # Beyond the latency the kernel's part: 2.9 µs and 0.64 µs.
-    assert heads == ["80 µs a read, 84 µs a page", "150 µs a read, 154 µs a page",
-                     "10 ms a read, 10 ms a page"]  # fmt: skip
-    assert steps[0][4][0] == ["never", ""]
-    assert steps[-1][4][0] == ["any number", ""]
+    heads = ("80 µs a read, 84 µs a page", "150 µs a read, 154 µs a page",
+             "10 ms a read, 10 ms a page")  # fmt: skip
+    for step, head in zip(map(int, presets), heads, strict=True):
+        read, trip = head.replace(" a page", "").split(" a read, ")
+        assert text_of(rows[step]).startswith(f"the slider&#39;s device {head}")
+        assert f"A read takes {read}, a page's way out and back {trip}." in text_of(texts[step])
+    assert text_of(rows[0].partition("<td>")[2]).startswith("never")
+    assert text_of(rows[-1].partition("<td>")[2]).startswith("any number")
 
 
 @pytest.mark.parametrize("wanted", [[5, 5, 5], [0, 100, 101, 99], [-50, 400, 12, 13], [7], []])

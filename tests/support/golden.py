@@ -46,8 +46,9 @@ def drawn_on(console: Console) -> str:
 
 
 def words_of_page(page: str) -> str:
-    """What a page says, a line for each of its blocks, cells apart by bars."""
+    """What a page shows, a line for each of its blocks, cells apart by bars."""
     page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    page = re.sub(r"<(p|tr)\b[^>]* hidden\b.*?</\1>", "", page, flags=re.DOTALL)
     page = re.sub(r"\s+", " ", page)
     page = re.sub(rf"<({_BLOCKS})\b[^>]*>", "\n", page)
     page = re.sub(r"</t[hd]>", " | ", page)

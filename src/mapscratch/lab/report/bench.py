@@ -52,10 +52,8 @@ def files_of_the_source() -> list[Path]:
 
 def bench_tables(runs: Sequence[Bench]) -> dict[str, list[list[str]]]:
     """What each run found, by caption; a figure that isn't known here is told by its own name."""
-    found = {
-        "Arrays": list(_rows(runs, "arrays.", _ARRAYS)),
-        "Cache": list(_rows(runs, "cache.", _CACHE)),
-    }
+    titles = {"Arrays": _ARRAYS, "Cache": _CACHE}
+    found = {name: list(_rows(runs, f"{name.lower()}.", titles[name])) for name in titles}
     return {caption: rows for caption, rows in found.items() if rows}
 
 
@@ -78,8 +76,3 @@ def _figure(value: float | tuple[float, float] | None) -> str:
         return "not known"
     low, high = value if isinstance(value, tuple) else (value, value)
     return ranged(digits(low), digits(high))
-
-
-def title(run: Bench) -> str:
-    """Where and when."""
-    return ", ".join(filter(None, (run.processor, run.date))) or "a run"

@@ -29,8 +29,6 @@ _LINE_HEIGHT = 17.0
 _STEPS = 48
 _TICK, _NUMBER, _QUANTILE = 9.0, 16.0, 30.0
 """Per cent across that a text takes on a phone, where a chart's area has some 260 pixels."""
-_LEAST_COUNTS = 2
-"""One point is no line."""
 CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z"
 _SQUARE, _DIAMOND, _DOWN = "M-4-4h8v8h-8Z", "M0-6L6 0L0 6L-6 0Z", "M0 5.4L5.2-4h-10.4Z"
 SHAPES = {
@@ -118,12 +116,8 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines over a number of things; they have the order of the eye, from the top at their ends."""
+    """Lines over a number of things, in the order of the eye: from the top at their ends."""
 
-    key: str
-    title: str
-    across: str
-    upwards: str
     unit: tuple[str, str]
     say: Callable[[float], str]
     x: Scale
@@ -196,10 +190,6 @@ def round_trip_chart(ways: Ways, pages: Distribution | None) -> Chart:
     x = Scale(1, WORDS_A_PAGE, 0, 100, logarithmic=True)
     y = Scale(min(values) / 1.6, max(values) * 1.6, BOTTOM, TOP, logarithmic=True)
     return Chart(
-        key="trip",
-        title="What it costs a page to leave memory and come back as it was",
-        across="fixups on the page",
-        upwards="a page's way out and back, time",
         unit=("fixup", "fixups"),
         say=duration,
         x=x,
@@ -254,7 +244,7 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
     """
     alike: dict[tuple[str, tuple[tuple[int, float], ...]], list[str]] = {}
     for one in sweeps:
-        if one.swap and len(one.swapped) >= _LEAST_COUNTS:
+        if one.swap and len(one.swapped) > 1:  # One point is no line.
             alike.setdefault((one.strategy, one.swapped), []).append(swap_name(one.swap))
     if not alike:
         return None
@@ -269,10 +259,6 @@ def sweep_chart(sweeps: Sequence[Sweep]) -> Chart | None:
     most = max(pages for line in lines for _, pages in line.curve)
     x = Scale(0, max(1, *counts), 0, 100)
     return Chart(
-        key="sweep",
-        title="Fixed-up pages that N processes sent to swap",
-        across="processes",
-        upwards="pages to swap",
         unit=("process", "processes"),
         say=whole,
         x=x,

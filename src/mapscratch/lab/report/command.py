@@ -197,10 +197,13 @@ def _run_all(
                 say(part.title, (begun + min(ran, part.limit)) / whole)
 
             tick(0.0)
-            outcomes.append(run_part(part, folder, tick))
-            say(_told(outcomes[-1]), (time.monotonic() - started) / whole)
-            if arguments.keep and outcomes[-1].document:
+            outcome = run_part(part, folder, tick)
+            done = f"done in {outcome.seconds:.0f} s"
+            end = f"not done: {outcome.reason}" if outcome.reason else done
+            say(f"{name}: {end}", (time.monotonic() - started) / whole)
+            if arguments.keep and outcome.document:
                 _keep(folder / part.file, arguments.keep, say)
+            outcomes.append(outcome)
     return outcomes
 
 
@@ -223,11 +226,6 @@ def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: b
         words += ["--swap", swap]
         title += f", swap {swap}"
     return Part(name, title, tuple(words), file, limit)
-
-
-def _told(outcome: Outcome) -> str:
-    end = f"not done: {outcome.reason}" if outcome.reason else f"done in {outcome.seconds:.0f} s"
-    return f"{outcome.part.name}: {end}"
 
 
 @contextmanager
@@ -283,14 +281,7 @@ def _write(path: Path, text: bytes) -> None:
     elif path.exists() and not path.is_file():  # /dev/stdout, a pipe
         path.write_bytes(text)
     else:
-        with replacing(path.resolve(), _mode(path)) as file:
+        target = path.resolve()
+        target.touch()  # A new one has the mode of any new file.
+        with replacing(target, target.stat().st_mode & 0o777) as file:
             file.write(text)
-
-
-def _mode(path: Path) -> int:
-    """That of the file that is replaced, or of any new file."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

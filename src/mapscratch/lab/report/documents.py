@@ -53,8 +53,13 @@ class SurveyedProcess(Struct, frozen=True):
 
     pid: Count = 0
     command: str = ""
-    relocated_pages: Count = 0
+    dirtied_pages: Count = msgspec.field(default=0, name="relocated_pages")
     saved_pages: Count = 0
+
+    @property
+    def name(self) -> str:
+        """That tells it apart."""
+        return f"{self.command or '?'} ({self.pid})"
 
 
 class Totals(Struct, frozen=True):
@@ -140,6 +145,11 @@ class Bench(Struct, frozen=True):
     processor: str = ""
     kernel: str = ""
     note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Where and when."""
+        return ", ".join(filter(None, (self.processor, self.date))) or "a run"
 
 
 AnyDocument = Head | ComparisonDocument

@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 
-from mapscratch.lab.compare.document import ComparisonDocument, Result
+from mapscratch.lab.compare.document import ComparisonDocument
 from mapscratch.lab.cost import model
 from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.costs import Line
 from mapscratch.lab.cost.pages import Distribution
-from mapscratch.lab.report.documents import Documents, Survey
+from mapscratch.lab.report.documents import Documents, Library, Survey, SurveyedProcess
 from mapscratch.lab.report.words import duration, percent, ranged
 from mapscratch.lab.rig.results import Spread
 from mapscratch.text import swap_name, whole
@@ -34,7 +35,10 @@ _DROPS = {
     ("symbolic", "long"): ("long", "long look-ups"),
 }
 """How fixups are made again, by their kind and scope: a key, and a name."""
-_DEVICE_NAMES = {"nvme": "NVMe", "ssd": "SATA SSD", "disk": "hard disk"}
+_NAMES = {"nvme": "NVMe", "ssd": "SATA SSD", "disk": "hard disk"}
+DEVICES = {_NAMES[name]: latency_us for name, latency_us in model.DEVICES.items()}
+LATENCIES = sorted({10 ** (step / 10) for step in range(46)} | set(DEVICES.values()))
+"""µs that a read takes of devices that can be chosen."""
 _BIGGEST = 12
 _IN_VERDICT = 3
 """Swaps that there is room for in 20 words."""
@@ -126,21 +130,12 @@ class Ways:
         """Of a page's way through a device what is the kernel's work; 0 if it is not known."""
         return float(model.kernel_part_us(self.report.costs)[0]) if self.report else 0.0
 
-    def device(self, name: str, latency_us: float) -> Way:
+    def device(self, latency_us: float, name: str = "another device") -> Way:
         """Swap to a device that isn't here."""
         trip = _constant(model.DEVICE, latency_us)
         if self.report:
             trip = model.device_lines(self.report.costs, model.Device(name, latency_us))[0]
         return Way("device", name, trip)
-
-    def devices(self) -> list[tuple[Way, float]]:
-        """Those of the model, and how many µs a read takes."""
-        return [(self.device(_DEVICE_NAMES[name], us), us) for name, us in model.DEVICES.items()]
-
-    @property
-    def weighed(self) -> list[tuple[Way, float]]:
-        """Swaps that were measured, and devices."""
-        return [*((swap, 0.0) for swap in self.swaps), *self.devices()]
 
     def pays(self, way: Way, swap: Way) -> Pays:
         """Up to how many fixups a page dropping takes less time than a swap."""
@@ -167,15 +162,15 @@ class Pays:
         return "never" if self.found.pays == "never" else "any number"
 
     @property
-    def share(self) -> float | None:
-        """Of the pages, how many have fewer; None where that isn't known."""
-        return self.pages.share_below(self.found.fixups.median) if self.pages else None
+    def share(self) -> float:
+        """Of the pages, how many have fewer; 0 where that isn't known."""
+        return self.pages.share_below(self.found.fixups.median) if self.pages else 0.0
 
     @property
     def note(self) -> str:
         """The share of the pages, where it isn't all or none of them."""
-        some = self.found.pays == "up to" and self.share is not None
-        return f"{percent(self.share or 0.0)} of pages" if some else ""
+        some = self.found.pays == "up to" and self.pages
+        return f"{percent(self.share)} of pages" if some else ""
 
     @property
     def bounds(self) -> str:
@@ -210,11 +205,9 @@ def _way(report: CostReport, trip: model.RoundTrip) -> Way:
     key, name = trip.what.removeprefix("swap."), swap_name(trip.what)
     if fixup:
         key, name = _DROPS[fixup.fixup, fixup.scope]
-    measured = key == "known" or not fixup
-    points = (
-        tuple(moved_points(line, report.pages.layout or model.ALONE)) if line and measured else ()
-    )
-    return Way(key, name, trip, points)
+    layout = report.pages.layout or model.ALONE
+    measured = line if key == "known" or not fixup else None
+    return Way(key, name, trip, tuple(moved_points(measured, layout)) if measured else ())
 
 
 def moved_points(line: Line, layout: model.Layout) -> Iterator[tuple[float, Spread]]:
@@ -287,7 +280,7 @@ def _weighed(ways: Ways, dropped: str) -> str:
         return f"Dropping a page never beats swapping it: {', '.join(times)}, dropping {dropped}."
     parts: list[str] = []
     for swap in swaps:
-        shares = sorted(round(100 * (ways.pays(way, swap).share or 0.0)) for way in kinds)
+        shares = sorted(round(100 * ways.pays(way, swap).share) for way in kinds)
         span = f"{ranged(str(shares[0]), str(shares[-1]))}\N{NO-BREAK SPACE}%"
         parts.append(f"{span}{'' if parts else ' of pages'} ({swap.name})")
     return f"Making fixups again beats swapping on {', '.join(parts)}."
@@ -299,34 +292,19 @@ def _weighed(ways: Ways, dropped: str) -> str:
 def classes(pages: Distribution) -> list[tuple[int, int, int]]:
     """How many pages have fixups from a number to another, which is less than twice as large."""
     most = max(int(pages.fixups[-1]), 1)
-    bins = []
-    for low in (2**power for power in range(most.bit_length())):
-        inside = (pages.fixups >= low) & (pages.fixups < 2 * low)
-        bins.append((low, min(2 * low - 1, most), int(pages.pages[inside].sum())))
-    return bins
+    lows = [2**power for power in range(most.bit_length())]
+    parts = np.split(pages.pages, np.searchsorted(pages.fixups, [*lows, most + 1]))[1:-1]
+    ends = (min(2 * low - 1, most) for low in lows)
+    return [(low, end, int(part.sum())) for low, end, part in zip(lows, ends, parts, strict=True)]
 
 
-Holder = tuple[str, int, int]
-"""A process or a library; pages that relocation dirties there, and would not; and all of them."""
+Holder = TypeVar("Holder", Library, SurveyedProcess)
 
 
-def biggest_processes(survey: Survey) -> list[Holder]:
-    """Those that hold most relocated pages."""
-    return _biggest(
-        (f"{one.command or '?'} ({one.pid})", one.saved_pages, one.relocated_pages)
-        for one in survey.processes
-    )
-
-
-def biggest_libraries(survey: Survey) -> list[Holder]:
-    """Those of which relocation dirties most pages, by names that tell them apart."""
-    found = _biggest((one.path, one.saved_pages, one.dirtied_pages) for one in survey.libraries)
-    names = told_apart([path for path, *_ in found])
-    return [(name, *holder[1:]) for name, holder in zip(names, found, strict=True)]
-
-
-def _biggest(holders: Iterator[Holder]) -> list[Holder]:
-    return heapq.nlargest(_BIGGEST, (one for one in holders if one[2]), key=lambda one: one[2])
+def biggest(holders: Sequence[Holder]) -> list[Holder]:
+    """Those in which relocation dirties most pages."""
+    dirtied = [one for one in holders if one.dirtied_pages]
+    return heapq.nlargest(_BIGGEST, dirtied, key=lambda one: one.dirtied_pages)
 
 
 def told_apart(paths: Sequence[str]) -> list[str]:
@@ -360,11 +338,6 @@ def swapped_to(compare: ComparisonDocument) -> str:
     return "" if kind == "none" else kind
 
 
-def _median(result: Result, name: str) -> float | None:
-    spread = result.figures.get(name)
-    return spread.median if spread else None
-
-
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """One strategy of a comparison over numbers of processes, and what was with the most of them.
@@ -376,7 +349,7 @@ class Sweep:
     strategy: str
     swapped: tuple[tuple[int, float], ...]
     round_trip_us: Spread | None
-    given_back: float | None
+    given_back: Spread | None
 
     def told(self, counts: Sequence[int]) -> list[str]:
         """Pages sent to swap by so many processes, in words."""
@@ -389,18 +362,18 @@ def sweeps_of(compare: ComparisonDocument) -> Iterator[Sweep]:
     results = sorted(compare.results, key=lambda one: one.processes)
     for name in dict.fromkeys(one.strategy for one in compare.results):
         own = [one for one in results if one.strategy == name]
-        swapped = [(one.processes, _median(one, "swapped_out_pages")) for one in own]
-        with_most = own[-1].processes == results[-1].processes
+        swapped = ((one.processes, one.figures.get("swapped_out_pages")) for one in own)
+        last = own[-1].figures if own[-1].processes == results[-1].processes else {}
         yield Sweep(
             swapped_to(compare),
             name,
-            tuple((n, pages) for n, pages in swapped if pages is not None),
-            own[-1].figures.get("round_trip_us") if with_most else None,
-            _median(own[-1], "given_back_per_mib") if with_most else None,
+            tuple((n, pages.median) for n, pages in swapped if pages),
+            last.get("round_trip_us"),
+            last.get("given_back_per_mib"),
         )
 
 
 def pages_a_process(compare: ComparisonDocument) -> float | None:
     """How many pages each process fixes up; None if it isn't known."""
-    known = ((_median(one, "pages"), one.processes) for one in compare.results)
-    return next((pages / n for pages, n in known if pages is not None and n), None)
+    known = ((one.figures.get("pages"), one.processes) for one in compare.results)
+    return next((pages.median / n for pages, n in known if pages and n), None)

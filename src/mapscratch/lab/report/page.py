@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from mapscratch import __version__
 from mapscratch.lab.cost.answer import answer
-from mapscratch.lab.cost.model import DEVICES, WORDS_A_PAGE
+from mapscratch.lab.cost.model import WORDS_A_PAGE
 from mapscratch.lab.report import bench, charts, facts, words
 from mapscratch.lab.report.documents import Documents, Skipped
 from mapscratch.lab.report.words import duration
@@ -32,21 +32,19 @@ COMMANDS = {
     "survey": "mapscratch survey --installed --pid all --json survey.json",
     "cost": "mapscratch cost --measure --json cost.json",
     "compare": "sudo mapscratch compare --swap auto --json compare.json",
-    "ps": "mapscratch ps --json > ps.json",
 }
 """What makes each document."""
 _MADE = ("file", "zram", "zswap")
 """Kinds of swap that can be made for a measurement."""
 _PAGE = 4096
 """Bytes of a page where documents count pages."""
-_SLOWEST = 10**4.5
-_SLIDER_STEPS = 46
 
 
 def page(documents: Documents, created: datetime) -> str:
     """The page as HTML, to be encoded as UTF-8; `created` has a time zone."""
     ways = facts.ways_of(documents)
     chart = charts.round_trip_chart(ways, ways.pages or documents.pages) if ways else None
+    measured = ways.report if ways else None
     sweeps = [one for compare in documents.compares for one in facts.sweeps_of(compare)]
     fixed_up = {round(n) for one in documents.compares if (n := facts.pages_a_process(one))}
     style, script = (Markup(_text("assets", name)) for name in ("page.css", "page.js"))
@@ -63,11 +61,12 @@ def page(documents: Documents, created: datetime) -> str:
         left_out=list(_left_out(documents)),
         commands=documents.commands or _commands(documents),
         verdict=facts.verdict(documents, ways),
-        answer=_answer(documents),
+        answer=answer(measured).removeprefix("How expensive are the fixups? ")
+        if measured
+        else next((one.verdict.sentence for one in documents.compares), ""),
         cautions=list(_cautions(documents, ways)),
         ways=ways,
         trip=chart,
-        slider=_slider(ways, chart.y) if ways and ways.scratch and chart else None,
         other_pages=_other_pages(documents),
         sweep=charts.sweep_chart(sweeps),
         fixed_up=listed(map(whole, sorted(fixed_up))),
@@ -86,7 +85,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    said: list[Any] = [duration, words.percent, words.digits, words.moment, words.spread]
+    said: list[Any] = [duration, words.percent, words.digits, words.spread]
     said += [counted, nanoseconds, size, swap_name, whole]
     environment.filters.update({say.__name__: say for say in said})
     environment.filters.update(
@@ -94,7 +93,6 @@ def _environment() -> Environment:
         pages=lambda number: size(number * _PAGE),
         pages_in=_pages_in,
         cost_of=lambda fixups, way: duration(way.at(fixups)),
-        run=bench.title,
         skipped=_skipped,
     )
     environment.globals.update(bench=bench, charts=charts, facts=facts, words=words)
@@ -127,14 +125,6 @@ def _hash(text: str) -> str:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def _answer(documents: Documents) -> str:
-    """What the documents answer themselves; empty if they don't."""
-    report = documents.cost.report if documents.cost else None
-    if report and (report.swaps or report.scratches):
-        return answer(report).removeprefix("How expensive are the fixups? ")
-    return next((one.verdict.sentence for one in documents.compares), "")
-
-
 def _cautions(documents: Documents, ways: facts.Ways | None) -> Iterator[str]:
     """Why the answer is to be taken with care; none where it isn't."""
     if documents.cost:
@@ -154,39 +144,6 @@ def _other_pages(documents: Documents) -> bool:
     own, others = documents.pages, documents.cost.report.pages
     pairs = ((own.fixups, others.fixups), (own.pages, others.pages))
     return not all(np.array_equal(*pair) for pair in pairs)
-
-
-def _slider(ways: facts.Ways, scale: charts.Scale) -> dict[str, Any]:
-    """What is said for each latency that can be chosen, which the script only shows.
-
-    Presets are the names and steps of the model's devices.
-    """
-    grid = {_SLOWEST ** (step / (_SLIDER_STEPS - 1)) for step in range(_SLIDER_STEPS)}
-    latencies = sorted(grid | set(DEVICES.values()))
-    steps = [_step(ways, latency, scale) for latency in latencies]
-    presets = [(f"{way.name}, {duration(us)}", latencies.index(us)) for way, us in ways.devices()]
-    return {"steps": steps, "presets": presets}
-
-
-def _step(ways: facts.Ways, latency: float, scale: charts.Scale) -> tuple[Any, ...]:
-    """In the row's head, in words, where the line is, what is beside it, and the row's cells."""
-    device = ways.device("another device", latency)
-    trip, read = duration(device.page_us), duration(latency)
-    told = [
-        f"{way.name}: up to {one.limit} a page{f' ({one.note})' if one.note else ''}"
-        if one.found.pays == "up to"
-        else f"{way.name}: {one.limit}"
-        for way in ways.drawn
-        for one in [ways.pays(way, device)]
-    ]
-    text = (
-        f"A read takes {read}, a page's way out and back {trip}. Dropping takes less time, by how "
-        f"fixups are made again: {'; '.join(told)}."
-    )
-    beyond = " (beyond this chart)" if device.page_us > scale.high else ""
-    at = round(scale(device.page_us), 1)
-    cells = [(one.limit, one.note) for way in ways.scratch for one in [ways.pays(way, device)]]
-    return f"{read} a read, {trip} a page", text, at, f"another device, {trip}{beyond}", cells
 
 
 # --- where it was measured, and how to do it again ------------------------------------------------

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 
 from mapscratch.lab.rig.results import Spread
 
@@ -69,8 +68,3 @@ def spread(measured: Spread, factor: float = 1.0) -> str:
 def known(value: float | None, say: Callable[[float], str]) -> str:
     """A value in words, or that it isn't known."""
     return "not known" if value is None else say(value)
-
-
-def moment(when: datetime) -> str:
-    """A date and time to be read."""
-    return when.strftime("%Y-%m-%d %H:%M %Z").strip()

@@ -4,34 +4,25 @@
   "use strict";
   document.documentElement.classList.add("live");
 
-  const form = document.querySelector(".device-form");
-  if (form) {
-    // What is said for each step was reckoned when the page was made.
-    const steps = JSON.parse(form.dataset.steps);
-    const input = form.querySelector("input"), output = form.querySelector("output");
-    const row = document.querySelector("#break-even tr.slider");
+  const input = document.querySelector("#device");
+  if (input) {
+    // What is said for each step was reckoned and written when the page was made.
+    const steps = document.querySelectorAll("output p"), rows = document.querySelectorAll("tr.slider");
     const line = document.querySelector(".device line"), name = document.querySelector(".device text");
     const show = () => {
-      const [head, text, at, beside, cells] = steps[Number(input.value)];
-      input.setAttribute("aria-valuetext", head);
-      output.textContent = text;
-      row.querySelector("th small").textContent = head;
-      row.querySelectorAll("td").forEach((cell, index) => {
-        const [limit, share] = cells[index], small = document.createElement("small");
-        small.textContent = share;
-        cell.replaceChildren(limit, small);
-      });
+      for (const parts of [steps, rows]) {
+        parts.forEach((part, index) => { part.hidden = index !== Number(input.value); });
+      }
+      const at = Number(steps[input.value].dataset.y);
       line.setAttribute("y1", at);
       line.setAttribute("y2", at);
       name.setAttribute("y", at < 68 ? at + 17 : at - 6);
-      name.textContent = beside;
+      name.textContent = steps[input.value].dataset.name;
+      input.setAttribute("aria-valuetext", name.textContent);
     };
     input.addEventListener("input", show);
-    for (const button of form.querySelectorAll("button")) {
-      button.addEventListener("click", () => {
-        input.value = button.dataset.step;
-        show();
-      });
+    for (const button of document.querySelectorAll(".presets button")) {
+      button.addEventListener("click", () => { input.value = button.value; show(); });
     }
     show();
   }

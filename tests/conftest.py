@@ -52,6 +52,18 @@ def purgeable_pages() -> None:
 
 
 @pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A folder that any user may read and write.
+
+    Those of pytest are its user's; whoever opens one has it closed by the next run that starts.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="mapscratch-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        yield folder
+
+
+@pytest.fixture
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but the test drops pages of `dontneed`: others on this machine may be short."""
     monkeypatch.setattr(dontneed, "_woken_by", "nothing: this is a test")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 from mmap import PAGESIZE
 from pathlib import Path
@@ -32,10 +31,11 @@ START = """
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(public_path: Path) -> Path:
     values = np.random.default_rng(0).integers(-30_000, 30_000, ITEMS).astype(">i2")
-    values.tofile(tmp_path / "values")
-    return tmp_path / "values"
+    values.tofile(public_path / "values")
+    (public_path / "values").chmod(0o644)
+    return public_path / "values"
 
 
 def run(code: str, path: Path, *arguments: object, **keywords: Any) -> Any:
@@ -320,9 +320,8 @@ SYSTEM_CALLS = """
 """
 
 
-def test_what_an_ordinary_user_saves_is_whole(lazyfree: str, path: Path, tmp_path: Path) -> None:
+def test_what_an_ordinary_user_saves_is_whole(lazyfree: str, path: Path) -> None:
     """Pages that are missing in a system call: right bytes or the documented error."""
-    _open_to_all(path)
     run_python(
         SYSTEM_CALLS
         + """
@@ -395,7 +394,6 @@ def test_root_is_served_in_system_calls(lazyfree: str, path: Path, tmp_path: Pat
 
 @pytest.mark.skipif(not is_supported(), reason="the numbers of system calls here are not known")
 def test_a_sandbox_without_userfaultfd(path: Path) -> None:
-    _open_to_all(path)
     run_python(
         """
         import sys
@@ -418,12 +416,3 @@ def test_a_sandbox_without_userfaultfd(path: Path) -> None:
         """,
         path,
     )
-
-
-def _open_to_all(path: Path) -> None:
-    path.chmod(0o644)
-    for parent in path.parents:
-        if os.stat(parent).st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(os.stat(parent).st_mode | 0o055)
-        if parent == Path("/tmp"):
-            break

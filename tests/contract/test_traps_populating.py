@@ -71,15 +71,11 @@ START = """
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(public_path: Path) -> Path:
     values = np.random.default_rng(0).integers(-30_000, 30_000, ITEMS).astype(">i2")
-    values.tofile(tmp_path / "values")
-    (tmp_path / "values").chmod(0o644)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent == Path("/tmp"):
-            break
-        parent.chmod(parent.stat().st_mode | 0o055)
-    return tmp_path / "values"
+    values.tofile(public_path / "values")
+    (public_path / "values").chmod(0o644)
+    return public_path / "values"
 
 
 READ_ONLY = ("array", "read-only map")

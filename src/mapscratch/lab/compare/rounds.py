@@ -62,7 +62,6 @@ def compare(
         raise ExperimentError(f"none of these strategies runs here. {told}")
     notes = list(workload.notes)
     processes = _that_fit(workload, settings.processes, notes)
-    squeezed = settings.pressure == "cgroup"
     rounds: list[Round] = []
     with prepare(settings, swap_needed(workload, settings), announce) as surroundings:
         for count, number in _turns(processes, settings, started, notes):
@@ -70,9 +69,7 @@ def compare(
             for strategy in [*runnable[first:], *runnable[:first]]:
                 gone = min((time.monotonic() - started) / settings.seconds, 1.0)
                 progress(f"{count} processes, round {number}, {strategy.name}", gone)
-                rounds.append(
-                    run_round(workload, strategy, count, number, surroundings, squeezed=squeezed)
-                )
+                rounds.append(run_round(workload, strategy, count, number, surroundings))
         room = surroundings.swap.free // PAGESIZE
         if surroundings.swap.kind != "none" and room < max(processes) * workload.pages:
             notes.append(f"Swap has room for {room:,} pages only; the rest stays in memory.")
@@ -140,22 +137,16 @@ def _turns(
 
 
 def run_round(
-    workload: Workload,
-    strategy: Strategy,
-    processes: int,
-    number: int,
-    surroundings: Surroundings,
-    *,
-    squeezed: bool,
+    workload: Workload, strategy: Strategy, processes: int, number: int, surroundings: Surroundings
 ) -> Round:
     """One round of one strategy; its number and that of each process decide the load bases.
 
-    Where it isn't `squeezed`, as a group, each process reclaims, or drops, its own pages.
+    Where there is no group to squeeze each process reclaims, or drops, its own pages.
     """
     started = time.monotonic()
     pages, fixups = processes * workload.pages, processes * workload.fixups
     seeds = [f"{processes} {number} {worker}" for worker in range(processes)]
-    steps = _Steps(strategy, squeezed)
+    steps = _Steps(strategy, squeezed=surroundings.group is not None)
     with Workers([Session(workload, strategy, seed) for seed in seeds]) as workers:
         surroundings.adopt(workers.pids)
         steps.take(workers, surroundings)
@@ -178,7 +169,7 @@ def run_round(
 class _Steps:
     """What all processes did in a round, step by step, and the figures of `Round` it makes."""
 
-    def __init__(self, strategy: Strategy, squeezed: bool) -> None:
+    def __init__(self, strategy: Strategy, *, squeezed: bool) -> None:
         self.strategy = strategy
         self.squeezed = squeezed
         self.kernel_decides = strategy.reclaimed_by_kernel or squeezed

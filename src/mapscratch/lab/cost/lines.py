@@ -163,9 +163,8 @@ class LineTimer(Timer):
                 for name, shape in in_turn(turns, number * 7):
                     workload, strategy = self._workloads[shape], STRATEGIES[name]
                     line = f"swap.{swap}" if name == "private" else name
-                    found.setdefault(line, {})[shape] = run_round(
-                        workload, strategy, 1, number, surroundings, squeezed=False
-                    )
+                    done = run_round(workload, strategy, 1, number, surroundings)
+                    found.setdefault(line, {})[shape] = done
             # They don't swap: once is enough, in whatever swap comes first.
             engines = []
         for line, rounds in found.items():

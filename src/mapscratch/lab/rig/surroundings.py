@@ -46,21 +46,21 @@ class Surroundings:
     """The swap and the control group of an experiment."""
 
     swap: SwapDescription
-    _group: TemporaryMemoryCgroup | None
+    group: TemporaryMemoryCgroup | None
 
     def adopt(self, pids: list[int]) -> None:
         """Moves processes into the control group, if there is one."""
-        if self._group:
+        if self.group:
             for pid in pids:
-                self._group.add(pid)
+                self.group.add(pid)
 
     def usage(self) -> int:
         """Bytes that the control group uses; 0 if there is none."""
-        return self._group.usage() if self._group else 0
+        return self.group.usage() if self.group else 0
 
     def reclaimer_setting(self) -> str | None:
         """What wakes the drop policy of converted text in the group; None if there is none."""
-        return f"cgroup{self._group.version} {self._group.directory}" if self._group else None
+        return f"cgroup{self.group.version} {self.group.directory}" if self.group else None
 
     def squeeze(self, amount: int, swapped: Callable[[], int]) -> Squeeze:
         """Has the kernel reclaim `amount` bytes of the group, in steps, as growing pressure would.
@@ -68,15 +68,15 @@ class Surroundings:
         Between steps is a pause, in which a drop policy can act, and `swapped` is asked for the
         number of pages in swap. It ends early when nothing more can be reclaimed.
         """
-        assert self._group
-        target = max(self._group.usage() - amount, PAGESIZE)
+        assert self.group
+        target = max(self.group.usage() - amount, PAGESIZE)
         seconds, most_swapped, in_vain = 0.0, 0, 0
         for _ in range(_SQUEEZES_AT_MOST):
-            excess = self._group.usage() - target
+            excess = self.group.usage() - target
             if excess <= 0 or in_vain == 3:
                 break
             start = time.perf_counter()
-            got = self._group.reclaim(min(excess, max(amount // _SQUEEZES, PAGESIZE)))
+            got = self.group.reclaim(min(excess, max(amount // _SQUEEZES, PAGESIZE)))
             seconds += time.perf_counter() - start
             in_vain = 0 if got else in_vain + 1
             most_swapped = max(most_swapped, swapped())
@@ -89,17 +89,17 @@ class Surroundings:
         Their writing is waited for, then the group is squeezed by as much as they are. What is
         returned is the number of pages still held.
         """
-        assert self._group
+        assert self.group
         end = time.monotonic() + _SECONDS_TO_EMPTY_THE_CACHE
         in_vain = 0
-        statistics = self._group.statistics()
+        statistics = self.group.statistics()
         while statistics.get("swapcached", 0) and in_vain < 2 and time.monotonic() < end:
             if statistics.get("writeback", statistics.get("file_writeback", 0)):
                 time.sleep(_PAUSE_SECONDS)
             else:
-                got = self._group.reclaim(statistics["swapcached"])
+                got = self.group.reclaim(statistics["swapcached"])
                 in_vain = 0 if got else in_vain + 1
-            statistics = self._group.statistics()
+            statistics = self.group.statistics()
         return statistics.get("swapcached", 0) // PAGESIZE
 
 

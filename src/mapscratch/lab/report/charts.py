@@ -26,7 +26,7 @@ TOP, BOTTOM = 44.0, 344.0
 STRIP_TOP, STRIP_BOTTOM = BOTTOM + 44, BOTTOM + 106
 """Of the pages by their fixups, below it."""
 _LINE_HEIGHT = 17.0
-_STEPS = 48
+_POINTS = 49
 _TICK, _NUMBER, _QUANTILE = 9.0, 16.0, 30.0
 """Per cent across that a text takes on a phone, where a chart's area has some 260 pixels."""
 CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z"
@@ -202,14 +202,12 @@ def round_trip_chart(ways: Ways, pages: Distribution | None) -> Chart:
 
 
 def _way_line(way: Way) -> Line:
-    if way.drops:
+    label, reckoned = f"{way.title}, {duration(way.page_us)}", False
+    if way.trip.fixup:
         short = way.title.replace("as ld.so does it", "as ld.so")
-        label = f"{short}, {nanoseconds(max(way.fixup_ns, 0.0))}"
-    else:
-        label = f"{way.title}, {duration(way.page_us)}"
-    fixups = [WORDS_A_PAGE ** (step / _STEPS) for step in range(_STEPS + 1)]
-    curve = [(k, way.at(k)) for k in fixups]
-    return Line(way.key, way.title, label, curve, way.points, way.drops and not way.points)
+        label, reckoned = f"{short}, {nanoseconds(max(way.fixup_ns, 0.0))}", not way.points
+    curve = [(k, way.at(k)) for k in np.geomspace(1, WORDS_A_PAGE, _POINTS).tolist()]
+    return Line(way.key, way.title, label, curve, way.points, reckoned)
 
 
 def _rings(ways: Ways, x: Scale, y: Scale) -> list[Tick]:

@@ -30,6 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
+from mapscratch import terminal
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.errors import UserError
 from mapscratch.lab.report.bench import files_of_the_source
@@ -47,13 +48,6 @@ from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.lab.rig.surroundings import check_swap
 from mapscratch.replacing import replacing
-from mapscratch.terminal import (
-    Progress,
-    check_output_files,
-    file_path,
-    progress_bar,
-    time_in_seconds,
-)
 
 
 class ReportError(UserError, ValueError):
@@ -81,7 +75,7 @@ HELP = "one HTML page: how expensive the fixups are here"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    file: dict[str, Any] = {"type": file_path, "metavar": "FILE"}
+    file: dict[str, Any] = {"type": terminal.file_path, "metavar": "FILE"}
     output = f"the page, - for standard output (default: {DEFAULT_OUTPUT})"
     parser.add_argument("-o", "--output", **file, default=DEFAULT_OUTPUT, help=output)
     for name in KINDS:
@@ -97,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=time_in_seconds(20),
+        type=terminal.time_in_seconds(20),
         help="about how long it may take to run all of it; a busy machine takes longer, and so do "
         f"very few seconds (default: {DEFAULT_SECONDS:g})",
     )
@@ -109,8 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what pages are swapped to, as in `mapscratch compare` (default: what is there); may "
         "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
     )
-    keep = "save the JSON of what it runs itself in it, too, each when it is done"
-    parser.add_argument("--keep", type=file_path, metavar="FOLDER", help=keep)
+    keep = "save the JSON of what it runs itself, too, each when it is done"
+    parser.add_argument("--keep", type=terminal.file_path, metavar="FOLDER", help=keep)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -165,7 +159,9 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
         refused |= check_swap(wanted, _LEAST_SWAP)
     if arguments.keep:
         arguments.keep.mkdir(parents=True, exist_ok=True)
-    check_output_files([arguments.output, arguments.keep and arguments.keep / "survey.json"])
+    terminal.check_output_files(
+        [arguments.output, arguments.keep and arguments.keep / "survey.json"]
+    )
     return refused
 
 
@@ -229,7 +225,7 @@ def _part(name: str, seconds: float, swap: str, *, several: bool, with_survey: b
 
 
 @contextmanager
-def _progress(seconds: float) -> Iterator[Progress]:
+def _progress(seconds: float) -> Iterator[terminal.Progress]:
     """A bar if standard error is a terminal; else a line whenever something else is done."""
     said = ""
 
@@ -239,12 +235,12 @@ def _progress(seconds: float) -> Iterator[Progress]:
             print(f"[{min(share, 1):4.0%}] {what}", file=sys.stderr, flush=True)
         said = what
 
-    with progress_bar() if sys.stderr.isatty() else nullcontext(say) as progress:
+    with terminal.progress_bar() if sys.stderr.isatty() else nullcontext(say) as progress:
         progress(f"about {seconds:.0f} s", 0.0)
         yield progress
 
 
-def _keep(file: Path, folder: Path, say: Progress) -> None:
+def _keep(file: Path, folder: Path, say: terminal.Progress) -> None:
     """What can't be kept is told, and the page is made all the same."""
     try:
         shutil.copyfile(file, folder / file.name)

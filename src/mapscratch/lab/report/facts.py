@@ -62,14 +62,9 @@ class Way:
     points: tuple[tuple[float, Spread], ...] = ()
 
     @property
-    def drops(self) -> bool:
-        """The page is dropped, and not swapped."""
-        return self.trip.fixup is not None
-
-    @property
     def title(self) -> str:
         """The name with what is done."""
-        return f"drop + {self.name}" if self.drops else f"swap: {self.name}"
+        return f"drop + {self.name}" if self.trip.fixup else f"swap: {self.name}"
 
     @property
     def page_us(self) -> float:
@@ -104,22 +99,21 @@ class Ways:
     are, if that is known; without a report comparisons are all that there is.
     """
 
-    swaps: tuple[Way, ...]
-    scratch: tuple[Way, ...]
-    others: tuple[Way, ...]
+    swaps: list[Way]
+    scratch: list[Way]
+    others: list[Way]
     pages: Distribution | None
     report: CostReport | None
 
     @property
-    def mixed(self) -> tuple[Way, ...]:
+    def mixed(self) -> list[Way]:
         """Fixups as ld.so makes those of the pages here, the cheapest first."""
-        return tuple(one for one in self.scratch if one.key.startswith("mixed"))
+        return [one for one in self.scratch if one.trip.kind == "mixed"]
 
     @property
-    def drawn(self) -> tuple[Way, ...]:
+    def drawn(self) -> list[Way]:
         """Of `scratch`: fixups as they are mixed here, if that is known, and not look-ups alone."""
-        mixed = bool(self.mixed)
-        return tuple(one for one in self.scratch if not mixed or one.key not in ("short", "long"))
+        return [one for one in self.scratch if one.trip.kind != "symbolic" or not self.mixed]
 
     def from_the_top(self, ways: Sequence[Way]) -> list[Way]:
         """As their lines end at the right: names, letters and tables have the order of the eye."""
@@ -139,7 +133,7 @@ class Ways:
 
     def pays(self, way: Way, swap: Way) -> Pays:
         """Up to how many fixups a page dropping takes less time than a swap."""
-        pages = None if way.key in ("short", "long") else self.pages  # No page has these alone.
+        pages = None if way.trip.kind == "symbolic" else self.pages  # No page has these alone.
         return Pays(model.break_even(swap.trip, way.trip), pages)
 
     def limits(self, way: Way) -> list[str]:
@@ -188,15 +182,10 @@ def ways_of(documents: Documents) -> Ways | None:
         pages: Distribution | None = report.pages
     else:
         found, pages, report = list(_of_compares(documents)), documents.pages, None
-    drops = [one for one in found if one.drops]
-    first = drops[0].trip.what if drops else ""
-    ways = Ways(
-        swaps=tuple(sorted((one for one in found if not one.drops), key=lambda one: one.page_us)),
-        scratch=tuple(one for one in drops if one.trip.what == first),
-        others=tuple(one for one in drops if one.trip.what != first),
-        pages=pages,
-        report=report,
-    )
+    swaps = sorted((one for one in found if not one.trip.fixup), key=lambda one: one.page_us)
+    drops = [one for one in found if one.trip.fixup]
+    scratch = [one for one in drops if one.trip.what == drops[0].trip.what]
+    ways = Ways(swaps, scratch, [one for one in drops if one not in scratch], pages, report)
     return ways if found else None
 
 

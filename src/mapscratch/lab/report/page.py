@@ -44,7 +44,8 @@ def page(documents: Documents, created: datetime) -> str:
     """The page as HTML, to be encoded as UTF-8; `created` has a time zone."""
     ways = facts.ways_of(documents)
     chart = charts.round_trip_chart(ways, ways.pages or documents.pages) if ways else None
-    measured = ways.report if ways else None
+    told = (one.verdict.sentence for one in documents.compares)
+    own = answer(ways.report) if ways and ways.report else next(told, "")
     sweeps = [one for compare in documents.compares for one in facts.sweeps_of(compare)]
     fixed_up = {round(n) for one in documents.compares if (n := facts.pages_a_process(one))}
     style, script = (Markup(_text("assets", name)) for name in ("page.css", "page.js"))
@@ -53,7 +54,7 @@ def page(documents: Documents, created: datetime) -> str:
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
-        created=created,
+        made=f"mapscratch {__version__} report, {created.strftime('%Y-%m-%d %H:%M %Z').strip()}",
         documents=documents,
         report=documents.cost.report if documents.cost else None,
         reasons=dict.fromkeys(COMMANDS, "") | dict(documents.missing),
@@ -61,9 +62,7 @@ def page(documents: Documents, created: datetime) -> str:
         left_out=list(_left_out(documents)),
         commands=documents.commands or _commands(documents),
         verdict=facts.verdict(documents, ways),
-        answer=answer(measured).removeprefix("How expensive are the fixups? ")
-        if measured
-        else next((one.verdict.sentence for one in documents.compares), ""),
+        answer=own.removeprefix("How expensive are the fixups? "),
         cautions=list(_cautions(documents, ways)),
         ways=ways,
         trip=chart,
@@ -97,7 +96,6 @@ def _environment() -> Environment:
     )
     environment.globals.update(bench=bench, charts=charts, facts=facts, words=words)
     environment.globals.update(COMMANDS=COMMANDS, WORDS_A_PAGE=WORDS_A_PAGE, LARGEST=LARGEST)
-    environment.globals.update(size=size, whole=whole, version=__version__)
     return environment
 
 
@@ -163,9 +161,10 @@ def _left_out(documents: Documents) -> Iterator[tuple[str, str]]:
     """What isn't there, and why."""
     yield from documents.missing
     given = {"survey": documents.survey, "cost": documents.cost, "compare": documents.compares}
-    for name in (name for name, found in given.items() if not found and not documents.missing):
-        made = f"not among the files that this page is made from; `{COMMANDS[name]}` makes it"
-        yield name, made
+    why = "not among the files that this page is made from"
+    for name, found in given.items():
+        if not found and not documents.missing:
+            yield name, f"{why}; `{COMMANDS[name]}` makes it"
     for one in documents.all:
         yield from one.left_out.items()
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from mapscratch.lab.rig.results import Spread
 
 _UNIT = "\N{NO-BREAK SPACE}"
@@ -63,8 +61,3 @@ def ranged(low: str, high: str) -> str:
 def spread(measured: Spread, factor: float = 1.0) -> str:
     """The least and the most of a time in µs, or of what is µs by a factor."""
     return ranged(duration(measured.minimum * factor), duration(measured.maximum * factor))
-
-
-def known(value: float | None, say: Callable[[float], str]) -> str:
-    """A value in words, or that it isn't known."""
-    return "not known" if value is None else say(value)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.costs import LINES, make_costs
+from support.costs import LINES, distribution_of_counts, make_costs
 from support.interpreter import run_python
 from support.patience import communicate, patient
 from support.sessions import processes_of_session
@@ -29,7 +29,6 @@ from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import cost_report
 from mapscratch.lab.cost.document import cost_document, read_figures
 from mapscratch.lab.cost.model import Layout
-from mapscratch.lab.cost.pages import distribution_of_counts
 from mapscratch.lab.cost.timers import working_folder
 from mapscratch.lab.reading import ReadingError
 from mapscratch.lab.rig import surroundings

@@ -7,12 +7,11 @@ from mmap import PAGESIZE
 
 import numpy as np
 import pytest
-from support.costs import make_costs, make_line
+from support.costs import distribution_of_counts, make_costs, make_line
 
 from mapscratch.lab.cost.costs import Fit, Line, Point
 from mapscratch.lab.cost.fleet import Fleet, Plan, plan_fleet
 from mapscratch.lab.cost.model import Layout, device
-from mapscratch.lab.cost.pages import distribution_of_counts
 from mapscratch.lab.rig.results import Spread
 
 PAGES = distribution_of_counts(

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.costs import LINES, make_costs, make_line, make_measurement, make_spread
+from support.costs import (
+    LINES,
+    distribution_of_counts,
+    make_costs,
+    make_line,
+    make_measurement,
+    make_spread,
+)
 
 from mapscratch.elf import default_libraries, link, relocations
 from mapscratch.lab.cost.alternatives import Alternatives, try_alternatives
@@ -35,7 +42,6 @@ from mapscratch.lab.cost.model import (
     swap_lines,
 )
 from mapscratch.lab.cost.pages import (
-    distribution_of_counts,
     distribution_of_libraries,
     distribution_of_survey,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.comparisons import NO_SWAP, PAGES, ZRAM, make_comparison, make_round
-from support.costs import LINES, make_costs, make_line
+from support.costs import LINES, distribution_of_counts, make_costs, make_line
 from support.golden import agrees_with_golden, chart_text, drawn_on, plain_console
 
 from mapscratch.lab.compare.charts import ASCII, chart_of
@@ -18,7 +18,6 @@ from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.answer import CostReport, answer, cost_report
 from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.model import Layout, device
-from mapscratch.lab.cost.pages import distribution_of_counts
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.rig.results import Comparison
 

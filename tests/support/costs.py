@@ -5,8 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
+from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
 from mapscratch.lab.rig.results import Spread
 
 NANOSECONDS = {
@@ -50,6 +55,12 @@ def make_line(what: str, *fits: tuple[float, ...], cpu_us: Spread | None = None)
     )
     fixups = "none" if what.startswith("swap.") else "known values"
     return Line(what, fixups, made, points, ((0.0, 0.01),) * 2, cpu_us)
+
+
+def distribution_of_counts(title: str, counts: NDArray[np.int64], **known: Any) -> Distribution:
+    """From the fixups of each single page, those without any left out."""
+    counted = np.unique(counts[counts > 0], return_counts=True)
+    return distribution_of_survey(title, np.transpose(counted).tolist(), **known)
 
 
 LINES = (

@@ -8,23 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mapscratch.lab.cost import model
 from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.baselines import Baseline, baselines
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.fleet import Fleet
-from mapscratch.lab.cost.model import (
-    ALONE,
-    DEVICE,
-    DEVICE_AHEAD,
-    BreakEven,
-    Device,
-    FixupCost,
-    RoundTrip,
-    break_even,
-    measured_fixups,
-    scratch_lines,
-    swap_lines,
-)
+from mapscratch.lab.cost.model import BreakEven, Device, FixupCost, RoundTrip, break_even
 from mapscratch.lab.cost.pages import Distribution
 from mapscratch.text import listed, microseconds, nanoseconds
 
@@ -75,20 +64,12 @@ def cost_report(
     fleet: Fleet | None = None,
 ) -> CostReport:
     """Puts a report together: see `CostReport`."""
-    layout = pages.layout or ALONE
-    swaps = tuple(swap_lines(costs, device, layout))
-    scratches = tuple(scratch_lines(costs, layout, pages.relative_share))
-    return CostReport(
-        costs=costs,
-        pages=pages,
-        device=device,
-        alternatives=alternatives,
-        fleet=fleet,
-        swaps=swaps,
-        scratches=scratches,
-        break_even=tuple(break_even(swap, scratch) for swap in swaps for scratch in scratches),
-        baselines=baselines(costs, alternatives, swaps, scratches),
-    )
+    layout = pages.layout or model.ALONE
+    swaps = tuple(model.swap_lines(costs, device, layout))
+    scratches = tuple(model.scratch_lines(costs, layout, pages.relative_share))
+    weighed = tuple(break_even(swap, scratch) for swap in swaps for scratch in scratches)
+    others = baselines(costs, alternatives, swaps, scratches)
+    return CostReport(costs, pages, device, alternatives, fleet, swaps, scratches, weighed, others)
 
 
 def answer(report: CostReport) -> str:
@@ -106,7 +87,7 @@ def answer(report: CostReport) -> str:
 def _prices(report: CostReport) -> str:
     known = [one.fixup for one in report.told[:1] if one.fixup]
     prices: dict[str, list[str]] = {}
-    for one in known + measured_fixups(report.costs):
+    for one in known + model.measured_fixups(report.costs):
         prices.setdefault(one.fixup, []).append(nanoseconds(one.ns.median))
     found = [(text, prices[kind]) for kind, text in _PRICES.items() if kind in prices]
     return listed(text.format(" to ".join(scopes)) for text, scopes in found)
@@ -152,7 +133,7 @@ def _against_swaps(report: CostReport) -> Iterator[str]:
 def _with_time(swap: RoundTrip) -> str:
     """A swap's name, and what a page takes by it; of a device, that it is assumed."""
     name = without_latency(swap.title).replace(", read-ahead", " with read-ahead")
-    assumed = "assumed, " if swap.what in (DEVICE, DEVICE_AHEAD) else ""
+    assumed = "assumed, " if swap.what in (model.DEVICE, model.DEVICE_AHEAD) else ""
     return f"{name} ({assumed}{microseconds(swap.bare_us)})"
 
 

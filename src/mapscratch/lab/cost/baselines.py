@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from mmap import PAGESIZE
+from typing import Any
 
 from mapscratch.lab.cost.alternatives import Alternatives
 from mapscratch.lab.cost.costs import Costs, Measurement
@@ -40,8 +42,8 @@ _WAYS = (
         "pre-fork, zygote",
         "Beats us wherever workers are forked from one process that has loaded everything: they "
         "share one copy, and nothing is fixed up again",
-        "{child} of the {alone} dirty pages of {library} each (Pss, {children} children); {fork} a "
-        "fork; {fork_page} a page at fork",
+        "{child:.0f} of the {alone:.0f} dirty pages of {tried.name} each (Pss, {tried.children} "
+        "children); {fork} a fork; {fork_page} a page at fork",
         "B. Lee et al., From Zygote to Morula, IEEE Symposium on Security and Privacy 2014",
     ),
     (
@@ -49,8 +51,9 @@ _WAYS = (
         "KSM at equal bases",
         "Beats us in memory where pages are wanted all the time and bases are equal: one copy, "
         "after ksmd has read and compared them",
-        "{equal} of relocated pages are equal in two processes; {equal_fixed} at equal bases; "
-        "{ksm_merge} a page to merge; {ksm_unmerge} a page to part again at a store",
+        "{tried.equal_random:.0%} of relocated pages are equal in two processes; "
+        "{tried.equal_fixed:.0%} at equal bases; {ksm_merge} a page to merge; {ksm_unmerge} a page "
+        "to part again at a store",
         "https://docs.kernel.org/admin-guide/mm/ksm.html",
     ),
     (
@@ -64,8 +67,8 @@ _WAYS = (
         "fixed_base",
         "prelink, a fixed base, no ASLR",
         "Beats us in everything but security: pages are clean, shared, and never fixed up",
-        "at fixed addresses {equal_fixed} of the {pages} relocated pages of {library} are equal in "
-        "two processes",
+        "at fixed addresses {tried.equal_fixed:.0%} of the {tried.pages} relocated pages of "
+        "{tried.name} are equal in two processes",
         "J. Jelínek, Prelink, 2004, https://people.redhat.com/jakub/prelink.pdf",
     ),
     (
@@ -83,8 +86,9 @@ _WAYS = (
         "The closest rival: pages stay in memory compressed and need no fixing up. It beats us "
         "where fixups are many or symbolic, or where the file would have to be read again",
         "a page without fixups takes {swap_zswap} by zswap and {dropped}; a page without fixups "
-        "takes {swap_zram} by zram and {dropped}; relocated pages compress to {compressed} "
-        "(zlib -1, one library), as much as {values} known values a page take",
+        "takes {swap_zram} by zram and {dropped}; relocated pages compress to "
+        "{tried.compressed:.0%} (zlib -1, one library), as much as {values:.0f} known values a "
+        "page take",
         "https://docs.kernel.org/admin-guide/mm/zswap.html",
     ),
 )
@@ -103,10 +107,14 @@ def baselines(
 
     What was tried are small experiments; the engine of the first scratch line would be taken here.
     """
-    known = {name.replace(".", "_"): text for name, text in _figures(costs, tried)}
+    known: dict[str, Any] = {one.name.replace(".", "_"): _time(one) for one in costs.measurements}
     known |= {one.what.replace(".", "_"): microseconds(one.bare_us) for one in swaps}
-    for one in scratches[:1]:
-        known["dropped"] = f"{microseconds(one.bare_us)} by {one.what}"
+    if scratches:
+        known["dropped"] = f"{microseconds(scratches[0].bare_us)} by {scratches[0].what}"
+    if tried:
+        known |= {"tried": tried, "fork": microseconds(tried.fork_us)}
+        known |= {"alone": tried.alone_bytes / PAGESIZE, "child": tried.child_bytes / PAGESIZE}
+        known["values"] = tried.compressed * PAGESIZE / TABLE_ENTRY
     found = []
     for name, title, claim, parts, source in _WAYS:
         here = "; ".join(_told(parts.split("; "), known))
@@ -117,30 +125,11 @@ def baselines(
     return tuple(found)
 
 
-def _told(parts: Sequence[str], known: dict[str, str]) -> Iterator[str]:
+def _told(parts: Sequence[str], known: dict[str, Any]) -> Iterator[str]:
     """Those of which every figure is known."""
     for part in parts:
-        try:
+        with suppress(KeyError, TypeError):  # It is not there, or None, which is no number.
             yield part.format_map(known)
-        except KeyError:
-            continue
-
-
-def _figures(costs: Costs, tried: Alternatives | None) -> Iterator[tuple[str, str]]:
-    for one in costs.measurements:
-        yield one.name, _time(one)
-    if tried:
-        yield "library", tried.name
-        yield "pages", str(tried.pages)
-        yield "children", str(tried.children)
-        yield "alone", f"{tried.alone_bytes / PAGESIZE:.0f}"
-        yield "child", f"{tried.child_bytes / PAGESIZE:.0f}"
-        yield "fork", microseconds(tried.fork_us)
-        yield "equal", f"{tried.equal_random:.0%}"
-        yield "compressed", f"{tried.compressed:.0%}"
-        yield "values", f"{tried.compressed * PAGESIZE / TABLE_ENTRY:.0f}"
-        if tried.equal_fixed is not None:
-            yield "equal_fixed", f"{tried.equal_fixed:.0%}"
 
 
 def _time(one: Measurement) -> str:

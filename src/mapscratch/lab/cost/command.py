@@ -191,15 +191,8 @@ def _device(text: str) -> Device:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-# --- what is measured ---------------------------------------------------------------------------
-
-
 def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
-    """The kinds of swap to be made, found out before anything is read or measured.
-
-    Raises:
-        SwapError: it can't be made; says what to do.
-    """
+    """The kinds of swap to be made; raises `SwapError`, which says what to do, if none can be."""
     refused = check_swap(choice, _LEAST_SWAP)
     for kind, reason in refused.items():
         console.print(f"Swap: {kind} is left out: {reason}")

@@ -46,9 +46,7 @@ class Fit:
     clean_page_us: float
     mapping_us: float
 
-    def round_trip_us(
-        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
-    ) -> float:
+    def round_trip_us(self, fixups: float, clean_pages: float = 0, mappings: float = 0) -> float:
         """What the plane says: see `Line.round_trip_us`."""
         beside = self.clean_page_us * clean_pages + self.mapping_us * mappings
         return self.page_us + self.fixup_ns * fixups / 1e3 + beside
@@ -67,16 +65,12 @@ class Point(NamedTuple):
 class Line:
     """A page's round trip (to leave memory and come back as it was) by its number of fixups.
 
-    Attributes:
-        what: ``swap.file``, ``swap.zram``, ``swap.zswap``: what MAP_PRIVATE's pages go to, or the
-            engine that drops them: ``lazyfree``, ``dontneed``, ``kernel``.
-        fixups: where their values come from; ``known values`` for engines, ``none`` for swap, where
-            pages come back with them.
-        fits: one a round.
-        points: what the fits go through.
-        layouts: of each point, clean pages and mappings for each page with fixups.
-        cpu_us: µs of processor time of the processes for each page, the mean of all points, over
-            the rounds; the kernel's own threads are not in it. None if it is not known.
+    What it goes to is ``swap.file``, ``swap.zram`` or ``swap.zswap``, from which pages come back
+    with their fixups (``none``), or what drops it is the engine ``lazyfree``, ``dontneed`` or
+    ``kernel``, and fixups are made of ``known values``. There is a fit for each round; what they go
+    through are points, each with its layout: clean pages and mappings for each page with fixups.
+    `cpu_us`, None if not known, is processor time of the processes for a page, the mean of all
+    points; the kernel's own threads are not in it.
     """
 
     what: str
@@ -99,15 +93,10 @@ class Line:
         """A figure of `Fit`, over the rounds."""
         return _spread([getattr(fit, figure) for fit in self.fits])
 
-    def round_trip_us(
-        self, fixups: float, clean_pages: float = 0.0, mappings: float = 0.0
-    ) -> Spread:
-        """The predicted round trip of a page, µs, over the rounds.
+    def round_trip_us(self, fixups: float, clean_pages: float = 0, mappings: float = 0) -> Spread:
+        """What is predicted for so many fixups on a page, and so much beside it, over the rounds.
 
-        Args:
-            fixups: on each page that has any.
-            clean_pages: mapped pages without fixups for each page with some.
-            mappings: for each page with fixups: 0.01 if a library has a hundred of them.
+        There are 0.01 mappings for each page with fixups if a library has a hundred of them.
         """
         return _spread([fit.round_trip_us(fixups, clean_pages, mappings) for fit in self.fits])
 

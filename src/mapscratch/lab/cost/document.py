@@ -36,13 +36,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 def cost_document(
     report: CostReport, created: datetime, machine: Document | None = None
 ) -> Document:
-    """The document of a report: nothing but what JSON has.
-
-    Args:
-        report: what is said.
-        created: when it was measured, with a time zone.
-        machine: where, as another document has it; None for here.
-    """
+    """The document of a report, measured when, with a time zone, and where; None for here."""
     device = to_builtins(report.device) or {"name": None, "latency_us": None}
     return {
         **document_head(NAME, VERSION, created),
@@ -123,12 +117,7 @@ class Figures(Costs):
 
 
 def read_figures(path: Path) -> Figures:
-    """The figures of an earlier run.
-
-    Raises:
-        ReadingError: the file holds none, or they are damaged; the message says where.
-        OSError: it can't be read.
-    """
+    """The figures of an earlier run; raises as `mapscratch.lab.reading.read_document` does."""
     return read_document(path, Figures, NAME, VERSION)
 
 
@@ -146,8 +135,8 @@ class _Process(Struct):
     swap_bytes: NotNegative
 
     @property
-    def pages(self) -> float:
-        """Of its own; what forked processes share counts in part, unless it is in swap."""
+    def own_pages(self) -> float:
+        """What forked processes share counts in part, unless it is in swap."""
         return self.relocated_pages if self.swap_bytes else self.relocated_pss_bytes / PAGESIZE
 
 
@@ -165,11 +154,7 @@ class Survey(Struct):
     totals: _Totals
 
     def distribution(self) -> Distribution:
-        """The pages of the libraries.
-
-        Raises:
-            ModelError: no page has a fixup.
-        """
+        """The pages of the libraries; raises `ModelError` if none has a fixup."""
         pages = max(1, self.totals.dirtied_pages)
         kinds = [one.kinds for one in self.libraries]
         total = sum(sum(one.values()) for one in kinds)
@@ -185,10 +170,9 @@ class Survey(Struct):
     def pages_each(self) -> float:
         """Pages with fixups of a process that has any, in the mean.
 
-        Raises:
-            ReadingError: no process was surveyed.
+        Raises `ReadingError` if no process was surveyed.
         """
-        seen = [one.pages for one in self.processes if one.relocated_pages]
+        seen = [one.own_pages for one in self.processes if one.relocated_pages]
         if not seen:
             raise ReadingError(
                 "this survey has no processes, and a fleet is made of them: survey with --pid all, "

@@ -12,18 +12,9 @@ from mmap import PAGESIZE
 
 import numpy as np
 
+from mapscratch.lab.cost import model
 from mapscratch.lab.cost.costs import Costs
-from mapscratch.lab.cost.model import (
-    ALONE,
-    DEVICE,
-    DEVICE_AHEAD,
-    Device,
-    Floats,
-    RoundTrip,
-    kernel_part_us,
-    scratch_lines,
-    swap_lines,
-)
+from mapscratch.lab.cost.model import Device, Floats, RoundTrip
 from mapscratch.lab.cost.pages import Distribution
 from mapscratch.lab.rig.results import Spread
 
@@ -32,22 +23,16 @@ TABLE_ENTRY = 16
 ASSUMED_COMPRESSION = 1 / 3
 """Of a page in zram or zswap, where it was not tried what pages compress to."""
 _COMPRESSED = ("swap.zram", "swap.zswap")
-_ON_A_DEVICE = ("swap.file", "swap.partition", DEVICE, DEVICE_AHEAD)
+_ON_A_DEVICE = ("swap.file", "swap.partition", model.DEVICE, model.DEVICE_AHEAD)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One strategy in the whole fleet; bytes and seconds of all hosts together.
+    """One strategy in the whole fleet, ``private`` or an engine, and what private pages go to.
 
-    Attributes:
-        strategy: ``private``, or the engine.
-        swap: what private pages go to; None for an engine.
-        title: both in words.
-        written_bytes: to swap; as much comes back.
-        private_bytes: memory of the processes alone before reclaim, tables of fixups included.
-        kept_bytes: of memory, what their pages still take after reclaim.
-        seconds: that processes wait, one page at a time.
-        cpu_seconds: of processor time.
+    Bytes are of all hosts together: written to swap, from which as much comes back; memory of the
+    processes alone before reclaim, tables of fixups included; and what pages still take after it.
+    Seconds are those that processes wait, one page at a time, and those of processor time.
     """
 
     strategy: str
@@ -86,30 +71,19 @@ def plan_fleet(
     other: Device | None = None,
     compression: float | None = None,
 ) -> Fleet:
-    """Reckons what a fleet would do.
+    """Reckons what a fleet would do, its hosts like this one, its processes with these pages.
 
-    Args:
-        costs: of this machine.
-        pages: what its processes have loaded.
-        processes: on each host.
-        hosts: how many.
-        pages_each: pages with fixups of one process, in the mean; None for all of `pages`.
-        other: another device to swap to.
-        compression: what a page takes in zram or zswap, a share; None if that is not known.
+    A process has `pages_each` of them in the mean, or all. In zram or zswap a page takes a share of
+    its size, and there may be another device to swap to.
     """
-    layout = pages.layout or ALONE
+    layout = pages.layout or model.ALONE
     count = round(processes * hosts * (pages.total_pages if pages_each is None else pages_each))
     share = ASSUMED_COMPRESSION if compression is None else compression
-    trips = swap_lines(costs, other, layout)
-    trips += [one for one in scratch_lines(costs, layout) if one.kind == "known value"]
-    return Fleet(
-        processes=processes,
-        hosts=hosts,
-        pages=count,
-        page_cache_bytes=round(hosts * pages.total_pages * (1 + layout.clean_pages) * PAGESIZE),
-        compression=share,
-        plans=tuple(_plan(trip, costs, pages, count, share) for trip in trips),
-    )
+    trips = model.swap_lines(costs, other, layout)
+    trips += [one for one in model.scratch_lines(costs, layout) if one.kind == "known value"]
+    in_files = hosts * pages.total_pages * (1 + layout.clean_pages) * PAGESIZE
+    plans = tuple(_plan(trip, costs, pages, count, share) for trip in trips)
+    return Fleet(processes, hosts, count, round(in_files), share, plans)
 
 
 def _plan(
@@ -118,7 +92,7 @@ def _plan(
     swapped, what = trip.fixup is None, trip.what
     # An engine keeps a table of fixups, and lazyfree has a copy of what lies between as well.
     table = 0.0 if swapped else TABLE_ENTRY * pages.mean
-    between = (pages.layout or ALONE).clean_pages if what == "lazyfree" else 0.0
+    between = (pages.layout or model.ALONE).clean_pages if what == "lazyfree" else 0.0
     in_memory = PAGESIZE * compression if what in _COMPRESSED else table
     waiting_us = trip.at(pages.mean)[:, 0]
     times = (waiting_us, _processor_us(trip, costs, waiting_us))
@@ -148,4 +122,4 @@ def _processor_us(trip: RoundTrip, costs: Costs, waiting_us: Floats) -> Floats:
         cpu: Floats = np.array(astuple(line.cpu_us)) * (waiting_us[0] / measured)
         return cpu
     on_device = trip.what in _ON_A_DEVICE
-    return np.minimum(kernel_part_us(costs), waiting_us) if on_device else waiting_us
+    return np.minimum(model.kernel_part_us(costs), waiting_us) if on_device else waiting_us

@@ -7,11 +7,10 @@ takes for a page without any, and *f* for each of its *k* fixups::
 
     swap(k) = S + s k        scratch(k) = T + f k        break-even: k = (S - T) / (f - s)
 
-*S*, *s* and *T* come from the lines of one run
-(`mapscratch.lab.cost.costs.Line`), a straight line for each round; the *f* of a fixup that is
-worked out again as ld.so does it is what ld.so takes, measured in the same run. Lines meet round by
-round; the least and the most are of the corners: of the round that is worst, or best, for dropping
-with the dearest, or cheapest, fixups of any round.
+*S*, *s* and *T* come from the lines of one run (`mapscratch.lab.cost.costs.Line`), a straight line
+for each round; the *f* of a fixup that is worked out again as ld.so does it is what ld.so takes,
+measured in the same run. Lines meet round by round; the least and the most are of the corners: of
+the round that is worst, or best, for dropping with the dearest, or cheapest, fixups of any round.
 
 Two slopes are known better than a line through noisy points says. A swapfile doesn't look at what
 is on a page: its *s* is 0. And what storing a known value takes is timed by itself, in the same
@@ -56,9 +55,6 @@ _OPPOSITE = [0, 2, 1]
 
 class ModelError(UserError, ValueError):
     """There are no figures to reckon with; the message says what to do."""
-
-
-# --- what is put in -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +111,8 @@ class FixupCost:
 def measured_fixups(costs: Costs, relative_share: float | None = None) -> list[FixupCost]:
     """What ld.so takes for each kind of fixup, as far as it was measured.
 
-    The share, 0 to 1, is that of relative ones among the fixups that pages have. With it there is
-    also what one of them takes in the mean, the others looked up.
+    With the share of relative ones among the fixups that pages have, 0 to 1, there is also what one
+    of those takes in the mean.
     """
     relative = costs.measurement("relocation.relative")
     found = [FixupCost("relative", None, relative)] if relative else []
@@ -134,10 +130,7 @@ def measured_fixups(costs: Costs, relative_share: float | None = None) -> list[F
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What leaves memory and comes back with a page with fixups: clean pages and mappings for each.
-
-    There are 0.01 mappings a page if a library has a hundred pages with fixups.
-    """
+    """What is mapped for each page with fixups, and leaves and comes back with it: see `Line`."""
 
     clean_pages: float
     mappings: float
@@ -154,12 +147,9 @@ ALONE = Layout(0.0, 0.0)
 class RoundTrip:
     """A page's round trip by its number of fixups; straight lines, one for each of r rounds.
 
-    Attributes:
-        what: the swap or the engine, as `mapscratch.lab.cost.costs.Line.what`.
-        title: the same in words.
-        fixup: what is made again; None for swap, which keeps everything.
-        page_us: float64, shape (3, r), µs without fixups: likely, at least, at most.
-        fixup_ns: float64, shape (3, r), ns more for each fixup, likewise.
+    The swap or the engine is that of a `Line`. Of swap, which keeps everything, no fixup is made
+    again. Figures have shape (3, r), likely, at least and at most: without fixups, and more for
+    each.
     """
 
     what: str
@@ -174,11 +164,7 @@ class RoundTrip:
         return self.fixup.fixup if self.fixup else None
 
     def at(self, fixups: ArrayLike) -> Floats:
-        """µs for pages with so many fixups each, shape (n,).
-
-        Returns:
-            shape (3, n): the median over the rounds, the least, the most.
-        """
+        """µs for pages with n numbers of fixups: median over the rounds, least and most, (3, n)."""
         numbers = np.atleast_1d(np.asarray(fixups, dtype=np.float64))
         return _over_rounds(self.page_us[:, :, None] + self.fixup_ns[:, :, None] * numbers / 1e3)
 
@@ -195,10 +181,7 @@ class RoundTrip:
 def swap_lines(
     costs: Costs, other: Device | None = None, layout: Layout = ALONE
 ) -> list[RoundTrip]:
-    """The round trip by each swap that was measured, and by another device, if one is given.
-
-    The layout is of what is mapped beside the pages.
-    """
+    """The round trip by each swap that was measured, and by another device, if one is given."""
     found = []
     for line in filter(None, map(costs.line, SWAPS)):
         trip = _round_trip(line, swap_name(line.what), layout)
@@ -210,10 +193,7 @@ def swap_lines(
 def scratch_lines(
     costs: Costs, layout: Layout = ALONE, relative_share: float | None = None
 ) -> list[RoundTrip]:
-    """The round trip by each engine that was measured, with known values, then as ld.so makes them.
-
-    See `swap_lines` for the layout, and `measured_fixups` for the share.
-    """
+    """The round trip by each engine that was measured: with known values, then as ld.so does it."""
     found = []
     for line in filter(None, map(costs.line, ENGINES)):
         trip = _round_trip(line, line.what, layout)
@@ -229,16 +209,8 @@ def scratch_lines(
 def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
     """The round trip by a device that isn't here: the kernel's part as measured, and its latency.
 
-    Of the swapfile that was measured the *device* is replaced and the kernel's work kept:
-
-    - leaving memory: `swap.file.out` as it is, which is the call alone; the kernel writes
-      afterwards, and nobody waits for it. Where no swapfile was measured it counts as 0.
-    - coming back: a page fault that gets a page and fills it (`fault.copy_on_write`), and the
-      latency, once: for a page that is read alone.
-
-    What the kernel does beyond that for a page in swap is left out, so it errs on the side of swap.
-    With read-ahead, where neighbours come back with a page, each waits for a part of the latency
-    only: for the second line that is the part that it was here, see `read_ahead`.
+    The latency comes once, for a page that is read alone; the second line is with read-ahead, where
+    a page waits for a part of it. `docs/cost.md` says more, and on which side it errs.
     """
     waits = {(DEVICE, other.title): np.ones(3)}
     if part := read_ahead(costs):
@@ -251,10 +223,9 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
 
 
 def kernel_part_us(costs: Costs) -> Floats:
-    """Of a page's way through a device what is the kernel's work, in µs, as `device_lines` has it.
+    """Of a page's way through a device what is the kernel's work: median, least and most, in µs.
 
-    Returns:
-        shape (3,): the median, the least, the most.
+    That is the call that has it leave, 0 if no swapfile was measured, and a fault that gets a page.
     """
     names = ("swap.file.out", "fault.copy_on_write")
     return sum((_row(one) for one in map(costs.measurement, names) if one), np.zeros(3)) / 1e3
@@ -263,8 +234,8 @@ def kernel_part_us(costs: Costs) -> Floats:
 def read_ahead(costs: Costs) -> Spread | None:
     """The part of a device's latency that a page waits for when pages come back in order: 0 to 1.
 
-    It is what swap-in from the swapfile took beyond a page fault, over what a page-in from the disk
-    in random order took beyond one from the page cache. None if one of them was not measured.
+    It is what swap-in took beyond a page fault, over what a page-in from the disk in random order
+    took beyond one from the page cache. None if one of them was not measured.
     """
     names = ("swap.file.in", "fault.copy_on_write", "fault.disk", "fault.page_cache")
     found = [_row(one) for one in map(costs.measurement, names) if one]

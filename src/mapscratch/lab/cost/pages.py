@@ -18,14 +18,14 @@ from mapscratch.lab.cost.model import WORDS_A_PAGE, Floats, Layout, ModelError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """How many fixups pages have: n different numbers.
+    """How many fixups somebody's pages have: n different numbers, and what is known beside it.
 
     Attributes:
         title: whose pages these are.
         fixups: float64, shape (n,), fixups on a page, ascending.
         pages: int64, shape (n,), how many pages have so many.
-        relative_share: of the fixups, how many need no symbol: 0 to 1; None if that isn't known.
-        layout: what is mapped beside them; None if that isn't known.
+        relative_share: of the fixups, how many need no symbol: 0 to 1.
+        layout: what is mapped beside the pages.
     """
 
     title: str
@@ -62,8 +62,7 @@ class Distribution:
 def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
     """The pages of libraries that relocation fixes up, linked as `mapscratch compare` does it.
 
-    Args:
-        paths: shared libraries in scope order; none for a choice of what is on the machine.
+    They are shared libraries in scope order; without any, a choice of what is on the machine.
 
     Raises:
         ModelError: no library was found, or none has relocations that can be applied.
@@ -83,27 +82,12 @@ def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
     counts = np.concatenate([np.unique(one, return_counts=True)[1] for one in pages])
     mapped = sum(-(-plan.window_length // PAGESIZE) for plan in plans)
     relative = sum(plan.kinds.get(str(kind), 0) for plan in plans for kind in BASE_RELATIVE_KINDS)
-    layout = Layout(mapped / len(counts) - 1, len(plans) / len(counts))
-    share = relative / int(counts.sum())
-    return distribution_of_counts(title, counts, relative_share=share, layout=layout)
-
-
-def distribution_of_counts(
-    title: str,
-    counts: NDArray[np.int64],
-    *,
-    relative_share: float | None = None,
-    layout: Layout | None = None,
-) -> Distribution:
-    """From the fixups of each single page, those without any left out.
-
-    Raises:
-        ModelError: no page has a fixup.
-    """
-    numbers, pages = np.unique(counts[counts > 0], return_counts=True)
-    if not len(numbers):
-        raise ModelError(f"{title}: no page has a fixup, so there is nothing to reckon")
-    return Distribution(title, numbers.astype(np.float64), pages, relative_share, layout)
+    return distribution_of_survey(
+        title,
+        np.transpose(np.unique(counts, return_counts=True)).tolist(),
+        relative / int(counts.sum()),
+        Layout(mapped / len(counts) - 1, len(plans) / len(counts)),
+    )
 
 
 def distribution_of_survey(
@@ -112,10 +96,10 @@ def distribution_of_survey(
     relative_share: float | None = None,
     layout: Layout | None = None,
 ) -> Distribution:
-    """From a survey's ``[fixups, pages]``, one for each number of fixups.
+    """From ``[fixups, pages]``, one for each number of fixups, as a survey has them.
 
     Raises:
-        ModelError: it has no pages.
+        ModelError: there are no pages.
     """
     rows = np.array(sorted(tuple(row) for row in counted if row[1] > 0), dtype=np.float64)
     if not len(rows):

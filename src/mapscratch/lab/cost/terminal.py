@@ -53,12 +53,8 @@ def print_costs(console: Console, report: CostReport) -> None:
     console.print()
     print_chart(console, cost_chart(report))
     if report.break_even:
-        console.print()
-        console.print("Up to how many fixups a page dropping it takes less time than swapping it")
-        console.print()
         _print_break_even(console, report)
-    console.print()
-    console.print("What else there is, and when it beats us")
+    console.print("\nWhat else there is, and when it beats us")
     for one in report.baselines:
         how = "" if one.measured else " (not measured here)"
         console.print(f"  {one.title}{how}", style="bold")
@@ -100,6 +96,7 @@ def _check_line(check: Check) -> str:
 
 
 def _print_break_even(console: Console, report: CostReport) -> None:
+    console.print("\nUp to how many fixups a page dropping it takes less time than swapping it\n")
     lines, brackets = report.scratches, len(report.swaps) <= _MOST_SWAPS_WITH_BRACKETS
     labels = [
         Column("engine", [one.what if one.kind == "known value" else "" for one in lines]),
@@ -153,8 +150,7 @@ def _explained(report: CostReport, brackets: bool) -> list[str]:
 def _print_fleet(console: Console, fleet: Fleet) -> None:
     processes = counted(fleet.processes, "process", "processes")
     hosts = f"each of {fleet.hosts:,} hosts" if fleet.hosts > 1 else "one host"
-    console.print(f"{processes} on {hosts}")
-    console.print()
+    console.print(f"{processes} on {hosts}\n")
     figures = {
         "to swap": [size(one.written_bytes) for one in fleet.plans],
         "memory": [size(one.private_bytes) for one in fleet.plans],
@@ -169,9 +165,8 @@ def _print_fleet(console: Console, fleet: Fleet) -> None:
         f"own pages: {size(fleet.page_cache_bytes)} of page cache, shared. Each page leaves memory "
         "once and comes back once, on hosts as fast as this one, and no device is kept waiting by "
         f"another page; in zram and zswap a page takes {fleet.compression:.0%} of its size. "
-        "docs/cost.md says what else is assumed."
+        "docs/cost.md says what else is assumed.\n"
     )
-    console.print()
 
 
 def _seconds(spread: Spread) -> str:

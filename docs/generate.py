@@ -59,20 +59,15 @@ def page_states() -> str:
 
 
 _MEMBERS = re.compile(r"(<!-- attributes of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_IN_DOCSTRING = re.compile(r"^(\w+): (.*(?:\n {4}.*)*)", re.MULTILINE)
-_IN_COMMENTS = re.compile(r"((?:^ {4}# .*\n)*)^ {4}(\w+): [^#\n]*(?:# (.*))?$", re.MULTILINE)
+_MEMBER = re.compile(r"((?:^ {4}# .*\n)*)^ {4}(\w+): [^#\n]*(?:# (.*))?$", re.MULTILINE)
 
 
 def members(name: str) -> str:
-    """The members of a class of a document, as its docstring or the comments there tell them."""
+    """The members of a class of a document, as the comments beside and above them tell, a table."""
     found = getattr(document, name, None) or getattr(measure, name)
-    told = inspect.cleandoc(inspect.getdoc(found) or "").partition("Attributes:\n")[2]
-    pairs = _IN_DOCSTRING.findall(inspect.cleandoc(told)) or [
-        (member, f"{above.replace('# ', '')} {beside}".strip().rstrip(".") + ".")
-        for above, member, beside in _IN_COMMENTS.findall(inspect.getsource(found))
-    ]
     lines = ["| member | what it is |", "|---|---|"]
-    for member, text in pairs:
+    for above, member, beside in _MEMBER.findall(inspect.getsource(found)):
+        text = f"{above.replace('# ', '')} {beside}".strip().rstrip(".") + "."
         plain = " ".join(text.split()).replace("``", "`").replace("|", "\\|")
         plain = re.sub(r"\bNone\b", "`null`", plain)
         lines.append(f"| `{member}` | {plain} |")

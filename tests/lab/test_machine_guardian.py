@@ -102,9 +102,8 @@ def test_a_closed_terminal_undoes(setting: Path) -> None:
 
 
 def test_a_forked_child_that_holds_the_pipe_does_not_keep_it_from_undoing(setting: Path) -> None:
-    then = (
-        "child = os.fork(); print(os.getpid() if child else 0, child, flush=True); time.sleep(60)"
-    )
+    # By one write each: the two do it at the same time.
+    then = "child = os.fork(); os.write(1, b'0 %d\\n' % child); time.sleep(60)"
     with owner(setting, then) as process:
         assert process.stdout
         lines = [process.stdout.readline().split() for _ in range(2)]

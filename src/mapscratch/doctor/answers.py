@@ -51,27 +51,19 @@ def ask() -> tuple[Answer, ...]:
         # What they warn of is what the answers say.
         warnings.simplefilter("ignore", mapscratch.SystemCallWarning)
         warnings.simplefilter("ignore", mapscratch.CacheFallbackWarning)
-        array = _of_arrays()
+        (engine,) = (one for one in mapscratch.engines() if one.name == "lazyfree")
+        array = Answer(ARRAY, False, engine.reason, engine.remedy)
+        if engine.available:
+            array = _tried(ARRAY, _read_an_array, "pages are decoded when they are touched")
         calls = Answer(SYSTEM_CALLS, False, "no array works here")
         if array.works:
             how = "write(2) of pages that nobody had touched, and read(2) into them, are served"
             calls = _tried(SYSTEM_CALLS, _use_system_calls, how)
-        return array, calls, _of_the_cache()
-
-
-def _of_arrays() -> Answer:
-    (engine,) = (one for one in mapscratch.engines() if one.name == "lazyfree")
-    if not engine.available:
-        return Answer(ARRAY, False, engine.reason, engine.remedy)
-    return _tried(ARRAY, _read_an_array, "pages are decoded when they are touched")
-
-
-def _of_the_cache() -> Answer:
-    if reason := purgeable.why_not():
-        why = f"the kernel can't take what it holds: {reason}"
-        return Answer(CACHE, False, why, _WITHOUT_THE_KERNEL)
-    how = "the kernel takes what it holds when memory is short; it needs no size"
-    return _tried(CACHE, _use_the_cache, how)
+        if reason := purgeable.why_not():
+            why = f"the kernel can't take what it holds: {reason}"
+            return array, calls, Answer(CACHE, False, why, _WITHOUT_THE_KERNEL)
+        how = "the kernel takes what it holds when memory is short; it needs no size"
+        return array, calls, _tried(CACHE, _use_the_cache, how)
 
 
 def _tried(subject: str, what: Callable[[], bool], how: str) -> Answer:

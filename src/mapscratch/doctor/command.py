@@ -31,8 +31,6 @@ from mapscratch.text import mebibytes
 
 HELP = "do arrays and caches work here, and what to do if not"
 
-_INDENT = 24
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
@@ -138,8 +136,15 @@ def ordinary_mapping(diagnosis: Diagnosis) -> str:
 def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
     """The diagnosis as text, line by line."""
     yield "What works here"
+    indent = " " * 24
+    wrapper = textwrap.TextWrapper(
+        100, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
     for answer in diagnosis.answers:
-        yield from _answer_lines(answer)
+        works = "yes" if answer.works else "no"
+        told = [f"  {answer.subject:<21} {works}: {answer.why}", f"{indent}{answer.remedy}"]
+        for text in told if answer.remedy else told[:1]:
+            yield from wrapper.wrap(text.rstrip(".") + ".")
     yield from ("", ordinary_mapping(diagnosis), "", "Engines of scratch mappings")
     for engine in diagnosis.engines:
         runs = "runs" if engine.available else "does not run"
@@ -165,26 +170,11 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
         else "can't be watched (/proc/pressure/memory is not there or not open to this user)"
     )
     yield from ("", "What `mapscratch compare` can do here")
-    yield _can("--swap file", diagnosis.temporary_swap)
-    yield _can("--pressure cgroup", diagnosis.temporary_cgroup)
-
-
-def _answer_lines(answer: Answer) -> Iterator[str]:
-    indent = " " * _INDENT
-    yes = "yes" if answer.works else "no"
-    told = [f"  {answer.subject:<21} {yes}: {answer.why}", f"{indent}{answer.remedy}"]
-    for text in told if answer.remedy else told[:1]:
-        yield from textwrap.wrap(
-            text.rstrip(".") + ".",
-            100,
-            subsequent_indent=indent,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-
-
-def _can(option: str, availability: Availability) -> str:
-    return f"  {option:<18} {'yes' if availability else 'no'}: {availability.reason}"
+    for option, probe in (
+        ("--swap file", diagnosis.temporary_swap),
+        ("--pressure cgroup", diagnosis.temporary_cgroup),
+    ):
+        yield f"  {option:<18} {'yes' if probe else 'no'}: {probe.reason}"
 
 
 def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -96,20 +96,18 @@ def _printed_symbols(listing: str) -> Iterator[Symbol]:
     for number, match in enumerate(_SYMBOL_LINE.finditer(listing)):
         if int(match["number"]) != number:
             raise OracleError(f"readelf's symbol {number} can't be read")
+        # "name@@VERSION", "name@VERSION", or "name@VERSION (3)" of an undefined symbol.
+        name, mark, version = re.sub(r" \(\d+\)$", "", (match["name"] or "").strip()).partition("@")
         yield Symbol(
             int(match["value"], 16),
             match["type"].replace(_UNNAMED, "IFUNC"),
             match["binding"].replace(_UNNAMED, "UNIQUE"),
             match["visibility"],
             match["section"],
-            *_split_version(match["name"] or ""),
+            name,
+            version.removeprefix("@"),
+            hidden=bool(mark) and not version.startswith("@"),
         )
-
-
-def _split_version(text: str) -> tuple[str, str, bool]:
-    """Split "name@@VERSION", "name@VERSION" and "name@VERSION (3)" (an undefined symbol)."""
-    name, mark, version = re.sub(r" \(\d+\)$", "", text.strip()).partition("@")
-    return name, version.removeprefix("@"), bool(mark) and not version.startswith("@")
 
 
 def _addresses(listing: str) -> list[int]:
@@ -119,12 +117,11 @@ def _addresses(listing: str) -> list[int]:
 def _relocations(listing: str) -> Iterator[Relocation]:
     for match in _RELA_LINE.finditer(listing):
         address, info, kind, rest = match.groups()
-        addend = _addend(rest) if kind in RELATIVE or kind in SYMBOLIC else 0
+        addend = 0
+        if kind in RELATIVE or kind in SYMBOLIC:
+            # At the end of "VALUE NAME + ADDEND", "NAME - ADDEND" or "ADDEND".
+            found = _ADDEND.search(rest)
+            if not found:
+                raise OracleError(f"readelf prints an addend that is not understood: {rest!r}")
+            addend = int(found[1].replace(" ", ""), 16)
         yield Relocation(int(address, 16), kind, int(info, 16) >> 32, addend)
-
-
-def _addend(text: str) -> int:
-    """The addend at the end of "VALUE NAME + ADDEND", "NAME - ADDEND" or "ADDEND"."""
-    if match := _ADDEND.search(text):
-        return int(match[1].replace(" ", ""), 16)
-    raise OracleError(f"readelf prints an addend that is not understood: {text!r}")

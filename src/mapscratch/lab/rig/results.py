@@ -8,7 +8,7 @@ beside the members of a document's classes is also in docs/compare-schema.md.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -211,20 +211,15 @@ class Comparison:
         if not rounds:
             return None
         figures = {name: Spread.of(getattr(one, name) for one in rounds) for name in FIGURES}
-        ratio = _ratio(rounds, self._rounds(processes, "private"))
-        return Summary(processes, strategy, len(rounds), figures, ratio)
+        private = {one.number: one.round_trip_us for one in self._rounds(processes, "private")}
+        ratios = [
+            one.round_trip_us / base
+            for one in rounds
+            if one.round_trip_us is not None and (base := private.get(one.number))
+        ]
+        return Summary(processes, strategy, len(rounds), figures, Spread.of(ratios))
 
     def _rounds(self, processes: int, strategy: str) -> list[Round]:
         return [
             one for one in self.rounds if (one.processes, one.strategy) == (processes, strategy)
         ]
-
-
-def _ratio(rounds: Sequence[Round], private: Sequence[Round]) -> Spread | None:
-    base = {one.number: one.round_trip_us for one in private}
-    ratios = []
-    for one in rounds:
-        denominator = base.get(one.number)
-        if one.round_trip_us is not None and denominator:
-            ratios.append(one.round_trip_us / denominator)
-    return Spread.of(ratios)

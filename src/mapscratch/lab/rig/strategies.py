@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 from dataclasses import astuple, dataclass
 from operator import add
 from typing import Self
@@ -145,11 +144,8 @@ class Window:
 
     def map(self) -> None:
         """Maps the library; nothing is read yet."""
-        descriptor = os.open(self.library.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.memory = self.strategy.map(descriptor, self.library, self.values)
-        finally:
-            os.close(descriptor)
+        with self.library.path.open("rb") as file:
+            self.memory = self.strategy.map(file.fileno(), self.library, self.values)
         self._words = np.frombuffer(self.memory, dtype=np.uint64, count=len(self.library.content))
 
     @property

@@ -83,17 +83,11 @@ class Workers:
 
     def all(self, method: str) -> list[Any]:
         """Calls a method of every session, all at once; a WorkerError if one doesn't answer."""
-        for worker in self._workers:
-            self._ask(worker, method)
-        return [self._answer(worker, method) for worker in self._workers]
+        return self._called(self._workers, method)
 
     def in_turn(self, method: str) -> list[Any]:
         """As `all`, but one process after the other, so that they don't share the processors."""
-        answers = []
-        for worker in self._workers:
-            self._ask(worker, method)
-            answers.append(self._answer(worker, method))
-        return answers
+        return [self._called([worker], method)[0] for worker in self._workers]
 
     def _start(self, number: int, session: object) -> None:
         context = multiprocessing.get_context("fork")
@@ -113,11 +107,13 @@ class Workers:
             finally:
                 theirs.close()
 
-    def _ask(self, worker: _Worker, method: str) -> None:
-        try:
-            worker.connection.send(method)
-        except OSError:
-            raise _ended(worker, method) from None
+    def _called(self, workers: list[_Worker], method: str) -> list[Any]:
+        for worker in workers:
+            try:
+                worker.connection.send(method)
+            except OSError:
+                raise _ended(worker, method) from None
+        return [self._answer(worker, method) for worker in workers]
 
     def _answer(self, worker: _Worker, method: str) -> Any:
         ready = wait([worker.connection, worker.process.sentinel], timeout=self._patience)

@@ -160,22 +160,11 @@ def write(path: str | os.PathLike[str], text: str) -> None:
         os.close(descriptor)
 
 
-def serve(owner: int) -> None:
+def _obey_until_the_end(owner: int, steps: list[Step]) -> None:
     """Do what standard input says until the owner, a pidfd, finishes, closes it, or is no more.
 
     The pipe alone would not do: a forked child of the owner holds a copy of its end.
     """
-    steps: list[Step] = []
-    try:
-        _obey_until_the_end(owner, steps)
-    finally:
-        failures = undo(steps)
-        if not _answer({"failures": failures}):
-            for failure in failures:
-                syslog.syslog(syslog.LOG_ERR, f"mapscratch: not cleaned up: {failure}")
-
-
-def _obey_until_the_end(owner: int, steps: list[Step]) -> None:
     received = b""
     finished = False
     poll = select.poll()
@@ -245,14 +234,21 @@ def _move(pid: int, group: str) -> None:
 
 
 def main() -> None:
-    """Shield this process from what ends its owner, then serve."""
+    """Shield this process from what ends its owner, then obey that, and undo all in the end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     # An ordinary user may not; the out-of-memory killer prefers larger processes anyway.
     with contextlib.suppress(OSError):
         write("/proc/self/oom_score_adj", "-1000")
-    serve(int(sys.argv[1]))
+    steps: list[Step] = []
+    try:
+        _obey_until_the_end(int(sys.argv[1]), steps)
+    finally:
+        failures = undo(steps)
+        if not _answer({"failures": failures}):
+            for failure in failures:
+                syslog.syslog(syslog.LOG_ERR, f"mapscratch: not cleaned up: {failure}")
 
 
 if __name__ == "__main__":

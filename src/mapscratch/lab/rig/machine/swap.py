@@ -13,7 +13,6 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from mmap import PAGESIZE
 from typing import Literal, get_args
 
@@ -166,10 +165,7 @@ def _make_swap_file(guardian: Guardian, pages: int) -> str:
         path = f"{directory.rstrip('/')}/.mapscratch-swap-{os.getpid()}-{os.urandom(4).hex()}"
         guardian.remember("remove_swap_file", path)
         try:
-            with open(path, "xb", buffering=0, opener=_for_us_alone) as file:
-                os.posix_fallocate(file.fileno(), 0, (pages + 1) * PAGESIZE)
-                _write_header(file, pages)
-            _swap_on(path)
+            _swap_on(path, pages, os.O_CREAT | os.O_EXCL)
         except OSError as error:
             remove_swap_file(path)
             problems.append(f"{directory}: {error.strerror}")
@@ -184,29 +180,26 @@ def _make_swap_file(guardian: Guardian, pages: int) -> str:
     )
 
 
-def _for_us_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _make_zram(guardian: Guardian, pages: int) -> str:
     with _advice("the kernel gives no zram device: take kind 'file'"):
         number = guardian.act("add_zram")
     path = f"/dev/zram{number}"
     with _advice(f"{path} could not be made a swap area: ask for less, or take kind 'file'"):
         write(f"/sys/block/zram{number}/disksize", str((pages + 1) * PAGESIZE))
-        # Not "wb": where no /dev/zramN appears, no ordinary file shall.
-        with open(path, "r+b", buffering=0) as file:
-            _write_header(file, pages)
-        _swap_on(path)
+        # Without O_CREAT: where no /dev/zramN appears, no ordinary file shall.
+        _swap_on(path, pages)
     return path
 
 
-def _write_header(file: FileIO, pages: int) -> None:
-    file.write(_swap_header(pages))
-    os.fsync(file.fileno())
-
-
-def _swap_on(path: str) -> None:
+def _swap_on(path: str, pages: int, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+    try:
+        if flags & os.O_CREAT:
+            os.posix_fallocate(descriptor, 0, (pages + 1) * PAGESIZE)
+        os.pwrite(descriptor, _swap_header(pages), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     call_libc("swapon", os.fsencode(path), _SWAP_FLAG_PREFER | _HIGHEST_PRIORITY)
 
 

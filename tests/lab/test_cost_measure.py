@@ -58,8 +58,10 @@ LOST_IN_NOISE = "too little for this machine's noise"
 """Why a difference, or what takes pages that have left memory, may not be there."""
 
 needs_loader = pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc",
-    reason="ld.so of glibc on x86-64 loads the libraries that are made",
+    platform.machine() != "x86_64"
+    or platform.libc_ver()[0] != "glibc"
+    or not (shutil.which("as") and shutil.which("ld")),
+    reason="as and ld make libraries that ld.so of glibc on x86-64 loads",
 )
 
 

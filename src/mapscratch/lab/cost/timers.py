@@ -63,7 +63,7 @@ class Timer(ABC):
     def once(self, number: int) -> Figures:
         """Measures in the round of that number; what makes no sense this time is not in it.
 
-        CannotMeasure: none of them can be had here, now or later.
+        CannotMeasure says why nothing can be had here, now or later.
         """
         if not self._is_prepared:
             self._prepare()

@@ -38,6 +38,8 @@ EXIT_WRONG = 1  # it ran, and what it found is wrong
 EXIT_ERROR = 2  # it could not run, or was used wrongly; one line on standard error says why
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C; everything is cleaned up
 
+# Modules of this package with a `HELP`, `add_arguments` and `run`, by command. They are imported
+# when they are asked for, because some take long.
 COMMANDS = {
     "demo": "demo.command",
     "doctor": "doctor.command",
@@ -50,10 +52,6 @@ COMMANDS = {
     "convert": "run.convert",
     "run": "run.command",
 }
-"""Modules of this package with a `HELP`, `add_arguments` and `run`, by command.
-
-They are imported when they are asked for, because some take long.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

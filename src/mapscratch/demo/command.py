@@ -48,10 +48,6 @@ _ITEM = 4  # bytes of a float32; the file's integers have two
 _CHUNK = 1 << 20  # items
 
 
-class DemoError(UserError, RuntimeError):
-    """The demonstration could not be given: a process of it failed, and why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is to be shown here, and how; sizes in bytes."""
@@ -199,11 +195,10 @@ def _follow(process: subprocess.Popen[str], title: str) -> Ending:
     seconds = time.monotonic() - started
     if status == -signal.SIGKILL:
         return Ending("killed", seconds, facts)
-    if status:
-        reason = last_words(process.stderr.read())
-        raise DemoError(f"a process of the demonstration failed (exit status {status}): {reason}")
-    if "error" in facts:
-        raise DemoError(f"a process of the demonstration failed: {facts['error']}")
+    if status or "error" in facts:
+        how = f" (exit status {status})" if status else ""
+        reason = last_words(process.stderr.read()) if status else facts["error"]
+        raise UserError(f"a process of the demonstration failed{how}: {reason}")
     return Ending("refused" if "memory_error" in facts else "finished", seconds, facts)
 
 

@@ -113,19 +113,16 @@ def ordinary_mapping(diagnosis: Diagnosis) -> str:
     """What an ordinary private mapping gets here."""
     swap = diagnosis.swap
     subject = "Dirty pages of an ordinary private mapping"
-    if swap.kind == "none":
-        return (
-            f"{subject} can't be reclaimed at all here: no swap. They stay in memory until they "
-            "are unmapped."
-        )
-    if diagnosis.swap_forbidden:
-        return (
-            f"{subject} can't be reclaimed at all here: there is swap, but "
-            f"{diagnosis.swap_forbidden}."
-        )
     size = mebibytes(swap.size)
-    if not swap.free:
-        return f"{subject} can't be reclaimed now: swap ({swap.title}, {size}) is full."
+    refusal = ""
+    if swap.kind == "none":
+        refusal = "at all here: no swap. They stay in memory until they are unmapped"
+    elif diagnosis.swap_forbidden:
+        refusal = f"at all here: there is swap, but {diagnosis.swap_forbidden}"
+    elif not swap.free:
+        refusal = f"now: swap ({swap.title}, {size}) is full"
+    if refusal:
+        return f"{subject} can't be reclaimed {refusal}."
     verb = "compressed into memory" if swap.kind == "zram" else "written to swap"
     return (
         f"{subject} are {verb} here, once for every process: {swap.title} at {swap.path}, "

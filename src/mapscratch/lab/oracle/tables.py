@@ -46,14 +46,6 @@ class Tables(NamedTuple):
     plt: Sequence[Relocation]  # of DT_JMPREL
 
 
-class Segment(NamedTuple):
-    """A PT_LOAD header."""
-
-    address: int
-    offset: int
-    file_size: int
-
-
 class Table(NamedTuple):
     """A table of relocations: where it is in the file, its bytes, how many it stands for."""
 
@@ -65,7 +57,7 @@ class Table(NamedTuple):
 class Claims(NamedTuple):
     """What the headers of a library say."""
 
-    segments: Sequence[Segment]
+    segments: Sequence[tuple[int, int, int]]  # loaded: address, offset in the file, bytes there
     symbolic: bool  # its own definitions come first (DT_SYMBOLIC, DF_SYMBOLIC)
     symbols: int  # so many at least, by its hash table
     relr: Table
@@ -74,9 +66,9 @@ class Claims(NamedTuple):
 
     def file_offset(self, address: int) -> int | None:
         """Where the word at an address is in the file; None if it is in no segment's file part."""
-        for segment in self.segments:
-            if segment.address <= address <= segment.address + segment.file_size - WORD:
-                return segment.offset + address - segment.address
+        for start, offset, size in self.segments:
+            if start <= address <= start + size - WORD:
+                return offset + address - start
         return None
 
 

@@ -20,7 +20,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-from .tables import WORD, Claims, OracleError, Relocation, Segment, Symbol, Table, Tables
+from .tables import WORD, Claims, OracleError, Relocation, Symbol, Table, Tables
 
 _RELA_SIZE = 24  # bytes
 _DF_SYMBOLIC = 2
@@ -68,7 +68,7 @@ def read_claims(path: Path) -> Claims:
         packed = sum(entry.bit_count() - 1 if entry & 1 else 1 for entry in entries)
         return Claims(
             segments=[
-                Segment(one["p_vaddr"], one["p_offset"], one["p_filesz"])
+                (one["p_vaddr"], one["p_offset"], one["p_filesz"])
                 for one in image.iter_segments("PT_LOAD")
             ],
             symbolic="DT_SYMBOLIC" in tags or bool(tags.get("DT_FLAGS", 0) & _DF_SYMBOLIC),

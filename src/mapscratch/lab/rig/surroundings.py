@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -149,11 +149,10 @@ def prepare(settings: Settings, swap_size: int, announce: Announce) -> Iterator[
     What was asked for by name and can't be made is a SwapError or a CgroupError.
     """
     kind = _swap_to_make(settings.swap, swap_size, announce)
-    with ExitStack() as stack:
-        if kind:
-            stack.enter_context(temporary_swap(kind, swap_size))
-        squeezed = settings.pressure == "cgroup"
-        group = stack.enter_context(temporary_memory_cgroup()) if squeezed else None
+    with (
+        temporary_swap(kind, swap_size) if kind else nullcontext(),
+        temporary_memory_cgroup() if settings.pressure == "cgroup" else nullcontext() as group,
+    ):
         yield Surroundings(describe_swap(temporary=kind is not None), group)
 
 

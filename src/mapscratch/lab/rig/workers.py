@@ -13,10 +13,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from mapscratch.errors import UserError
 from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
@@ -29,8 +28,7 @@ class WorkerError(UserError, RuntimeError):
     """A worker failed, was killed, or doesn't answer; the others are ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Worker:
+class _Worker(NamedTuple):
     number: int
     process: ForkProcess
     connection: Connection

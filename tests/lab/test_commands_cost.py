@@ -26,7 +26,7 @@ from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.lab.cost import command
 from mapscratch.lab.cost.alternatives import Alternatives
-from mapscratch.lab.cost.answer import cost_report
+from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.document import cost_document, read_figures
 from mapscratch.lab.cost.model import Layout
 from mapscratch.lab.cost.timers import working_folder
@@ -55,7 +55,7 @@ def document_of(costs, **options) -> dict:
     pages = distribution_of_counts(
         "three pages", np.array([10, 100, 400]), layout=Layout(0.5, 0.01)
     )
-    return cost_document(cost_report(costs, pages, **options), CREATED)
+    return cost_document(CostReport(costs, pages, **options), CREATED)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -172,9 +171,8 @@ def test_there_is_a_line_for_everything_that_runs_here(costs):
         least = mean(point.minimum for point in line.points)
         most = mean(point.maximum for point in line.points)
         for fit in line.fits:
-            of_one_round = replace(line, fits=(fit,))
             predicted = mean(
-                of_one_round.round_trip_us(point.fixups, *beside).median
+                fit.round_trip_us(point.fixups, *beside)
                 for point, beside in zip(line.points, line.layouts, strict=True)
             )
             assert least * 0.999 <= predicted <= most * 1.001
@@ -242,7 +240,8 @@ def prediction_and_comparison() -> list[str]:
                 name = f"swap.{kinds[0]}" if one.strategy == "private" else one.strategy
                 rounds.setdefault(name, []).append(one.round_trip_us)
         predictions = {
-            line.what: line.round_trip_us(*regressors(workload)) for line in timer.lines()
+            line.what: Spread.of(fit.round_trip_us(*regressors(workload)) for fit in line.fits)
+            for line in timer.lines()
         }
     assert predictions.keys() == rounds.keys()
     found = {what: Spread.of(times) for what, times in rounds.items()}

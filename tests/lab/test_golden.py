@@ -15,7 +15,7 @@ from mapscratch.lab.compare.charts import ASCII, chart_of
 from mapscratch.lab.compare.terminal import print_comparison
 from mapscratch.lab.compare.verdict import judge
 from mapscratch.lab.cost.alternatives import Alternatives
-from mapscratch.lab.cost.answer import CostReport, answer, cost_report
+from mapscratch.lab.cost.answer import CostReport, answer
 from mapscratch.lab.cost.fleet import plan_fleet
 from mapscratch.lab.cost.model import Layout, device
 from mapscratch.lab.cost.terminal import print_costs
@@ -126,7 +126,7 @@ TRIED = Alternatives("/lib/libx.so", 100, 8, 100 << 12, 11 << 12, 900.0, 0.0, 1.
 def full_report() -> CostReport:
     costs, disk = make_costs(), device("disk")
     fleet = plan_fleet(costs, MIXED, 200, 1000, other=disk, compression=TRIED.compressed)
-    return cost_report(costs, MIXED, device=disk, alternatives=TRIED, fleet=fleet)
+    return CostReport(costs, MIXED, device=disk, alternatives=TRIED, fleet=fleet)
 
 
 @pytest.mark.parametrize("width", [80, 40])
@@ -140,7 +140,7 @@ def test_costs(width: int) -> None:
 
 def test_costs_without_swap_or_experiments() -> None:
     console = plain_console()
-    print_costs(console, cost_report(make_costs(lines=LINES[2:], nanoseconds={}), UNKNOWN))
+    print_costs(console, CostReport(make_costs(lines=LINES[2:], nanoseconds={}), UNKNOWN))
     agrees_with_golden(drawn_on(console), "cost-without.txt")
 
 
@@ -149,14 +149,14 @@ def test_answers() -> None:
     slow = make_line("lazyfree", (100.0, 30.0))
     near = [make_line("swap.zram", (8.0, 0.0)), make_line("lazyfree", (7.9, 90.0))]
     reports = {
-        "fixups as they are mixed": cost_report(make_costs(), MIXED),
-        "a mixture that is not known": cost_report(make_costs(), UNKNOWN),
-        "a device as well": cost_report(make_costs(), MIXED, device=device("nvme")),
-        "one fixup": cost_report(make_costs(lines=near), mean),
-        "a slow engine": cost_report(make_costs(lines=[*LINES[:2], slow]), MIXED),
-        "no swap": cost_report(make_costs(lines=LINES[2:]), MIXED),
-        "no engine": cost_report(make_costs(lines=LINES[:2]), MIXED),
-        "nothing": cost_report(make_costs(lines=[], nanoseconds={}), MIXED),
+        "fixups as they are mixed": CostReport(make_costs(), MIXED),
+        "a mixture that is not known": CostReport(make_costs(), UNKNOWN),
+        "a device as well": CostReport(make_costs(), MIXED, device=device("nvme")),
+        "one fixup": CostReport(make_costs(lines=near), mean),
+        "a slow engine": CostReport(make_costs(lines=[*LINES[:2], slow]), MIXED),
+        "no swap": CostReport(make_costs(lines=LINES[2:]), MIXED),
+        "no engine": CostReport(make_costs(lines=LINES[:2]), MIXED),
+        "nothing": CostReport(make_costs(lines=[], nanoseconds={}), MIXED),
     }
     told = "\n".join(f"{title}:\n{answer(report)}\n" for title, report in reports.items())
     agrees_with_golden(told, "cost-answers.txt")

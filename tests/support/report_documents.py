@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mapscratch.lab.compare.document import comparison_document
-from mapscratch.lab.cost.answer import CostReport, cost_report
+from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.costs import Check, Costs, Fit, Line, Measurement, Point
 from mapscratch.lab.cost.document import cost_document
 from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
@@ -139,7 +139,7 @@ def make_report(pages: Distribution = PAGES, **members: Any) -> CostReport:
         rounds=7,
         seconds=88.0,
     )
-    return cost_report(replace(costs, **members), pages)
+    return CostReport(replace(costs, **members), pages)
 
 
 def make_cost(pages: Distribution = PAGES, **members: Any) -> Document:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mapscratch.lab.cost import model
 from mapscratch.lab.cost.alternatives import Alternatives
@@ -24,52 +24,39 @@ _PRICES = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class CostReport:
     """Everything that is said of one measurement, and whose pages it is reckoned with.
 
-    The device, the small experiments and the fleet are None where there is none, or nobody asked.
+    There may be another device to swap to, small experiments with other ways, and a fleet.
     """
 
     costs: Costs
     pages: Distribution
-    device: Device | None
-    alternatives: Alternatives | None
-    fleet: Fleet | None
-    swaps: tuple[RoundTrip, ...]
-    scratches: tuple[RoundTrip, ...]
-    break_even: tuple[BreakEven, ...]
-    baselines: tuple[Baseline, ...]
+    device: Device | None = None
+    alternatives: Alternatives | None = None
+    fleet: Fleet | None = None
+    swaps: list[RoundTrip] = field(init=False)
+    scratches: list[RoundTrip] = field(init=False)
+    break_even: list[BreakEven] = field(init=False)
+    baselines: list[Baseline] = field(init=False)
 
-    @property
-    def engine(self) -> str:
-        """That would be taken here; empty if none was measured."""
-        return self.scratches[0].what if self.scratches else ""
+    def __post_init__(self) -> None:
+        costs, layout = self.costs, self.pages.layout or model.ALONE
+        self.swaps = model.swap_lines(costs, self.device, layout)
+        self.scratches = model.scratch_lines(costs, layout, self.pages.relative_share)
+        self.break_even = [break_even(one, other) for one in self.swaps for other in self.scratches]
+        self.baselines = baselines(costs, self.alternatives, self.swaps, self.scratches)
 
     @property
     def told(self) -> list[RoundTrip]:
-        """Lines of that engine: by known values, relative ones, and as they are mixed if known."""
-        own = [one for one in self.scratches if one.what == self.engine]
+        """Of the engine that would be taken here: by known values, relative ones, and others.
+
+        Those are as they are mixed, if that is known: then no page has symbolic ones alone.
+        """
+        own = [one for one in self.scratches if one.what == self.scratches[0].what]
         mixed = any(one.kind == "mixed" for one in own)
-        # No page has symbolic ones alone.
         return [one for one in own if not mixed or one.kind != "symbolic"]
-
-
-def cost_report(
-    costs: Costs,
-    pages: Distribution,
-    *,
-    device: Device | None = None,
-    alternatives: Alternatives | None = None,
-    fleet: Fleet | None = None,
-) -> CostReport:
-    """Puts a report together: see `CostReport`."""
-    layout = pages.layout or model.ALONE
-    swaps = tuple(model.swap_lines(costs, device, layout))
-    scratches = tuple(model.scratch_lines(costs, layout, pages.relative_share))
-    weighed = tuple(break_even(swap, scratch) for swap in swaps for scratch in scratches)
-    others = baselines(costs, alternatives, swaps, scratches)
-    return CostReport(costs, pages, device, alternatives, fleet, swaps, scratches, weighed, others)
 
 
 def answer(report: CostReport) -> str:
@@ -116,15 +103,12 @@ def relative_share(pages: Distribution) -> str:
 
 
 def _against_swaps(report: CostReport) -> Iterator[str]:
-    """Against which swaps dropping takes less time, with how many fixups of which kind.
-
-    Swaps of which the same is to be said share a sentence.
-    """
+    """With how many fixups dropping takes less time than which swaps; alike ones in a sentence."""
     swaps: dict[str, list[str]] = {}
     for swap in report.swaps:
         verdict = _verdict(report.pages, [break_even(swap, line) for line in report.told])
         swaps.setdefault(verdict, []).append(_with_time(swap))
-    what = f"dropping a page with {report.engine} and making its fixups again takes"
+    what = f"dropping a page with {report.told[0].what} and making its fixups again takes"
     for verdict, names in swaps.items():
         yield f"Against {listed(names)}, {what} {verdict}."
         what = "it takes"

@@ -24,10 +24,7 @@ _DISAGREE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Another way, for programs and for people: when it beats us, and where it is described.
-
-    `measured`: there are figures of this machine in the sentence.
-    """
+    """Another way: when it beats us, if with figures measured here, and where it is described."""
 
     name: str
     title: str
@@ -102,11 +99,8 @@ def baselines(
     tried: Alternatives | None = None,
     swaps: Sequence[RoundTrip] = (),
     scratches: Sequence[RoundTrip] = (),
-) -> tuple[Baseline, ...]:
-    """All of them, in the order in which a mailing list would name them.
-
-    What was tried are small experiments; the engine of the first scratch line would be taken here.
-    """
+) -> list[Baseline]:
+    """All of them, as a mailing list would name them; the first engine would be taken here."""
     known: dict[str, Any] = {one.name.replace(".", "_"): _time(one) for one in costs.measurements}
     known |= {one.what.replace(".", "_"): microseconds(one.bare_us) for one in swaps}
     if scratches:
@@ -122,7 +116,7 @@ def baselines(
             claim += ". Not measured in this run (--swap zswap or zram, as root)"
         sentence = f"{claim}. Here: {here}." if here else f"{claim}."
         found.append(Baseline(name, title, sentence, bool(here), source))
-    return tuple(found)
+    return found
 
 
 def _told(parts: Sequence[str], known: dict[str, Any]) -> Iterator[str]:

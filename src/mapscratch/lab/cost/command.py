@@ -7,12 +7,8 @@ many fixups a page dropping it takes more time than swapping it, for fixups whos
 relative ones, and ones that look a symbol up; what other ways cost (pre-fork, KSM, prelink, ...);
 and what a fleet of hosts would write, hold and compute.
 
-Without --swap no swap is made, and it is measured only if there is some. With --swap all (root) a
-swapfile, zram and zswap are made in turn and removed again. As root, KSM runs for a moment. The
-figures that --json saves can be reckoned with again by --from, for other devices, libraries and
-fleets.
-
-LIB, or --survey, says whose pages are reckoned with; else some libraries of this machine.
+As root, KSM runs for a moment, and --swap makes swap that is removed again. The figures that --json
+saves can be reckoned with again by --from, for other devices, libraries and fleets.
 
 Examples:
   mapscratch cost                              what can be measured without changing anything
@@ -41,7 +37,7 @@ from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
 from mapscratch.lab.cost.alternatives import Alternatives, try_alternatives
-from mapscratch.lab.cost.answer import cost_report
+from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.chart import cost_chart
 from mapscratch.lab.cost.costs import Costs
 from mapscratch.lab.cost.document import cost_document, read_figures, read_survey
@@ -70,14 +66,11 @@ from mapscratch.text import counted
 
 SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
 
-_ASSUMED_DEVICE = "nvme"
 _KSM = "/sys/kernel/mm/ksm/run"
 _LEAST_SWAP = 256 << 20
 _MOST = 1_000_000
 
 HELP = "how expensive fixups are: what a page costs by swap and by fixups, and break-even"
-
-
 _HELP = {
     "libraries": "whose pages are reckoned with; else some of this machine's libraries",
     "--measure": "measure now; what happens anyway unless there is --from",
@@ -142,18 +135,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     other: Device | None = arguments.device_latency
     if other is None and not swap_lines(costs):
-        other = device(_ASSUMED_DEVICE)
+        other = device("nvme")
         first.append(f"Swap was not measured; {other.title} is assumed (see --device-latency).")
+    hosts = (arguments.processes, arguments.hosts or 1)
+    share = alternatives.compressed if alternatives else None
     fleet = arguments.processes and plan_fleet(
-        costs,
-        pages,
-        arguments.processes,
-        arguments.hosts or 1,
-        pages_each=pages_each,
-        other=other,
-        compression=alternatives.compressed if alternatives else None,
+        costs, pages, *hosts, pages_each=pages_each, other=other, compression=share
     )
-    report = cost_report(costs, pages, device=other, alternatives=alternatives, fleet=fleet)
+    report = CostReport(costs, pages, device=other, alternatives=alternatives, fleet=fleet)
     # Files first: who reads what is printed may stop reading.
     if arguments.json:
         document = cost_document(report, created, source.machine if source else None)
@@ -214,13 +203,12 @@ def _measure(
 def _what_is_changed() -> str:
     # Merging pages can be measured by whoever may start it.
     ksm = ", but for KSM, which runs for a moment (its settings are put back)"
-    changed = f"Nothing on the machine is changed{ksm if os.access(_KSM, os.W_OK) else ''}"
-    if active_swaps():
-        return f"{changed}; swap is what is there."
-    return (
-        f"{changed}. There is no swap, so it is not measured: as root, --swap all makes some for "
-        "the run; --device-latency reckons with an assumed device."
+    no_swap = (
+        ". There is no swap, so it is not measured: as root, --swap all makes some for the run; "
+        "--device-latency reckons with an assumed device."
     )
+    swap = "; swap is what is there." if active_swaps() else no_swap
+    return f"Nothing on the machine is changed{ksm if os.access(_KSM, os.W_OK) else ''}{swap}"
 
 
 def _alternatives(

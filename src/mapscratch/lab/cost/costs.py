@@ -7,7 +7,6 @@ Times are ns, but for a page's round trip, which is µs, as in `mapscratch.lab.r
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -47,7 +46,7 @@ class Fit:
     mapping_us: float
 
     def round_trip_us(self, fixups: float, clean_pages: float = 0, mappings: float = 0) -> float:
-        """What the plane says: see `Line.round_trip_us`."""
+        """What the plane says; of a library with a hundred such pages, each has 0.01 mappings."""
         beside = self.clean_page_us * clean_pages + self.mapping_us * mappings
         return self.page_us + self.fixup_ns * fixups / 1e3 + beside
 
@@ -91,14 +90,8 @@ class Line:
 
     def fitted(self, figure: str) -> Spread:
         """A figure of `Fit`, over the rounds."""
-        return _spread([getattr(fit, figure) for fit in self.fits])
-
-    def round_trip_us(self, fixups: float, clean_pages: float = 0, mappings: float = 0) -> Spread:
-        """What is predicted for so many fixups on a page, and so much beside it, over the rounds.
-
-        There are 0.01 mappings for each page with fixups if a library has a hundred of them.
-        """
-        return _spread([fit.round_trip_us(fixups, clean_pages, mappings) for fit in self.fits])
+        values = [getattr(fit, figure) for fit in self.fits]
+        return Spread(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +132,3 @@ class Costs:
     def line(self, what: str) -> Line | None:
         """The line of that swap or engine; None if it was left out."""
         return next((one for one in self.lines if one.what == what), None)
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))

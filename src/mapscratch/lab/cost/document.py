@@ -33,14 +33,12 @@ Count = Annotated[int, Meta(ge=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
-def cost_document(
-    report: CostReport, created: datetime, machine: Document | None = None
-) -> Document:
+def cost_document(report: CostReport, created: datetime, where: Document | None = None) -> Document:
     """The document of a report, measured when, with a time zone, and where; None for here."""
     device = to_builtins(report.device) or {"name": None, "latency_us": None}
     return {
         **document_head(NAME, VERSION, created),
-        **({"machine": machine} if machine else {}),
+        **({"machine": where} if where else {}),
         **to_builtins(report.costs),
         "lines": [_line(one) for one in report.costs.lines],
         "pages": to_builtins(report.pages, enc_hook=np.ndarray.tolist),
@@ -74,11 +72,8 @@ def _break_even(one: BreakEven) -> Document:
         "pays": one.pays,
         "fixups": finite.pop("median"),
         **finite,
-        "more_than_fit": one.more_than_fit,
+        "more_than_fit": one.pays == "always",
     }
-
-
-# --- read ---------------------------------------------------------------------------------------
 
 
 class _Pages(Struct):
@@ -121,9 +116,6 @@ def read_figures(path: Path) -> Figures:
     return read_document(path, Figures, NAME, VERSION)
 
 
-# --- a survey, as far as its pages are reckoned with --------------------------------------------
-
-
 class _Library(Struct):
     kinds: dict[str, Count]
     dirtied_pages: Count
@@ -133,11 +125,6 @@ class _Process(Struct):
     relocated_pages: Count
     relocated_pss_bytes: NotNegative
     swap_bytes: NotNegative
-
-    @property
-    def own_pages(self) -> float:
-        """What forked processes share counts in part, unless it is in swap."""
-        return self.relocated_pages if self.swap_bytes else self.relocated_pss_bytes / PAGESIZE
 
 
 class _Totals(Struct):
@@ -168,11 +155,13 @@ class Survey(Struct):
         )
 
     def pages_each(self) -> float:
-        """Pages with fixups of a process that has any, in the mean.
-
-        Raises `ReadingError` if no process was surveyed.
-        """
-        seen = [one.own_pages for one in self.processes if one.relocated_pages]
+        """Pages with fixups of a process that has any, in the mean; `ReadingError` without any."""
+        # What forked processes share counts in part, unless it is in swap.
+        seen = [
+            one.relocated_pages if one.swap_bytes else one.relocated_pss_bytes / PAGESIZE
+            for one in self.processes
+            if one.relocated_pages
+        ]
         if not seen:
             raise ReadingError(
                 "this survey has no processes, and a fleet is made of them: survey with --pid all, "

@@ -22,7 +22,6 @@ TABLE_ENTRY = 16
 """Bytes in which an engine keeps a known value: its offset, and itself."""
 ASSUMED_COMPRESSION = 1 / 3
 """Of a page in zram or zswap, where it was not tried what pages compress to."""
-_COMPRESSED = ("swap.zram", "swap.zswap")
 _ON_A_DEVICE = ("swap.file", "swap.partition", model.DEVICE, model.DEVICE_AHEAD)
 
 
@@ -93,7 +92,7 @@ def _plan(
     # An engine keeps a table of fixups, and lazyfree has a copy of what lies between as well.
     table = 0.0 if swapped else TABLE_ENTRY * pages.mean
     between = (pages.layout or model.ALONE).clean_pages if what == "lazyfree" else 0.0
-    in_memory = PAGESIZE * compression if what in _COMPRESSED else table
+    in_memory = PAGESIZE * compression if what in ("swap.zram", "swap.zswap") else table
     waiting_us = trip.at(pages.mean)[:, 0]
     times = (waiting_us, _processor_us(trip, costs, waiting_us))
     waiting, processor = (Spread(*(each * count / 1e6).tolist()) for each in times)
@@ -118,7 +117,7 @@ def _processor_us(trip: RoundTrip, costs: Costs, waiting_us: Floats) -> Floats:
     line = costs.line(trip.what)
     if line and line.cpu_us and line.points:
         beside = np.mean(line.layouts, axis=0).tolist()
-        measured = line.round_trip_us(line.mean_fixups, *beside).median
+        measured = np.median([fit.round_trip_us(line.mean_fixups, *beside) for fit in line.fits])
         cpu: Floats = np.array(astuple(line.cpu_us)) * (waiting_us[0] / measured)
         return cpu
     on_device = trip.what in _ON_A_DEVICE

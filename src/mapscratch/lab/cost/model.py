@@ -48,7 +48,6 @@ DEVICE, DEVICE_AHEAD = "swap.device", "swap.device.ahead"
 DEVICES = {"nvme": 80.0, "ssd": 150.0, "disk": 10_000.0}
 """Assumed latencies of reading or writing 4 KiB alone, in µs: what data sheets and reviews give for
 flash behind NVMe and SATA, and seek and half a turn of a disk of 7,200 a minute."""
-_SLOWEST_DEVICE = 60_000_000.0
 _OPPOSITE = [0, 2, 1]
 """Rows that turn the median, the least and the most into those of what is taken away."""
 
@@ -71,23 +70,17 @@ class Device:
 
 
 def device(text: str) -> Device:
-    """A device from what the user says: a name of `DEVICES`, or µs.
-
-    Raises:
-        ModelError: it is neither.
-    """
-    if text in DEVICES:
-        return Device(text, DEVICES[text])
+    """A device from what the user says: a name of `DEVICES`, or µs; else it is a `ModelError`."""
     try:
-        latency = float(text)
+        latency = DEVICES[text] if text in DEVICES else float(text)
     except ValueError:
         latency = -1.0
-    if not 0 <= latency <= _SLOWEST_DEVICE:
+    if not 0 <= latency <= 60e6:
         raise ModelError(
             f"a device's latency is a number of µs up to a minute, or one of {', '.join(DEVICES)}; "
             f"not {text!r}"
         )
-    return Device("", latency)
+    return Device(text if text in DEVICES else "", latency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +208,11 @@ def device_lines(costs: Costs, other: Device) -> list[RoundTrip]:
     waits = {(DEVICE, other.title): np.ones(3)}
     if part := read_ahead(costs):
         waits[DEVICE_AHEAD, f"{other.title}, read-ahead"] = _row(part)
-    return [
-        RoundTrip(*names, None, page_us[:, None], np.zeros((3, 1)))
-        for names, wait in waits.items()
-        for page_us in [kernel_part_us(costs) + wait * other.latency_us]
-    ]
+    found = []
+    for (what, title), wait in waits.items():
+        page_us = kernel_part_us(costs) + wait * other.latency_us
+        found.append(RoundTrip(what, title, None, page_us[:, None], np.zeros((3, 1))))
+    return found
 
 
 def kernel_part_us(costs: Costs) -> Floats:
@@ -307,12 +300,7 @@ class BreakEven:
         """Whether scratch takes less time: for no page, for some, or whatever fits in a page."""
         if self.fixups.median <= 0:
             return "never"
-        return "always" if self.more_than_fit else "up to"
-
-    @property
-    def more_than_fit(self) -> bool:
-        """No page has so many fixups."""
-        return self.fixups.median > WORDS_A_PAGE
+        return "always" if self.fixups.median > WORDS_A_PAGE else "up to"
 
 
 def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
@@ -322,13 +310,9 @@ def break_even(swap: RoundTrip, scratch: RoundTrip) -> BreakEven:
         figures = [_over_rounds(values)[:, None] for values in figures]
     swap_us, swap_ns, scratch_us, scratch_ns = figures
     # The least of the meetings has the most that scratch may cost.
-    meeting = _meeting(swap_us, swap_ns, scratch_us[_OPPOSITE], scratch_ns[_OPPOSITE])
-    return BreakEven(swap, scratch, _spread(_over_rounds(meeting)))
-
-
-def _meeting(swap_us: Floats, swap_ns: Floats, scratch_us: Floats, scratch_ns: Floats) -> Floats:
-    """Where lines meet; infinite where scratch is below for ever, minus infinite where swap is."""
-    gain_ns, slope = (swap_us - scratch_us) * 1e3, scratch_ns - swap_ns
+    gain_ns = (swap_us - scratch_us[_OPPOSITE]) * 1e3
+    slope = scratch_ns[_OPPOSITE] - swap_ns
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         meeting = gain_ns / slope
-    return np.where(slope > 0, meeting, np.where(gain_ns > 0, np.inf, -np.inf))
+    parallel = np.where(gain_ns > 0, np.inf, -np.inf)
+    return BreakEven(swap, scratch, _spread(_over_rounds(np.where(slope > 0, meeting, parallel))))

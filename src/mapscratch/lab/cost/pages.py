@@ -18,14 +18,9 @@ from mapscratch.lab.cost.model import WORDS_A_PAGE, Floats, Layout, ModelError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """How many fixups somebody's pages have: n different numbers, and what is known beside it.
+    """How many fixups somebody's pages have: n numbers, ascending, and how many pages have each.
 
-    Attributes:
-        title: whose pages these are.
-        fixups: float64, shape (n,), fixups on a page, ascending.
-        pages: int64, shape (n,), how many pages have so many.
-        relative_share: of the fixups, how many need no symbol: 0 to 1.
-        layout: what is mapped beside the pages.
+    The arrays have shape (n,). If it is known, of the fixups a share, 0 to 1, needs no symbol.
     """
 
     title: str
@@ -96,11 +91,7 @@ def distribution_of_survey(
     relative_share: float | None = None,
     layout: Layout | None = None,
 ) -> Distribution:
-    """From ``[fixups, pages]``, one for each number of fixups, as a survey has them.
-
-    Raises:
-        ModelError: there are no pages.
-    """
+    """From ``[fixups, pages]`` for each number of fixups, as a survey has them, or `ModelError`."""
     rows = np.array(sorted(tuple(row) for row in counted if row[1] > 0), dtype=np.float64)
     if not len(rows):
         raise ModelError(f"{title}: the survey has no page with fixups: survey other libraries")

@@ -38,11 +38,10 @@ mean, at most {{ "%.0f"|format(pages.quantile(0.95)) }} on 95 %{{ share }}.
 {{ cold|join(", ") }}{% if swap %} (swap-in from a file, in order: {{ us(swap.median / 1e3) }})
 {%- endif %}; the fixups come on top.{% endif %}
 
-{% if device %}{{ device.title }}: assumed, not measured. The kernel's part is this machine's (the
-call that reclaims, to a swapfile, if that was measured; a page fault that gets a page), and the
-latency comes once, for a page that is read alone{% if ahead %}; or
+{% if device %}{{ device.title }}: assumed, not measured. The kernel's part is this machine's, and
+the latency comes once, for a page that is read alone{% if ahead %}; or
 {{ "{:.0%}".format(ahead.median) }} of it, which is what a page waited for with the kernel's
-read-ahead here{% endif %}.{% endif %}
+read-ahead here{% endif %}; see docs/cost.md.{% endif %}
 """
 
 

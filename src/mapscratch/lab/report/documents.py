@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mapscratch.lab.compare.document import ComparisonDocument, Machine
-from mapscratch.lab.cost.answer import CostReport, cost_report
+from mapscratch.lab.cost.answer import CostReport
 from mapscratch.lab.cost.document import Figures
 from mapscratch.lab.cost.model import ModelError
 from mapscratch.lab.cost.pages import Distribution, distribution_of_survey
@@ -222,7 +222,7 @@ def as_document(value: Any, where: str, name: str) -> AnyDocument:
     head, figures = converted(checked, Head, where), converted(checked, Figures, where)
     pages, alternatives = figures.distribution(), figures.alternatives
     try:
-        report = cost_report(figures.costs(), pages, alternatives=alternatives)
+        report = CostReport(figures.costs(), pages, alternatives=alternatives)
     except ArithmeticError as error:
         raise ReadingError(f"{where!a}: {error}: measure again") from None
     return Cost(**msgspec.structs.asdict(head), report=report)

@@ -6,17 +6,12 @@ Beneath them is a scratch mapping: a file plus fixups that are made again when a
 whose dirty pages are dropped when memory is wanted, and not written to swap once for every process.
 
 Examples:
+  mapscratch demo                 what it is for, in some seconds
   mapscratch doctor               do arrays and caches work here, and what to do if not
-  mapscratch demo                 more decoded data than memory, beside the way that is killed
-  mapscratch compare              MAP_PRIVATE against each engine, with this machine's libraries
-  mapscratch compare --swap auto  the same; as root without swap it makes a temporary swapfile
-  mapscratch code                 what PLT entries that bind themselves cost and save
-  mapscratch survey --installed   fixups a page, of all libraries of this machine
-  mapscratch cost                 what a fixup costs here, and from how many on swap is cheaper
-  mapscratch report               all of that as one HTML page
-  mapscratch ps                   which processes use scratch memory, and how much of it was dropped
-  mapscratch convert LIB -o OUT   a library whose PLT entries bind themselves again
-  mapscratch run -- COMMAND       a program with such entries in all of its libraries
+  mapscratch compare --swap auto  as root without swap it makes a temporary swapfile
+  mapscratch survey --installed   of all libraries of this machine
+  mapscratch convert LIB -o OUT
+  mapscratch run -- COMMAND
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ A reader may itself be wrong: readelf 2.44 prints of RELR, when it is asked for 
 the heading and no line. So what a reader finds is held against the sizes that the file states, and
 a reader that finds less is not used: the next one is, and the answer says so. The readers are
 readelf by the dynamic section, readelf by the section headers, and pyelftools.
-
-Plain dictionaries are the result, so that a check is one look-up a word.
 """
 
 from mapscratch.lab.oracle.opinion import SecondOpinion, second_opinion

@@ -154,9 +154,8 @@ def temporary_memory_cgroup(limit: int | None = None) -> Iterator[TemporaryMemor
     counts; else under this process's own group (v1), or beside it (v2, where a group with
     processes has no children with controllers). Swap is not limited by it.
 
-    In the end the processes in it are moved back to where they were, and it is removed; also if
-    this process is ended by SIGTERM, SIGKILL or the closing of its terminal: a guardian process
-    sees to it. A CgroupError says what is in the way, or that the group could not be removed.
+    In the end the processes in it are moved back to where they were, and it is removed, whatever
+    ends this process: see `guardian`. A CgroupError says what is in the way.
     """
     own, parents = _parents()
     with Guardian(CgroupError) as guardian:

@@ -65,10 +65,9 @@ def temporary_swap(kind: SwapKind, size: int) -> Iterator[str]:
     a swapfile. The path of the file or device is yielded. The area is there for the whole machine:
     other processes swap to it too.
 
-    In the end the area is switched off, which reads back what is in it, and removed; zswap gets its
-    former setting. This happens after exceptions and Ctrl-C, and also if the process is ended by
-    SIGTERM, SIGKILL or the closing of its terminal: a guardian process sees to it. Only one process
-    at a time can have zswap; the next one waits for half a minute.
+    In the end the area is switched off, which reads back what is in it, and removed, whatever ends
+    this process: see `guardian`. zswap gets its former setting; only one process at a time can have
+    it, and the next one waits for half a minute.
 
     The size is in bytes, at least ten pages, and rounded up to pages. A SwapError says what is in
     the way, or that the area could not be removed.

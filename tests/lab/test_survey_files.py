@@ -66,6 +66,19 @@ def test_links_and_other_names_lead_to_one_file(library, tmp_path):
 
 
 @needs_compiler
+def test_what_is_behind_a_linked_folder_has_the_name_that_a_process_maps_it_by(library, tmp_path):
+    """As in Debian's /lib, or a library would be counted as a file and again as one held."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    library = library.rename(folder / "a.so")
+    (tmp_path / "link").symlink_to(folder)
+    assert find_files([tmp_path / "link"]).paths == [library]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "inner").symlink_to(folder)
+    assert find_files([tmp_path / "other"]).paths == [library]
+
+
+@needs_compiler
 def test_links_in_circles_and_into_nothing(library, tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "one").symlink_to("two")

@@ -70,8 +70,7 @@ class FoundFiles:
                     elif (
                         entry.is_file() and self._is_elf(entry.path) and self._is_new(entry.stat())
                     ):
-                        found = Path(entry.path)
-                        self.paths.append(found.resolve() if entry.is_symlink() else found)
+                        self.paths.append(Path(entry.path).resolve())
             if recursive:
                 waiting += reversed(folders)
 

@@ -46,6 +46,7 @@ HELP = "more decoded data than memory, beside the ordinary way, which is killed"
 _TIMES_THE_LIMIT = 4
 _ITEM = 4  # bytes of a float32; the file's integers have two
 _CHUNK = 1 << 20  # items
+_WAYS = {"ordinary": "np.memmap(...).astype(...)", "ours": "mapscratch.array(...)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +165,10 @@ def _run_limited(kind: Literal["ordinary", "ours"], descriptor: int, setting: Se
             process.stdout.readline()  # it has imported what it needs, or ended
             if group:
                 group.add(process.pid)
-            return _follow(process, _TITLES[kind])
+            return _follow(process, _WAYS[kind])
         finally:
             process.kill()
             process.communicate()
-
-
-_TITLES = {
-    "ordinary": "the ordinary way: np.memmap(...).astype(...)",
-    "ours": "mapscratch.array(...)",
-}
 
 
 def _follow(process: subprocess.Popen[str], title: str) -> Ending:
@@ -211,26 +206,24 @@ def setting_lines(setting: Setting) -> list[str]:
             f"{setting.why_not_cgroup.rstrip('.')}. That makes no memory pressure, so ours asks "
             "the kernel to take pages (MADV_PAGEOUT) when half of the limit is in use."
         )
-    return textwrap.wrap(
+    text = (
         f"A file of {mebibytes(setting.file)} of big-endian integers is read as "
         f"{mebibytes(setting.array)} of scaled float32, by processes that may have "
-        f"{mebibytes(setting.limit)} of memory. {limit}",
-        80,
-        break_on_hyphens=False,
+        f"{mebibytes(setting.limit)} of memory. {limit}"
     )
+    return textwrap.wrap(text, 80, break_on_hyphens=False)
 
 
 def ordinary_lines(setting: Setting, ending: Ending) -> Iterator[str]:
     """How the ordinary way ended."""
-    yield "\nnp.memmap(...).astype(...), which has to hold all of the decoded array at once:"
-    swapped = ending.how == "finished" and setting.swap
-    which = f"this machine has {mebibytes(setting.swap)} of swap, which took what didn't fit"
-    yield f"  {_ending(ending)}{f': {which}' if swapped else ''}"
+    yield f"\n{_WAYS['ordinary']}, which has to hold all of the decoded array at once:"
+    swap = f": this machine has {mebibytes(setting.swap)} of swap, which took what didn't fit"
+    yield f"  {_ending(ending)}{swap if setting.swap and ending.how == 'finished' else ''}"
 
 
 def our_lines(ending: Ending) -> Iterator[str]:
     """How ours ended."""
-    yield "\nmapscratch.array(...), whose pages are decoded when they are touched:"
+    yield f"\n{_WAYS['ours']}, whose pages are decoded when they are touched:"
     if ending.how != "finished":
         yield f"  {_ending(ending)}"
         return

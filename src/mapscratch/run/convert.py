@@ -82,7 +82,6 @@ def _lines(conversion: Conversion, checked: CheckReport | None) -> Iterator[str]
     if checked:
         yield f"Checked: {checked.entries} entries, {len(checked.problems)} problems."
     try:
-        folder = f"It is in {runtime_library().parent}."
+        yield f"The result needs {RUNTIME_NAME}. It is in {runtime_library().parent}."
     except RuntimeMissing as missing:
-        folder = f"But {missing}."
-    yield f"The result needs {RUNTIME_NAME}. {folder}"
+        yield f"The result needs {RUNTIME_NAME}. But {missing}."

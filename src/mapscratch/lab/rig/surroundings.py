@@ -180,20 +180,17 @@ def _zswap_is_enabled() -> bool | None:
 
 def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind | None:
     """The kind of the temporary swap to be made, announced; None for none."""
-    if choice == "none":
+    probes = _probed(choice, size)
+    if not probes:
+        if choice == "auto":
+            announce("Swap: what is there is used as it is.")
         return None
-    if choice == "auto" and active_swaps():
-        announce("Swap: what is there is used as it is.")
-        return None
-    ((kind, probe),) = _probed(choice, size).items()
+    ((kind, probe),) = probes.items()
     if not probe:
         announce(f"Swap: there is none, and none is made: {probe.reason}")
         return None
-    before, after = (
-        ("there is none; ", " To decline: --swap none.") if choice == "auto" else ("", "")
-    )
-    announce(
-        f"Swap: {before}for this run {probe.reason} of {size >> 20} MiB is made, and removed at "
-        f"the end.{after}"
-    )
+    made = f"for this run {probe.reason} of {size >> 20} MiB is made, and removed at the end."
+    if choice == "auto":
+        made = f"there is none; {made} To decline: --swap none."
+    announce(f"Swap: {made}")
     return kind

@@ -85,14 +85,11 @@ class Guardian:
         if os.getpid() != self._owner:
             return
         interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                failures = self._finish()
-                break
-            except KeyboardInterrupt as error:
-                if interrupt:
-                    raise
-                interrupt = error
+        try:
+            failures = self._finish()
+        except KeyboardInterrupt as error:
+            interrupt = error
+            failures = self._finish()
         if failures:
             left = "left behind, to be removed by hand: " + "; ".join(failures)
             raise self._error(errno.EBUSY, left)

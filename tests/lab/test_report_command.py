@@ -139,6 +139,21 @@ def test_a_page_that_was_there_stays_if_a_new_one_can_not_be_made(tmp_path, caps
     assert "directory" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_page_that_can_not_be_written_leaves_nothing_new(tmp_path):
+    """As on a full disk: files here may have 4 KiB, and the page has more."""
+    document, output = saved(make_survey(), tmp_path), tmp_path / "page.html"
+    command = [sys.executable, "-m", "mapscratch", "report", "-o", str(output)]
+    limited = ["sh", "-c", 'ulimit -f 8 && exec "$@"', "sh", *command, "--survey", str(document)]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [document]
+    output.write_text("old")
+    assert subprocess.run(limited, capture_output=True, check=False).returncode == 2
+    assert output.read_text() == "old"
+    assert set(tmp_path.iterdir()) == {document, output}
+
+
 def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["report", "--survey", str(tmp_path / "pipe")]) == 2
@@ -304,7 +319,7 @@ def test_nothing_that_could_be_made_is_an_error(tmp_path, monkeypatch, capsys):
     assert main(["report", "-o", str(output), "--keep", str(kept)]) == 2
     assert "nothing could be measured" in capsys.readouterr().err.splitlines()[-1]
     assert "Nothing could be measured here" in output.read_text(encoding="utf-8")
-    assert list(kept.iterdir()) == []
+    assert not kept.exists()
 
 
 def test_where_nothing_can_be_kept_nothing_is_run(tmp_path, monkeypatch, capsys):
@@ -315,6 +330,19 @@ def test_where_nothing_can_be_kept_nothing_is_run(tmp_path, monkeypatch, capsys)
         assert main(["report", "-o", str(tmp_path / "x.html"), "--keep", str(folder)]) == 2
         assert str(file) in capsys.readouterr().err
     assert file.read_text() == "kept"
+
+
+def test_a_folder_in_which_nothing_was_kept_does_not_stay(tmp_path, monkeypatch):
+    def interrupted(part, folder, tick):
+        assert kept.is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "run_part", interrupted)
+    (tmp_path / "own").mkdir()
+    for kept in (tmp_path / "new" / "below", tmp_path / "own" / "below", tmp_path / "own"):
+        arguments = ["report", "-o", str(tmp_path / "x.html"), "--keep", str(kept)]
+        assert main(arguments) == 130
+        assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
 
 
 @pytest.mark.parametrize(

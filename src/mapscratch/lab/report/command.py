@@ -47,7 +47,7 @@ from mapscratch.lab.report.parts import Outcome, Part, run_part
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.lab.rig.surroundings import check_swap
-from mapscratch.replacing import replacing
+from mapscratch.replacing import filling, replacing
 
 
 class ReportError(UserError, ValueError):
@@ -109,6 +109,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; 1 if a comparison found a wrong word, 2 if there is nothing to show."""
+    with filling(arguments.keep) if arguments.keep else nullcontext():
+        return _report(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
     refused = _check(arguments)
     created = datetime.now().astimezone()
     bench = tuple(map(read_bench, arguments.bench or files_of_the_source()))
@@ -157,8 +162,6 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
     refused: dict[SwapKind, str] = {}
     for wanted in arguments.swap:
         refused |= check_swap(wanted, _LEAST_SWAP)
-    if arguments.keep:
-        arguments.keep.mkdir(parents=True, exist_ok=True)
     terminal.check_output_files(
         [arguments.output, arguments.keep and arguments.keep / "survey.json"]
     )
@@ -277,7 +280,5 @@ def _write(path: Path, text: bytes) -> None:
     elif path.exists() and not path.is_file():  # /dev/stdout, a pipe
         path.write_bytes(text)
     else:
-        target = path.resolve()
-        target.touch()  # A new one has the mode of any new file.
-        with replacing(target, target.stat().st_mode & 0o777) as file:
+        with replacing(path.resolve()) as file:
             file.write(text)

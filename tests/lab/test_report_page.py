@@ -523,6 +523,17 @@ def test_templates_and_assets_are_installed():
     assert (folder / "assets" / "page.css").is_file()
 
 
+def test_what_a_page_is_made_from_has_no_long_lines():
+    folder = Path(charts.__file__).parent
+    read = {
+        path.name: path for part in ("templates", "assets") for path in (folder / part).iterdir()
+    }
+    assert {"page.html", "parts.html", "page.css", "page.js"} <= set(read)
+    lines = {name: path.read_text(encoding="utf-8").splitlines() for name, path in read.items()}
+    long = [(name, one) for name, own in lines.items() for one in own if len(one) > 120]
+    assert long == []
+
+
 JUNK = (
     None, True, -1, 0, 1, 7.5, -1e17, 1e17, 1e-300, "", "file", "lazyfree", "x" * 500, [], {},
     [[]], [{}], [[0, 0, 0, 0]], [[1, 2, 3, 4], [5, 6]], {"median": 0, "minimum": 5, "maximum": -5},

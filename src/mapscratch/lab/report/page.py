@@ -94,7 +94,7 @@ def _environment() -> Environment:
         cost_of=lambda fixups, way: duration(way.at(fixups)),
         skipped=_skipped,
     )
-    environment.globals.update(bench=bench, charts=charts, facts=facts, words=words)
+    environment.globals.update(bench=bench, charts=charts, facts=facts, words=words, zip=zip)
     environment.globals.update(COMMANDS=COMMANDS, WORDS_A_PAGE=WORDS_A_PAGE, LARGEST=LARGEST)
     return environment
 

@@ -87,3 +87,13 @@ def test_a_table_goes_on_below_and_no_figure_is_cut(width):
     for n in range(1, 7):
         assert f"{10**n:,}" in words and f"(1-{n})" in words
     assert words.count("libcrypto") == words.count("library")
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_cell_that_is_one_figure_stays_in_one_line(width):
+    console = plain_console(width)
+    cells = [f"{n},000 / 900  1.1{n}" for n in range(1, 5)]
+    print_table(console, [NAMES], [Column("1 worker", [one, one], breaks=False) for one in cells])
+    drawn = drawn_on(console)
+    assert [drawn.count(one) for one in cells] == [2] * 4
+    assert max(map(len, drawn.splitlines())) <= width

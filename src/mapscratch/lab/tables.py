@@ -16,15 +16,18 @@ _LEAST_LABEL = 10  # longer names give way
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; a space in a cell is where it may go on in another line."""
+    """A column of a table."""
 
     title: str
     cells: Sequence[str]
     style: str = ""  # rich's
+    breaks: bool = True  # a space in a cell is where it may go on in another line
 
     @property
     def narrowest(self) -> int:
-        """Characters of the longest word."""
+        """Characters of the longest word, or of the longest cell, if it is one figure."""
+        if not self.breaks:
+            return self.widest
         return max(map(len, " ".join((self.title, *self.cells)).split()), default=1)
 
     @property

@@ -77,7 +77,7 @@ def _print_table(console: Console, comparison: CodeComparison, start: Start) -> 
             stock = comparison.median(start, number, "stock", figure)
             ratio = f"{converted / stock:5.2f}" if stock else "    -"
             cells.append(f"{converted:,.0f} / {stock:,.0f} {ratio}")
-        columns.append(Column(counted(number, "worker"), cells))
+        columns.append(Column(counted(number, "worker"), cells, breaks=False))
     labels = Column(f"{start}, KiB a worker", [label for label, _ in rows])
     print_table(console, [labels], columns)
 

@@ -24,6 +24,10 @@ TESTS := $(VENV)/installed-tests
 LINT := $(VENV)/installed-lint
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_QUIETLY := --quiet
+# Bytecode is made of what is imported, which is the least part of what is installed.
+export PIP_NO_COMPILE := 1
+# Of `make -j`, one changes the environment at a time.
+ONE_AT_A_TIME := flock $(VENV)
 ASAN_OPTIONS := b_sanitize=address,undefined b_lundef=false b_ndebug=false buildtype=debugoptimized check_states=true
 
 # An environment with what the tests and the build need, but not with mapscratch.
@@ -33,7 +37,7 @@ define make_venv
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint format stress wheel-test $(WHEEL_TESTS) asan tsan native mutants bench docs clean prerequisites \
+.PHONY: help compare tested test lint format stress wheel-test $(WHEEL_TESTS) asan tsan native mutants bench docs clean prerequisites \
   units distro-test kernel kernel-test kernel-order kernel-hunks droppable-check
 
 help: ## this list
@@ -65,12 +69,12 @@ $(BASE): pyproject.toml meson.build meson.options libscratch/meson.build
 
 $(TESTS): $(BASE)
 	@echo "Adding to $(VENV), once, what is tested: NumPy's neighbours, Dask, zarr (some 600 MB)."
-	$(PIP) install --group test --group libraries --group lint
+	$(ONE_AT_A_TIME) $(PIP) install --group test --group libraries --group lint
 	@touch $@ $(LINT)
 
 $(LINT): $(BASE)
 	@echo "Adding to $(VENV), once, the linters."
-	$(PIP) install --group lint
+	$(ONE_AT_A_TIME) $(PIP) install --group lint
 	@touch $@
 
 compare: $(BASE) ## the main job: MAP_PRIVATE against scratch mappings, on this machine
@@ -79,11 +83,13 @@ compare: $(BASE) ## the main job: MAP_PRIVATE against scratch mappings, on this 
 # The tests start thousands of interpreters, and an editable install takes a tenth of a second of each: it
 # looks whether it is to be built. So the tree is installed as users do it, beside the packages of $(VENV).
 TESTED := .venv-tested
-test: $(TESTS) ## the tests
+tested: $(TESTS)
 	@test -x $(TESTED)/bin/python || $(BIN)/python -m venv --without-pip $(TESTED)
 	@echo $(CURDIR)/$(VENV)/lib/python3*/site-packages >$$(echo $(TESTED)/lib/python3*/site-packages)/packages.pth
 	$(PIP) --python $(TESTED)/bin/python install --quiet --no-deps --no-build-isolation --force-reinstall \
 	  -Cbuild-dir=build/installed -Csetup-args=-Dwerror=true .
+
+test: tested ## the tests
 	$(TESTED)/bin/python tests/side_by_side.py
 
 lint: $(LINT) ## linters, type checker, the direction of imports and of calls in C
@@ -137,7 +143,7 @@ tsan: build/tsan/build.ninja ## the C drivers under ThreadSanitizer
 
 RELEASE := $(VENV)/installed-release
 $(RELEASE): $(BASE)
-	$(PIP) install $(PIP_QUIETLY) --group release
+	$(ONE_AT_A_TIME) $(PIP) install $(PIP_QUIETLY) --group release
 	@touch $@
 
 .PHONY: wheel wheel-alone

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import math
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mapscratch.replacing import replacing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,6 +160,11 @@ def check_output_files(paths: Iterable[Path | None]) -> None:
         raise OSError(*problem, str(path))
 
 
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Write a JSON document to a file, or, for "-", to standard output."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a document to a file, or, for "-", to standard output; a terminal gets it printable."""
     if os.fspath(path) == "-":
@@ -164,4 +172,16 @@ def write_text(path: Path, text: str) -> None:
         sys.stdout.write(printable(text.replace("\r\n", "\n")) if is_screen else text)
     else:
         # The names of files need not be UTF-8: they are written as they are.
-        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        write_file(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; for "-", to standard output."""
+    target = path.resolve()
+    if os.fspath(path) == "-":
+        sys.stdout.buffer.write(content)
+    elif target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
+        target.write_bytes(content)  # /dev/stdout, a pipe; beside it no new one can be made
+    else:
+        with replacing(target) as file:
+            file.write(content)

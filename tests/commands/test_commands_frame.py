@@ -20,7 +20,7 @@ from mapscratch import __version__, cli
 from mapscratch.cli import main
 from mapscratch.doctor import command as doctor
 from mapscratch.lab.rig.workers import WorkerError
-from mapscratch.terminal import check_output_files, whole_number
+from mapscratch.terminal import check_output_files, whole_number, write_json
 
 
 def test_version(capsys):
@@ -188,3 +188,60 @@ def test_doctor_says_what_is_missing_and_how_to_allow_it():
     assert "lazyfree  does not run: process_vm_readv is not allowed here" in output
     assert "vm.unprivileged_userfaultfd" in output
     assert "dontneed  runs" in output
+
+
+def test_a_document_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("before")
+    done = run_python(
+        """
+        import resource, sys
+        from pathlib import Path
+        from mapscratch.terminal import write_json
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for name in sys.argv[1:]:
+            try:
+                write_json(Path(name), {"words": "x" * 100_000})
+            except OSError as error:
+                print(error.strerror)
+        """,
+        old,
+        new,
+    )
+    assert done.stdout.splitlines() == [os.strerror(errno.EFBIG)] * 2
+    assert old.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="whose files are whose takes root")
+def test_a_file_in_a_folder_of_others_is_written_where_it_is(public_path: Path) -> None:
+    file = public_path / "mine.json"
+    file.write_text("something longer than what comes")
+    file.chmod(0o666)
+    public_path.chmod(0o755)
+    run_python(
+        """
+        import sys
+        from pathlib import Path
+        from mapscratch.terminal import write_json
+        from support.ordinary_user import become_ordinary_user
+
+        become_ordinary_user()
+        write_json(Path(sys.argv[1]), {"one": 1})
+        """,
+        file,
+    )
+    assert json.loads(file.read_text()) == {"one": 1}
+    assert list(public_path.iterdir()) == [file]
+
+
+def test_a_pipe_gets_a_document(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, {"one": 1})
+        assert json.loads(os.read(reader, 100)) == {"one": 1}
+    finally:
+        os.close(reader)

@@ -21,10 +21,10 @@ import msgspec
 from mapscratch.documents import document_head
 from mapscratch.lab.code.measure import compare_code
 from mapscratch.lab.code.terminal import print_code
-from mapscratch.lab.rig.options import add_options, save_json
+from mapscratch.lab.rig.options import add_options
 from mapscratch.lab.rig.results import Settings
 from mapscratch.lab.rig.surroundings import check_swap
-from mapscratch.terminal import check_output_files, make_console, progress_bar
+from mapscratch.terminal import check_output_files, make_console, progress_bar, write_json
 
 HELP = "what PLT entries that bind themselves cost and save: workers with them and without"
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 1 if workers computed different things."""
     check_output_files([arguments.json])
     check_swap(arguments.swap)
-    console = make_console()
+    console = make_console(stderr=str(arguments.json) == "-")
     given = {name: getattr(arguments, name) for name in ("processes", "rounds", "seconds", "swap")}
     settings = Settings(strategies=(), pressure="cgroup", pages=0, **given)
     with progress_bar() as progress:
@@ -46,5 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
     print_code(console, comparison)
     if arguments.json:
         head = document_head("mapscratch.compare.code", 1, datetime.now().astimezone())
-        save_json(arguments.json, head | msgspec.to_builtins(comparison, enc_hook=str))
+        write_json(arguments.json, head | msgspec.to_builtins(comparison, enc_hook=str))
     return 1 if comparison.is_wrong else 0

@@ -7,6 +7,7 @@ beyond ASCII, or by matplotlib into a file.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rich.text import Text
 from mapscratch.errors import UserError
 from mapscratch.extras import how_to_install
 from mapscratch.lab.rig.results import Comparison, Summary
+from mapscratch.terminal import write_file
 
 ROWS = 14  # of the drawing area of a text chart
 ASCII = str.maketrans("│─└┤·●", "|-++.o")  # for terminals without Unicode, by `str.translate`
@@ -250,4 +252,6 @@ def save_chart(chart: Chart, subtitle: str, path: Path) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=150)
+    write_file(path, drawn.getvalue())

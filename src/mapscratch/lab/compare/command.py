@@ -30,7 +30,7 @@ from mapscratch.lab.compare.charts import chart_of, check_chart_file, save_chart
 from mapscratch.lab.compare.document import comparison_document
 from mapscratch.lab.compare.rounds import compare
 from mapscratch.lab.compare.terminal import print_comparison, print_plan
-from mapscratch.lab.rig.options import MOST, add_options, save_json
+from mapscratch.lab.rig.options import MOST, add_options
 from mapscratch.lab.rig.results import Pressure, Settings
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import check_pressure, check_swap
@@ -43,6 +43,7 @@ from mapscratch.terminal import (
     printable,
     progress_bar,
     whole_number,
+    write_json,
 )
 
 HELP = "MAP_PRIVATE against each scratch engine, on real libraries"
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output_files((arguments.chart, arguments.json))
     check_swap(arguments.swap)
     check_pressure(arguments.pressure)
-    console = make_console()
+    console = make_console(stderr=str(arguments.json) == "-")
     options = ("processes", "rounds", "seconds", "pressure", "swap", "pages")
     given = {name: getattr(arguments, name) for name in options}
     strategies = tuple(name for name in STRATEGIES if name in (arguments.strategy or STRATEGIES))
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print_comparison(console, comparison, verbose=arguments.verbose)
     if arguments.json:
-        save_json(arguments.json, comparison_document(comparison, datetime.now().astimezone()))
+        write_json(arguments.json, comparison_document(comparison, datetime.now().astimezone()))
     if arguments.chart:
         names = [library.path.name.split(".so")[0] for library in workload.libraries]
         more = ", ..." if len(names) > 4 else ""

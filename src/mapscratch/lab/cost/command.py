@@ -22,7 +22,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -60,7 +59,7 @@ from mapscratch.terminal import (
     progress_bar,
     time_in_seconds,
     whole_number,
-    write_text,
+    write_json,
 )
 from mapscratch.text import counted
 
@@ -146,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Files first: who reads what is printed may stop reading.
     if arguments.json:
         document = cost_document(report, created, source.machine if source else None)
-        write_text(arguments.json, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        write_json(arguments.json, document)
     if arguments.chart:
         rounds = f"medians over {counted(costs.rounds, 'round')}; pages in turn, one process"
         save_chart(cost_chart(report), rounds, arguments.chart)

@@ -47,7 +47,7 @@ from mapscratch.lab.report.parts import Outcome, Part, run_part
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.lab.rig.surroundings import check_swap
-from mapscratch.replacing import filling, replacing
+from mapscratch.replacing import filling
 
 
 class ReportError(UserError, ValueError):
@@ -133,7 +133,7 @@ def _report(arguments: argparse.Namespace) -> int:
             commands=tuple(_again(outcomes, arguments.swap)),
         )
     text = page(documents, created).encode()
-    _write(arguments.output, text)
+    terminal.write_file(arguments.output, text)
     if str(arguments.output) != "-":
         print(f"{arguments.output}: {len(text) >> 10} KiB, open it in a browser")
     if not documents.all:
@@ -271,14 +271,3 @@ def _again(outcomes: Sequence[Outcome], wanted: Sequence[str]) -> Iterator[str]:
 
 
 # --- the file -----------------------------------------------------------------------------------
-
-
-def _write(path: Path, text: bytes) -> None:
-    """Writes the page; a page that was there stays whole until the new one is."""
-    if str(path) == "-":
-        sys.stdout.buffer.write(text)
-    elif path.exists() and not path.is_file():  # /dev/stdout, a pipe
-        path.write_bytes(text)
-    else:
-        with replacing(path.resolve()) as file:
-            file.write(text)

@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import get_args
 
-from mapscratch.documents import Document
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.terminal import file_path, time_in_seconds, whole_number
 
@@ -49,13 +46,8 @@ def add_options(parser: argparse.ArgumentParser, *, processes: tuple[int, ...]) 
         "--json",
         type=file_path,
         metavar="FILE",
-        help="save all figures; see docs/compare-schema.md",
+        help="save all figures, or print them (-); see docs/compare-schema.md",
     )
-
-
-def save_json(path: Path, document: Document) -> None:
-    """Writes a document."""
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _process_counts(text: str) -> tuple[int, ...]:

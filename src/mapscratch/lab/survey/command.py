@@ -20,7 +20,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 from datetime import datetime
 
 from mapscratch import terminal
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     census = in_order(census, arguments.sort)
     if arguments.json:
         document = survey_document(census, datetime.now().astimezone(), arguments.processes)
-        terminal.write_text(arguments.json, json.dumps(document, indent=2) + "\n")
+        terminal.write_json(arguments.json, document)
     if arguments.csv:
         found = census.processes if pids else census.libraries
         terminal.write_text(arguments.csv, survey_csv(found))

@@ -50,13 +50,10 @@ class ChartError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: points of a count (of processes, say) and a value, the counts ascending.
+    """One line."""
 
-    What stands behind a comma in the name tells lines of one strategy apart.
-    """
-
-    name: str
-    points: tuple[tuple[int, float], ...]
+    name: str  # what stands behind a comma in it tells lines of one strategy apart
+    points: tuple[tuple[int, float], ...]  # a count (of processes, say) and a value, ascending
 
 
 @dataclass(frozen=True, slots=True)

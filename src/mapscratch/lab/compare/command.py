@@ -26,6 +26,7 @@ import time
 from datetime import datetime
 from typing import get_args
 
+from mapscratch import terminal
 from mapscratch.lab.compare.charts import chart_of, check_chart_file, save_chart
 from mapscratch.lab.compare.document import comparison_document
 from mapscratch.lab.compare.rounds import compare
@@ -35,48 +36,31 @@ from mapscratch.lab.rig.results import Pressure, Settings
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import check_pressure, check_swap
 from mapscratch.lab.rig.workload import DEFAULT_PAGES, read_workload
-from mapscratch.terminal import (
-    check_output_files,
-    file_name,
-    file_path,
-    make_console,
-    printable,
-    progress_bar,
-    whole_number,
-    write_json,
-)
 
 HELP = "MAP_PRIVATE against each scratch engine, on real libraries"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
+    add = parser.add_argument
     about = "shared libraries; else some of this machine's"
-    parser.add_argument("libraries", nargs="*", type=file_name, metavar="LIB", help=about)
+    add("libraries", nargs="*", type=terminal.file_name, metavar="LIB", help=about)
     add_options(parser, processes=(1, 2, 4, 8))
-    parser.add_argument(
-        "--strategy",
-        action="append",
-        choices=tuple(STRATEGIES),
-        help="compare only this one; may be given several times (default: all that run here)",
+    about = "compare only this one; may be given several times (default: all that run here)"
+    add("--strategy", action="append", choices=tuple(STRATEGIES), help=about)
+    about = (
+        "pageout: ask the kernel to reclaim the mappings (default). cgroup: squeeze a temporary "
+        "memory control group, in which the kernel chooses (root)"
     )
-    parser.add_argument(
-        "--pressure",
-        choices=get_args(Pressure),
-        default="pageout",
-        help="pageout: ask the kernel to reclaim the mappings (default). cgroup: squeeze a "
-        "temporary memory control group, in which the kernel chooses (root)",
+    add("--pressure", choices=get_args(Pressure), default="pageout", help=about)
+    about = (
+        "at least so many pages with fixups a process, by mapping the libraries repeatedly "
+        "(default: %(default)s)"
     )
-    parser.add_argument(
-        "--pages",
-        type=whole_number(1, MOST),
-        default=DEFAULT_PAGES,
-        help="at least so many pages with fixups a process, by mapping the libraries repeatedly "
-        f"(default: {DEFAULT_PAGES})",
-    )
+    add("--pages", type=terminal.whole_number(1, MOST), default=DEFAULT_PAGES, help=about)
     about = "save the picture as .svg or .png (matplotlib)"
-    parser.add_argument("--chart", type=file_path, metavar="FILE", help=about)
-    parser.add_argument("-v", "--verbose", action="store_true", help="print all figures")
+    add("--chart", type=terminal.file_path, metavar="FILE", help=about)
+    add("-v", "--verbose", action="store_true", help="print all figures")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,23 +68,25 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     if arguments.chart:
         check_chart_file(arguments.chart)
-    check_output_files((arguments.chart, arguments.json))
+    terminal.check_output_files((arguments.chart, arguments.json))
     check_swap(arguments.swap)
     check_pressure(arguments.pressure)
-    console = make_console(stderr=str(arguments.json) == "-")
+    console = terminal.make_console(stderr=str(arguments.json) == "-")
     options = ("processes", "rounds", "seconds", "pressure", "swap", "pages")
     given = {name: getattr(arguments, name) for name in options}
     strategies = tuple(name for name in STRATEGIES if name in (arguments.strategy or STRATEGIES))
     settings = Settings(strategies=strategies, **given)
     workload = read_workload(arguments.libraries, pages=settings.pages)
     print_plan(console, workload, settings)
-    with progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         comparison = compare(
             workload, settings, announce=console.print, progress=progress, started=started
         )
     print_comparison(console, comparison, verbose=arguments.verbose)
     if arguments.json:
-        write_json(arguments.json, comparison_document(comparison, datetime.now().astimezone()))
+        terminal.write_json(
+            arguments.json, comparison_document(comparison, datetime.now().astimezone())
+        )
     if arguments.chart:
         names = [library.path.name.split(".so")[0] for library in workload.libraries]
         more = ", ..." if len(names) > 4 else ""
@@ -108,5 +94,5 @@ def run(arguments: argparse.Namespace) -> int:
             f"{workload.pages:,} relocated pages a process ({', '.join(names[:4])}{more}); "
             f"Linux {os.uname().release}"
         )
-        save_chart(chart_of(comparison), printable(subtitle), arguments.chart)
+        save_chart(chart_of(comparison), terminal.printable(subtitle), arguments.chart)
     return 1 if comparison.wrong_words else 0

@@ -23,28 +23,17 @@ CHILDREN = 8
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """What small experiments showed with a library that an ordinary process loads.
-
-    Attributes:
-        pages: of it that relocation stores to.
-        children: forked from a process that has loaded it.
-        alone_bytes: Pss of its dirty pages in a process of its own.
-        child_bytes: Pss of the same in one of the forked children.
-        fork_us: µs for one fork of that process, an interpreter.
-        equal_random: of the pages, the share that is equal in two processes as they are.
-        equal_fixed: the same where addresses aren't drawn at random; None if that is forbidden.
-        compressed: what ``zlib -1`` makes of these pages, each alone: a share of their size.
-    """
+    """What small experiments showed with a library that an ordinary process loads."""
 
     library: str
-    pages: int
-    children: int
-    alone_bytes: int
-    child_bytes: int
-    fork_us: float
-    equal_random: float
-    equal_fixed: float | None
-    compressed: float
+    pages: int  # of it that relocation stores to
+    children: int  # forked from a process that has loaded it
+    alone_bytes: int  # Pss of its dirty pages in a process of its own
+    child_bytes: int  # Pss of the same in one of the forked children
+    fork_us: float  # for one fork of that process, an interpreter
+    equal_random: float  # of the pages, the share that is equal in two processes as they are
+    equal_fixed: float | None  # where addresses aren't drawn at random; None if that is forbidden
+    compressed: float  # what ``zlib -1`` makes of these pages, each alone: a share of their size
 
     @property
     def name(self) -> str:

@@ -26,15 +26,12 @@ _PRICES = {
 
 @dataclass(slots=True, eq=False)
 class CostReport:
-    """Everything that is said of one measurement, and whose pages it is reckoned with.
-
-    There may be another device to swap to, small experiments with other ways, and a fleet.
-    """
+    """Everything that is said of one measurement."""
 
     costs: Costs
-    pages: Distribution
-    device: Device | None = None
-    alternatives: Alternatives | None = None
+    pages: Distribution  # with which it is reckoned
+    device: Device | None = None  # another one to swap to
+    alternatives: Alternatives | None = None  # small experiments with other ways
     fleet: Fleet | None = None
     swaps: list[RoundTrip] = field(init=False)
     scratches: list[RoundTrip] = field(init=False)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -32,6 +31,7 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
+from mapscratch import terminal
 from mapscratch.elf import default_libraries
 from mapscratch.errors import UserError
 from mapscratch.lab.compare.charts import check_chart_file, save_chart
@@ -50,17 +50,6 @@ from mapscratch.lab.cost.timers import CannotMeasure
 from mapscratch.lab.rig.machine import SwapKind
 from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
 from mapscratch.proc import active_swaps
-from mapscratch.terminal import (
-    Progress,
-    check_output_files,
-    file_name,
-    file_path,
-    make_console,
-    progress_bar,
-    time_in_seconds,
-    whole_number,
-    write_json,
-)
 from mapscratch.text import counted
 
 SwapChoice = Literal["none", "auto", "file", "zram", "zswap", "all"]
@@ -91,13 +80,13 @@ _HELP = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    file, number = {"type": file_path, "metavar": "FILE"}, whole_number(1, _MOST)
+    file, number = {"type": terminal.file_path, "metavar": "FILE"}, terminal.whole_number(1, _MOST)
     settings: dict[str, dict[str, Any]] = {
-        "libraries": {"nargs": "*", "type": file_name, "metavar": "LIB"},
+        "libraries": {"nargs": "*", "type": terminal.file_name, "metavar": "LIB"},
         "--measure": {"action": "store_true"},
         "--from": {**file, "dest": "source"},
         "--swap": {"choices": get_args(SwapChoice)},
-        "--seconds": {"type": time_in_seconds(1)},
+        "--seconds": {"type": terminal.time_in_seconds(1)},
         "--device-latency": {"type": _device, "metavar": "|".join(["US", *DEVICES])},
         "--processes": {"type": number, "metavar": "P"},
         "--hosts": {"type": number, "metavar": "H"},
@@ -113,9 +102,7 @@ class CostError(UserError, ValueError):
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     _check(arguments)
-    console = make_console()
-    if str(arguments.json) == "-":
-        console.file = sys.stderr
+    console = terminal.make_console(stderr=str(arguments.json) == "-")
     swaps = _swaps(arguments.swap or "none", console)
     source = read_figures(arguments.source) if arguments.source else None
     survey = read_survey(arguments.survey) if arguments.survey else None
@@ -145,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Files first: who reads what is printed may stop reading.
     if arguments.json:
         document = cost_document(report, created, source.machine if source else None)
-        write_json(arguments.json, document)
+        terminal.write_json(arguments.json, document)
     if arguments.chart:
         rounds = f"medians over {counted(costs.rounds, 'round')}; pages in turn, one process"
         save_chart(cost_chart(report), rounds, arguments.chart)
@@ -169,7 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise CostError("--survey says whose pages are reckoned with: name no libraries as well")
     if arguments.chart:
         check_chart_file(arguments.chart)
-    check_output_files([arguments.chart, arguments.json])
+    terminal.check_output_files([arguments.chart, arguments.json])
 
 
 def _device(text: str) -> Device:
@@ -194,7 +181,7 @@ def _measure(
     console.print(f"At most {seconds:g} s: ld.so, page faults, swap, engines, in turns.")
     if not swaps:
         console.print(_what_is_changed())
-    with interrupted_by_termination(), progress_bar() as progress:
+    with interrupted_by_termination(), terminal.progress_bar() as progress:
         costs = measure(swaps, seconds=seconds, announce=console.print, progress=progress)
         return costs, _alternatives(arguments.libraries, console, progress)
 
@@ -211,7 +198,7 @@ def _what_is_changed() -> str:
 
 
 def _alternatives(
-    libraries: Sequence[str], console: Console, progress: Progress
+    libraries: Sequence[str], console: Console, progress: terminal.Progress
 ) -> Alternatives | None:
     """What other ways cost, with the library that has most pages to relocate of the usual ones."""
     sizes: dict[Path, int] = {}

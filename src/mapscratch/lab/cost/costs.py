@@ -19,31 +19,24 @@ Per: TypeAlias = Literal["fixup", "page", "call"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement(Spread):
-    """One figure: ns for each of what it counts, over the rounds.
+    """One figure: ns for each of what it counts, over the rounds."""
 
-    Its name is unique; the note says how it was measured, and what is or isn't in it.
-    """
-
-    name: str
+    name: str  # unique
     title: str
     per: Per
     rounds: int
-    note: str
+    note: str  # how it was measured, and what is or isn't in it
     unit: str = "ns"
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A plane through the points of one round, by least squares.
+    """A plane through the points of one round, by least squares."""
 
-    A page without any fixup takes `page_us`. More is taken by each fixup on it, by each mapped page
-    without fixups that lies between the others, and by each mapping, however large.
-    """
-
-    page_us: float
-    fixup_ns: float
-    clean_page_us: float
-    mapping_us: float
+    page_us: float  # a page without any fixup
+    fixup_ns: float  # more, for each fixup on it
+    clean_page_us: float  # more, for each mapped page without fixups that lies between the others
+    mapping_us: float  # more, for each mapping, however large
 
     def round_trip_us(self, fixups: float, clean_pages: float = 0, mappings: float = 0) -> float:
         """What the plane says; of a library with a hundred such pages, each has 0.01 mappings."""
@@ -62,22 +55,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A page's round trip (to leave memory and come back as it was) by its number of fixups.
+    """A page's round trip (to leave memory and come back as it was) by its number of fixups."""
 
-    What it goes to is ``swap.file``, ``swap.zram`` or ``swap.zswap``, from which pages come back
-    with their fixups (``none``), or what drops it is the engine ``lazyfree``, ``dontneed`` or
-    ``kernel``, and fixups are made of ``known values``. There is a fit for each round; what they go
-    through are points, each with its layout: clean pages and mappings for each page with fixups.
-    `cpu_us`, None if not known, is processor time of the processes for a page, the mean of all
-    points; the kernel's own threads are not in it.
-    """
-
-    what: str
-    fixups: str
-    fits: Annotated[tuple[Fit, ...], Meta(min_length=1)]
-    points: tuple[Point, ...]
-    layouts: tuple[tuple[float, float], ...]
-    cpu_us: Spread | None = None
+    what: str  # ``swap.file`` and so on, to which the page goes, or the engine that drops it
+    fixups: str  # what they are made of: ``known values``; ``none``: they come back with the page
+    fits: Annotated[tuple[Fit, ...], Meta(min_length=1)]  # one for each round
+    points: tuple[Point, ...]  # what the fits go through
+    layouts: tuple[tuple[float, float], ...]  # of each: clean pages and mappings a page with fixups
+    cpu_us: Spread | None = None  # of the processes alone, for a page: the mean of all points
 
     def __post_init__(self) -> None:
         if len(self.points) != len(self.layouts):
@@ -96,31 +81,24 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The same thing measured by somebody else, and the ratio of our figure to theirs.
-
-    The note says who they are, the unit, and the tolerance within which the ratio agrees.
-    """
+    """The same thing measured by somebody else."""
 
     what: str
     ours: float
     theirs: float
-    ratio: float
+    ratio: float  # of our figure to theirs
     agrees: bool
-    note: str
+    note: str  # who they are, the unit, and the tolerance within which the ratio agrees
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Everything that was measured, in rounds in which all measurements took turns.
-
-    There is a line for each swap and each engine that runs here. What isn't there is in `left_out`:
-    the name of a measurement, or ``line.`` and that of a line, and why.
-    """
+    """Everything that was measured, in rounds in which all measurements took turns."""
 
     measurements: tuple[Measurement, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...]  # one for each swap and each engine that runs here
     checks: tuple[Check, ...]
-    left_out: dict[str, str]
+    left_out: dict[str, str]  # what isn't there, a measurement or ``line.`` and a line's, and why
     notes: tuple[str, ...]
     rounds: int
     seconds: float

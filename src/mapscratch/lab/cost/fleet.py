@@ -27,36 +27,27 @@ _ON_A_DEVICE = ("swap.file", "swap.partition", model.DEVICE, model.DEVICE_AHEAD)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One strategy in the whole fleet, ``private`` or an engine, and what private pages go to.
+    """One strategy in the whole fleet; all figures are of all hosts together."""
 
-    Bytes are of all hosts together: written to swap, from which as much comes back; memory of the
-    processes alone before reclaim, tables of fixups included; and what pages still take after it.
-    Seconds are those that processes wait, one page at a time, and those of processor time.
-    """
-
-    strategy: str
-    swap: str | None
+    strategy: str  # ``private`` or an engine
+    swap: str | None  # what private pages go to
     title: str
-    written_bytes: int
-    private_bytes: int
-    kept_bytes: int
-    seconds: Spread
-    cpu_seconds: Spread
+    written_bytes: int  # to swap, from which as much comes back
+    private_bytes: int  # of the processes alone before reclaim, tables of fixups included
+    kept_bytes: int  # what pages still take after it
+    seconds: Spread  # that processes wait, one page at a time
+    cpu_seconds: Spread  # of processor time
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What so many processes on each of so many hosts would do, by each swap and each engine.
-
-    Pages are those with fixups, of all processes. The files' own pages, on which fixups are made,
-    are in the page cache once a host. In zram or zswap a page takes a share of its size.
-    """
+    """What so many processes on each of so many hosts would do, by each swap and each engine."""
 
     processes: int
     hosts: int
-    pages: int
-    page_cache_bytes: int
-    compression: float
+    pages: int  # with fixups, of all processes
+    page_cache_bytes: int  # the files' own pages, on which fixups are made, once a host
+    compression: float  # the share of its size that a page takes in zram or zswap
     plans: tuple[Plan, ...]
 
 

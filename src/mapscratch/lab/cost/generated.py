@@ -23,23 +23,14 @@ _LINK_OPTIONS = ("lazy", "norelro", "noexecstack")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is to be in a library.
+    """What is to be in a library."""
 
-    Attributes:
-        words: symbols whose addresses are stored in its data: `OWN`, or those of others.
-        pages: of data, over which the words are spread evenly.
-        calls: functions that its PLT entries are for; `mapscratch_call_all` calls each once.
-        exports: functions that it defines; each returns at once.
-        needed: libraries in the same folder, by name.
-        packed: RELATIVE relocations are in the packed table (RELR).
-    """
-
-    words: Sequence[str] = ()
-    pages: int = 0
-    calls: Sequence[str] = ()
-    exports: Sequence[str] = ()
-    needed: Sequence[str] = ()
-    packed: bool = False
+    words: Sequence[str] = ()  # symbols whose addresses its data holds: `OWN`, or those of others
+    pages: int = 0  # of data, over which the words are spread evenly
+    calls: Sequence[str] = ()  # what its PLT entries are for; `mapscratch_call_all` calls each once
+    exports: Sequence[str] = ()  # functions that it defines; each returns at once
+    needed: Sequence[str] = ()  # libraries in the same folder, by name
+    packed: bool = False  # RELATIVE relocations are in the packed table (RELR)
 
 
 def symbol_names(prefix: str, count: int) -> list[str]:

@@ -47,21 +47,14 @@ _FIXUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A file with so many fixups on each page that has any, on so many pages.
+    """A file to measure with."""
 
-    After every `clean_run` pages with fixups so many without follow; 0: there are none.
-    """
-
-    fixups: int
-    pages: int = 64
-    clean_run: int = 0
+    fixups: int  # on each page that has any
+    pages: int = 64  # with fixups
+    clean_run: int = 0  # after every so many of them so many without follow; 0: there are none
 
     def workload(self, folder: Path) -> Workload:
-        """Writes the file, whose other words are of real libraries.
-
-        Raises:
-            OSError: it can't be written.
-        """
+        """Writes the file, whose other words are of real libraries."""
         run = self.clean_run
         pages = np.array([page + (page // run * run if run else 0) for page in range(self.pages)])
         within = np.arange(self.fixups) * WORDS_PER_PAGE // self.fixups

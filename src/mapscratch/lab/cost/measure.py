@@ -39,10 +39,6 @@ def measure(
 
     What can't be measured here is left out, and the reason is told. Files, swap, settings and
     processes that are made for it are gone when it returns or raises.
-
-    Raises:
-        OSError: there is no room for the files, or something could not be removed.
-        WorkerError: a process that measures fails or is killed.
     """
     started = time.monotonic()
     with working_folder() as folder:

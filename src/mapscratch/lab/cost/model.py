@@ -58,10 +58,10 @@ class ModelError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Another device to swap to: its name in `DEVICES`, or none, and µs for one page, alone."""
+    """Another device to swap to."""
 
-    name: str
-    latency_us: float
+    name: str  # in `DEVICES`; or empty
+    latency_us: float  # for one page, alone
 
     @property
     def title(self) -> str:
@@ -85,14 +85,10 @@ def device(text: str) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class FixupCost:
-    """What making one fixup again takes, its page in memory, by how its value is found.
+    """What making one fixup again takes, its page in memory, by how its value is found."""
 
-    A mixed one is the mean over those that pages have; the scope of a symbolic or mixed one says
-    how many libraries are searched.
-    """
-
-    fixup: FixupName
-    scope: Scope | None
+    fixup: FixupName  # a mixed one is the mean over those that pages have
+    scope: Scope | None  # how many libraries are searched for a symbolic or mixed one
     ns: Spread
 
     @property
@@ -138,18 +134,13 @@ ALONE = Layout(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundTrip:
-    """A page's round trip by its number of fixups; straight lines, one for each of r rounds.
+    """A page's round trip by its number of fixups; straight lines, one for each of r rounds."""
 
-    The swap or the engine is that of a `Line`. Of swap, which keeps everything, no fixup is made
-    again. Figures have shape (3, r), likely, at least and at most: without fixups, and more for
-    each.
-    """
-
-    what: str
+    what: str  # the swap or the engine, as in a `Line`
     title: str
-    fixup: FixupCost | None
-    page_us: Floats
-    fixup_ns: Floats
+    fixup: FixupCost | None  # None for swap, which keeps everything: none is made again
+    page_us: Floats  # without fixups, shape (3, r): likely, at least and at most
+    fixup_ns: Floats  # more for each, the same shape
 
     @property
     def kind(self) -> FixupName | None:
@@ -279,15 +270,11 @@ def _over_rounds(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From how many fixups a page a line of scratch costs more time than one of swap.
-
-    The number is infinite where the lines don't meet, and at most 0 where swap is faster for a page
-    without fixups.
-    """
+    """From how many fixups a page a line of scratch costs more time than one of swap."""
 
     swap: RoundTrip
     scratch: RoundTrip
-    fixups: Spread
+    fixups: Spread  # infinite where they don't meet; 0 or less: swap is faster without fixups, too
 
     @property
     def fixup(self) -> FixupCost:

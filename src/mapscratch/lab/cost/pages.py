@@ -18,15 +18,12 @@ from mapscratch.lab.cost.model import WORDS_A_PAGE, Floats, Layout, ModelError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """How many fixups somebody's pages have: n numbers, ascending, and how many pages have each.
-
-    The arrays have shape (n,). If it is known, of the fixups a share, 0 to 1, needs no symbol.
-    """
+    """How many fixups somebody's pages have."""
 
     title: str
-    fixups: Floats
-    pages: NDArray[np.int64]
-    relative_share: float | None
+    fixups: Floats  # n numbers of them, ascending, shape (n,)
+    pages: NDArray[np.int64]  # how many pages have each, shape (n,)
+    relative_share: float | None  # of the fixups, how many need no symbol, 0 to 1, if it is known
     layout: Layout | None
 
     @property
@@ -57,12 +54,8 @@ class Distribution:
 def distribution_of_libraries(paths: Sequence[str | Path] = ()) -> Distribution:
     """The pages of libraries that relocation fixes up, linked as `mapscratch compare` does it.
 
-    They are shared libraries in scope order; without any, a choice of what is on the machine.
-
-    Raises:
-        ModelError: no library was found, or none has relocations that can be applied.
-        ElfError: a file is no library that can be read.
-        OSError: a file can't be read.
+    They are shared libraries in scope order; without any, a choice of what is on the machine. If
+    none has relocations that can be applied it is a `ModelError`.
     """
     chosen = [Path(path).resolve(strict=True) for path in paths] or default_libraries()
     if not chosen:

@@ -11,14 +11,10 @@ from contextlib import contextmanager
 @contextmanager
 def interrupted_by_termination() -> Iterator[None]:
     """Within it, SIGTERM and SIGHUP raise KeyboardInterrupt; what is ignored stays so (nohup)."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     endings = (signal.SIGTERM, signal.SIGHUP)
     changed = [number for number in endings if signal.getsignal(number) == signal.SIG_DFL]
     for number in changed:
-        signal.signal(number, interrupt)
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:

@@ -58,16 +58,14 @@ class Timer(ABC):
         self.folder = folder
         # Names of figures that it gives up, and why; it may grow while it measures.
         self.left_out: dict[str, str] = {}
-        self._is_prepared = False
 
     def once(self, number: int) -> Figures:
-        """Measures in the round of that number; what makes no sense this time is not in it.
+        """Measures in the round of that number, from 1; what makes no sense this time is left out.
 
         CannotMeasure says why nothing can be had here, now or later.
         """
-        if not self._is_prepared:
+        if number == 1:
             self._prepare()
-            self._is_prepared = True
         return self._measure(number)
 
     @abstractmethod

@@ -75,36 +75,32 @@ HELP = "one HTML page: how expensive the fixups are here"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
+    add = parser.add_argument
     file: dict[str, Any] = {"type": terminal.file_path, "metavar": "FILE"}
     output = f"the page, - for standard output (default: {DEFAULT_OUTPUT})"
-    parser.add_argument("-o", "--output", **file, default=DEFAULT_OUTPUT, help=output)
+    add("-o", "--output", **file, default=DEFAULT_OUTPUT, help=output)
     for name in KINDS:
         saved = f"what `mapscratch {name} --json` saved"
         saved += "; may be given several times" if name == "compare" else ""
-        parser.add_argument(f"--{name}", **file, action="append", default=[], help=saved)
-    parser.add_argument(
-        "--bench",
-        **file,
-        nargs="+",
-        help="files of bench/results/, which say what arrays and Cache gain (default: those of the "
-        "source, if this is it)",
+        add(f"--{name}", **file, action="append", default=[], help=saved)
+    bench = (
+        "files of bench/results/, which say what arrays and Cache gain (default: those of the "
+        "source, if this is it)"
     )
-    parser.add_argument(
-        "--seconds",
-        type=terminal.time_in_seconds(20),
-        help="about how long it may take to run all of it; a busy machine takes longer, and so do "
-        f"very few seconds (default: {DEFAULT_SECONDS:g})",
+    add("--bench", **file, nargs="+", help=bench)
+    seconds = (
+        "about how long it may take to run all of it; a busy machine takes longer, and so do very "
+        f"few seconds (default: {DEFAULT_SECONDS:g})"
     )
-    parser.add_argument(
-        "--swap",
-        action="append",
-        choices=(*get_args(SwapChoice), "all"),
-        default=[],
-        help="what pages are swapped to, as in `mapscratch compare` (default: what is there); may "
-        "be given several times. all: file, zram and zswap, as far as they can be made here (root)",
+    add("--seconds", type=terminal.time_in_seconds(20), help=seconds)
+    swap = (
+        "what pages are swapped to, as in `mapscratch compare` (default: what is there); may be "
+        "given several times. all: file, zram and zswap, as far as they can be made here (root)"
     )
+    choices = (*get_args(SwapChoice), "all")
+    add("--swap", action="append", choices=choices, default=[], help=swap)
     keep = "save the JSON of what it runs itself, too, each when it is done"
-    parser.add_argument("--keep", type=terminal.file_path, metavar="FOLDER", help=keep)
+    add("--keep", type=terminal.file_path, metavar="FOLDER", help=keep)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,13 +139,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
-    """Finds out before anything is run; which kinds of swap can't be made, and why.
-
-    Raises:
-        ReportError: options don't go together.
-        OSError: a file or folder can't be written to.
-        SwapError: swap can't be made that is asked for by name, or none of all.
-    """
+    """Finds out before anything is run; which kinds of swap can't be made, and why."""
     given = [f"--{name}" for name in KINDS if getattr(arguments, name)]
     own = [f"--{name}" for name in ("swap", "seconds", "keep") if getattr(arguments, name)]
     if given and own:

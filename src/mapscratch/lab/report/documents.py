@@ -164,15 +164,12 @@ KINDS: dict[str, type[AnyDocument]] = {
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What there is to make a page from: but for comparisons one of each kind, runs of benchmarks.
+    """What there is to make a page from."""
 
-    Then which could not be made and why, and the command lines that made the others.
-    """
-
-    all: tuple[AnyDocument, ...] = ()
+    all: tuple[AnyDocument, ...] = ()  # one of each kind, but for comparisons
     bench: tuple[Bench, ...] = ()
-    missing: tuple[tuple[str, str], ...] = ()
-    commands: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()  # which could not be made, and why
+    commands: tuple[str, ...] = ()  # that made the others
 
     @property
     def survey(self) -> Survey | None:
@@ -211,11 +208,7 @@ def read_document(path: Path, name: str) -> AnyDocument:
 
 
 def as_document(value: Any, where: str, name: str) -> AnyDocument:
-    """A document that was read; its name, its version and its members' types are checked.
-
-    Raises:
-        ReadingError: it is another one, or of another version, or damaged; the message says so.
-    """
+    """A document that was read; `ReadingError` if it is another one, or damaged."""
     checked = checked_document(value, f"mapscratch.{name}", _VERSION, where)
     if name != "cost":
         return converted(checked, KINDS[name], where)

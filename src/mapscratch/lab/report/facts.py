@@ -51,15 +51,12 @@ _MISSES = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a page leaves memory and comes back as it was, and what was measured: fixups, and µs.
+    """How a page leaves memory and comes back as it was."""
 
-    The key is a class of the style sheet.
-    """
-
-    key: str
+    key: str  # a class of the style sheet
     name: str
     trip: model.RoundTrip
-    points: tuple[tuple[float, Spread], ...] = ()
+    points: tuple[tuple[float, Spread], ...] = ()  # what was measured: fixups, and µs
 
     @property
     def title(self) -> str:
@@ -93,17 +90,13 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """All ways that are known: swaps, the cheapest first, and a way for each kind of fixup.
+    """All ways that are known."""
 
-    Those are by the engine that is preferred, and by others. The pages are those whose fixups these
-    are, if that is known; without a report comparisons are all that there is.
-    """
-
-    swaps: list[Way]
-    scratch: list[Way]
-    others: list[Way]
-    pages: Distribution | None
-    report: CostReport | None
+    swaps: list[Way]  # the cheapest first
+    scratch: list[Way]  # one for each kind of fixup, by the engine that is preferred
+    others: list[Way]  # by other engines
+    pages: Distribution | None  # whose fixups these are, if that is known
+    report: CostReport | None  # without one, comparisons are all that there is
 
     @property
     def mixed(self) -> list[Way]:
@@ -329,15 +322,12 @@ def swapped_to(compare: ComparisonDocument) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One strategy of a comparison over numbers of processes, and what was with the most of them.
+    """One strategy of a comparison over numbers of processes."""
 
-    Pages sent to swap are known where the kernel was asked to reclaim; swap is empty for nowhere.
-    """
-
-    swap: str
+    swap: str  # empty for nowhere
     strategy: str
-    swapped: tuple[tuple[int, float], ...]
-    round_trip_us: Spread | None
+    swapped: tuple[tuple[int, float], ...]  # pages to swap by processes, if the kernel was asked
+    round_trip_us: Spread | None  # with the most processes, and so:
     given_back: Spread | None
 
     def told(self, counts: Sequence[int]) -> list[str]:

@@ -32,16 +32,13 @@ _LONGEST_REASON = 3000  # an engine's says what each lacks, and then what to do
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A command that saves a document into a file, and seconds after which it is interrupted.
-
-    In its words ``{folder}/`` stands for where documents are.
-    """
+    """A command that saves a document into a file."""
 
     name: str
     title: str
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # in which ``{folder}/`` stands for where documents are
     file: str
-    limit: float
+    limit: float  # seconds, after which it is interrupted
 
     @property
     def command(self) -> str:
@@ -62,8 +59,7 @@ class Outcome:
 def run_part(part: Part, folder: Path, tick: Callable[[float], None] = lambda _: None) -> Outcome:
     """Runs one command, which saves its document into a folder; `tick` is told how long it has run.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the command has ended and cleaned up.
+    Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt when the command has ended and cleaned up.
     """
     started = time.monotonic()
     errors, file = folder / f"{part.file}.errors", folder / part.file

@@ -28,13 +28,11 @@ from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
 from mapscratch.fixups import Compiled, Python
-from mapscratch.lab.rig.machine import (
-    SwapKind,
+from mapscratch.lab.rig.machine.cgroups import (
     probe_temporary_memory_cgroup,
-    probe_temporary_swap,
     temporary_memory_cgroup,
-    temporary_swap,
 )
+from mapscratch.lab.rig.machine.swap import SwapKind, probe_temporary_swap, temporary_swap
 
 SCALE = np.float32(0.5)
 ROUNDS = 7

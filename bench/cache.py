@@ -26,7 +26,7 @@ from cache_worker import keys_of
 from turns import describe, in_turns, parser_of, ratio, save
 
 import mapscratch
-from mapscratch.lab.rig.machine import (
+from mapscratch.lab.rig.machine.cgroups import (
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
     temporary_memory_cgroup,

@@ -27,7 +27,7 @@ import numpy as np
 from turns import parser_of, save
 
 from mapscratch.errors import UserError
-from mapscratch.lab.rig.machine import SwapError
+from mapscratch.lab.rig.machine.swap import SwapError
 from mapscratch.lab.rig.results import Settings, SwapChoice
 from mapscratch.lab.rig.surroundings import Surroundings, prepare
 from mapscratch.run.cache import ConversionCache

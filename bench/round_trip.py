@@ -26,14 +26,12 @@ from turns import describe, parser_of, ratio, save
 
 import mapscratch
 from mapscratch import _native
-from mapscratch.lab.rig.machine import (
-    SwapKind,
+from mapscratch.lab.rig.machine.cgroups import (
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
-    probe_temporary_swap,
     temporary_memory_cgroup,
-    temporary_swap,
 )
+from mapscratch.lab.rig.machine.swap import SwapKind, probe_temporary_swap, temporary_swap
 from mapscratch.proc import read_vmstat
 
 PAGES = 8192

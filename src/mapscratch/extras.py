@@ -7,15 +7,12 @@ from importlib.util import find_spec
 
 from mapscratch.errors import UserError
 
-EXTRA_OF_MODULE = {
-    "elftools": "lab",
-    "jinja2": "lab",
-    "msgspec": "lab",
-    "rich": "lab",
-    "matplotlib": "chart",
-    "capstone": "check",
+EXTRAS = {
+    "lab": ("elftools", "jinja2", "msgspec", "rich"),
+    "chart": ("matplotlib",),
+    "check": ("capstone",),
 }
-"""Top-level modules, and the extra of mapscratch that brings each."""
+"""The extras of mapscratch, and the top-level modules that each brings."""
 
 _PACKAGES = {"elftools": "pyelftools"}
 """As pip calls what has another name as a module."""
@@ -23,7 +20,7 @@ _PACKAGES = {"elftools": "pyelftools"}
 
 def how_to_install(extra: str) -> str:
     """The command of pip; by packages, because pip finds those wherever mapscratch came from."""
-    packages = sorted(_PACKAGES.get(module, module) for module in _modules(extra))
+    packages = sorted(_PACKAGES.get(module, module) for module in EXTRAS[extra])
     return f"pip install {' '.join(packages)}"
 
 
@@ -38,17 +35,14 @@ class ExtraMissing(UserError, ImportError):
 def missing_extra(error: ModuleNotFoundError) -> ExtraMissing:
     """What to say of an import that failed; raises it if no extra has it: a mistake of ours."""
     module = (error.name or "").partition(".")[0]
-    if module not in EXTRA_OF_MODULE:
-        raise error
-    return ExtraMissing(module, EXTRA_OF_MODULE[module])
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return ExtraMissing(module, extra)
+    raise error
 
 
 def require(extra: str) -> None:
     """Finds out before anything is measured whether an extra is there."""
-    for module in _modules(extra):
+    for module in EXTRAS[extra]:
         if not find_spec(module):
             raise ExtraMissing(module, extra)
-
-
-def _modules(extra: str) -> list[str]:
-    return [module for module, its_extra in EXTRA_OF_MODULE.items() if its_extra == extra]

@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import math
 import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +95,9 @@ def whole_number(least: int, most: int, what: str = "a number from") -> Callable
     def number(text: str) -> int:
         # Thousands of digits aren't even read.
         value = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else least - 1
-        if not least <= value <= most:
-            expected = f"expected {what} {least:,} to {most:,}, not {reprlib.repr(text)}"
-            raise argparse.ArgumentTypeError(expected)
-        return value
+        if least <= value <= most:
+            return value
+        raise _unexpected(text, f"{what} {least:,} to {most:,}")
 
     return number
 
@@ -108,16 +106,16 @@ def time_in_seconds(least: float, most: float = 86_400.0) -> Callable[[str], flo
     """The same, for a time."""
 
     def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            expected = f"expected {least:g} to {most:g} seconds, not {reprlib.repr(text)}"
-            raise argparse.ArgumentTypeError(expected)
-        return value
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise _unexpected(text, f"{least:g} to {most:g} seconds")
 
     return number
+
+
+def _unexpected(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"expected {expected}, not {reprlib.repr(text)}")
 
 
 def process_number(text: str, what: str = "the number of a process,") -> int:

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from support.patience import communicate
 
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import (
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 from mapscratch.proc import active_swaps
 
 LIMIT = 48 << 20

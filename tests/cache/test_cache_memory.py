@@ -11,7 +11,10 @@ from support.patience import communicate
 from support.places import TESTS
 from support.seccomp import is_supported
 
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import (
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 from mapscratch.proc import active_swaps
 
 LIMIT = 96 << 20

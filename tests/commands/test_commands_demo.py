@@ -25,7 +25,7 @@ from mapscratch.cli import main
 from mapscratch.demo import command as demo
 from mapscratch.demo.command import Ending, Setting
 from mapscratch.errors import last_words
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import probe_temporary_memory_cgroup
 from mapscratch.proc import Availability, active_swaps
 
 LIMIT = 24
@@ -221,7 +221,7 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
                 raise AssertionError("something was written")
             demo._write_source = _write_source
         else:
-            demo._check_engine = lambda length: None
+            demo.require = lambda *asked: None
         forbid(call, error=error)
         sys.exit(mapscratch.cli.main(["demo", "--limit", "24"]))
         """
@@ -256,7 +256,7 @@ def test_where_no_engine_runs_it_says_why_and_what_to_do(
 def test_a_process_that_is_refused_something_is_told_in_full(
     lazyfree: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(demo, "_check_engine", lambda length: None)
+    monkeypatch.setattr(demo, "require", lambda *asked: None)
     monkeypatch.setenv("MAPSCRATCH_ENGINE", "dontneed")
     assert main(["demo", "--limit", str(LIMIT)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -270,7 +270,7 @@ def test_a_process_that_ends_at_once_is_told(
     program.write_text("#!/bin/sh\nexec 0<&-\necho 'no room for it' >&2\nexit 3\n")
     program.chmod(0o755)
     refused = Availability(False, "this is a test.")
-    monkeypatch.setattr(demo, "_check_engine", lambda length: None)
+    monkeypatch.setattr(demo, "require", lambda *asked: None)
     monkeypatch.setattr(demo, "probe_temporary_memory_cgroup", lambda: refused)
     monkeypatch.setattr(sys, "executable", str(program))
     assert main(["demo", "--limit", "8"]) == 2

@@ -16,7 +16,7 @@ from support.places import TREE
 
 from mapscratch.cli import COMMANDS
 from mapscratch.elf import default_libraries
-from mapscratch.extras import EXTRA_OF_MODULE, missing_extra
+from mapscratch.extras import EXTRAS, missing_extra
 
 MODULES_OF_PACKAGES = {"pyelftools": "elftools"}
 
@@ -32,7 +32,7 @@ def with_numpy_alone(folder: Path, *words: str | Path) -> subprocess.CompletedPr
     """A command where no package of an extra can be imported, in none of its processes."""
     hidden = folder / "hidden"
     hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text(WITHOUT.format(modules=tuple(EXTRA_OF_MODULE)))
+    (hidden / "sitecustomize.py").write_text(WITHOUT.format(modules=sum(EXTRAS.values(), ())))
     return subprocess.run(
         [sys.executable, "-m", "mapscratch", *map(str, words)],
         env=os.environ | {"PYTHONPATH": str(hidden), "XDG_CACHE_HOME": str(folder / "cache")},
@@ -110,11 +110,11 @@ def test_each_package_of_these_extras_is_known() -> None:
     project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == ["numpy>=1.26"]
     found = {}
-    for extra in set(EXTRA_OF_MODULE.values()):
-        for requirement in project["optional-dependencies"][extra]:
-            package = re.match(r"[\w-]+", requirement)[0]
-            found[MODULES_OF_PACKAGES.get(package, package)] = extra
-    assert found == EXTRA_OF_MODULE
+    for extra in EXTRAS:
+        requirements = project["optional-dependencies"][extra]
+        packages = [re.match(r"[\w-]+", requirement)[0] for requirement in requirements]
+        found[extra] = sorted(MODULES_OF_PACKAGES.get(package, package) for package in packages)
+    assert found == {extra: sorted(modules) for extra, modules in EXTRAS.items()}
 
 
 def test_a_module_that_no_extra_has_is_a_mistake_of_ours() -> None:

@@ -183,9 +183,9 @@ def test_a_readelf_that_fails_is_not_used(tmp_path, monkeypatch, library):
 @needs_readelf
 def test_where_nobody_finds_all_nothing_is_checked(tmp_path, monkeypatch, library):
     def blind(path, claims):
-        return oracle.opinion.Tables([], [], [], [])
+        return oracle.Tables([], [], [], [])
 
-    monkeypatch.setitem(oracle.opinion._READERS, "pyelftools", blind)
+    monkeypatch.setitem(oracle._READERS, "pyelftools", blind)
     stand_in(tmp_path, monkeypatch, EVERYWHERE.format("cat > /dev/null"))
     with pytest.raises(oracle.OracleError, match="nothing here can check") as raised:
         oracle.second_opinion([library])
@@ -193,13 +193,11 @@ def test_where_nobody_finds_all_nothing_is_checked(tmp_path, monkeypatch, librar
 
 
 @needs_readelf
-@pytest.mark.parametrize("reader", list(oracle.opinion._READERS))
+@pytest.mark.parametrize("reader", list(oracle._READERS))
 def test_all_readers_say_the_same_of_real_libraries(monkeypatch, reader):
     paths = default_libraries()[:3]
     wanted = oracle.second_opinion(paths).words
-    monkeypatch.setattr(
-        oracle.opinion, "_READERS", {reader: oracle.opinion._READERS[reader]}, raising=True
-    )
+    monkeypatch.setattr(oracle, "_READERS", {reader: oracle._READERS[reader]}, raising=True)
     try:
         found = oracle.second_opinion(paths).words
     except oracle.OracleError as error:

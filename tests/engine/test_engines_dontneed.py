@@ -16,7 +16,7 @@ from support.patience import communicate
 
 from mapscratch import ScratchMap, _native
 from mapscratch.engine import dontneed
-from mapscratch.lab.rig.machine import (
+from mapscratch.lab.rig.machine.cgroups import (
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
     temporary_memory_cgroup,

@@ -21,7 +21,10 @@ from support.swap import some_swap
 from mapscratch import ScratchMap, _native
 from mapscratch.engine import Request
 from mapscratch.engine.kernel import KernelEngine
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import (
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 from mapscratch.proc import (
     count_pages,
     frame_flags,

@@ -17,7 +17,8 @@ from support.waiting import eventually
 from mapscratch.cli import EXIT_INTERRUPTED, main
 from mapscratch.lab.code import measure as code
 from mapscratch.lab.code.measure import CodeError, compare_code
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
+from mapscratch.lab.rig.machine.cgroups import probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap
 from mapscratch.lab.rig.results import Settings
 from mapscratch.proc import active_swaps
 

@@ -26,7 +26,7 @@ from mapscratch.cli import main
 from mapscratch.elf import default_libraries
 from mapscratch.lab.compare import command
 from mapscratch.lab.compare.document import comparison_schema
-from mapscratch.lab.rig.machine import probe_temporary_swap
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap
 from mapscratch.proc import active_swaps
 
 LIBRARY = str(default_libraries()[0])

@@ -16,11 +16,8 @@ from mapscratch.elf import default_libraries
 from mapscratch.lab.compare import rounds
 from mapscratch.lab.compare.rounds import ExperimentError, compare
 from mapscratch.lab.rig import surroundings
-from mapscratch.lab.rig.machine import (
-    SwapError,
-    probe_temporary_memory_cgroup,
-    probe_temporary_swap,
-)
+from mapscratch.lab.rig.machine.cgroups import probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine.swap import SwapError, probe_temporary_swap
 from mapscratch.lab.rig.results import Settings, Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import read_workload

@@ -171,4 +171,4 @@ def test_files_for_round_trips_are_a_workload(tmp_path, shape, mapped):
     assert np.flatnonzero(changed).tolist() == (library.plan.offsets // 8).tolist()
     values = library.plan.values([base])
     assert (library.expected_content([base])[changed] == values).all()
-    assert ((values >= base) & (values < base + library.length)).all()
+    assert ((values >= base) & (values < base + library.plan.window_length)).all()

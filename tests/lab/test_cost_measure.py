@@ -31,7 +31,7 @@ from mapscratch.lab.cost.lines import LineTimer, regressors
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.measure import measure
 from mapscratch.lab.cost.timers import working_folder
-from mapscratch.lab.rig.machine import probe_temporary_swap
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap
 from mapscratch.lab.rig.results import Settings, Spread
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.workload import read_workload

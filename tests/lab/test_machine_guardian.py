@@ -26,7 +26,7 @@ OWNER = """
         guardian.act("change_setting", sys.argv[1], "changed")
         {then}
 """
-WAIT = "print(guardian.pid, flush=True); time.sleep(60)"
+WAIT = "print(guardian._process.pid, flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_end_of_the_block_undoes_and_leaves_no_process(setting: Path) -> Non
     with Guardian() as guardian:
         assert guardian.act("change_setting", str(setting), "changed") == "as before"
         assert setting.read_text().startswith("changed")
-        pid = guardian.pid
+        pid = guardian._process.pid
     assert is_restored(setting)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -132,7 +132,10 @@ def test_a_forked_child_that_leaves_the_block_undoes_nothing(setting: Path) -> N
 
 
 def test_an_interrupt_while_it_undoes_waits_for_it(setting: Path) -> None:
-    then = "print(guardian.pid, flush=True); sys.stdin.readline(); print('leaves', flush=True)"
+    then = (
+        "print(guardian._process.pid, flush=True); "
+        "sys.stdin.readline(); print('leaves', flush=True)"
+    )
     with owner(setting, then) as process:
         guardian = int(first_line(process))
         os.kill(guardian, signal.SIGSTOP)
@@ -163,20 +166,20 @@ def command(pid: int) -> str:
 def test_signals_do_not_end_the_guardian(setting: Path) -> None:
     with Guardian() as guardian:
         guardian.act("change_setting", str(setting), "changed")
-        assert os.getsid(guardian.pid) == guardian.pid
+        assert os.getsid(guardian._process.pid) == guardian._process.pid
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            os.kill(guardian.pid, number)
-        guardian.remember("restore_setting", str(setting), "as before")
+            os.kill(guardian._process.pid, number)
+        guardian.remember("write", str(setting), "as before")
     assert is_restored(setting)
 
 
 def test_the_owner_undoes_if_the_guardian_was_killed(setting: Path) -> None:
     with Guardian() as guardian:
         guardian.act("change_setting", str(setting), "changed")
-        os.kill(guardian.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, guardian.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(guardian._process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, guardian._process.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(OSError, match="was killed; nothing further is changed") as caught:
-            guardian.remember("restore_setting", str(setting), "never")
+            guardian.remember("write", str(setting), "never")
         assert caught.value.errno == errno.EPIPE
     assert is_restored(setting)
 
@@ -186,11 +189,11 @@ def test_steps_are_undone_in_reverse_even_if_one_fails(setting: Path) -> None:
         pass
 
     missing = setting.parent / "missing" / "setting"
-    with pytest.raises(OwnError, match=r"to be removed by hand: restore_setting .*missing"):  # noqa: SIM117
+    with pytest.raises(OwnError, match=r"to be removed by hand: write .*missing"):  # noqa: SIM117
         with Guardian(OwnError) as guardian:
-            guardian.remember("restore_setting", str(setting), "first")
-            guardian.remember("restore_setting", str(missing), "x")
-            guardian.remember("restore_setting", str(setting), "second")
+            guardian.remember("write", str(setting), "first")
+            guardian.remember("write", str(missing), "x")
+            guardian.remember("write", str(setting), "second")
     assert setting.read_text().startswith("first")
 
 
@@ -217,11 +220,6 @@ def test_without_an_interpreter_it_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "executable", "/missing/python")
     with pytest.raises(OSError, match=r"could not be started.*'/missing/python'"):
         Guardian().__enter__()
-
-
-def test_outside_of_its_block_it_does_nothing() -> None:
-    with pytest.raises(RuntimeError, match="inside of its with block"):
-        Guardian().remember("restore_setting", "x", "y")
 
 
 def test_what_was_merged_is_unmerged_before_the_setting_is_put_back(tmp_path: Path) -> None:

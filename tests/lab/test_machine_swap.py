@@ -23,7 +23,12 @@ from support.waiting import eventually
 
 from mapscratch import _native, proc
 from mapscratch.lab.rig import machine
-from mapscratch.lab.rig.machine import SwapError, SwapKind, probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine.swap import (
+    SwapError,
+    SwapKind,
+    probe_temporary_swap,
+    temporary_swap,
+)
 from mapscratch.proc import SwapArea, active_swaps, count_pages, swap
 
 SIZE = 64 << 20
@@ -97,7 +102,7 @@ def test_an_exception_removes_it(kind: SwapKind) -> None:
 
 OWNER = """
     import sys, time
-    from mapscratch.lab.rig.machine import temporary_swap
+    from mapscratch.lab.rig.machine.swap import temporary_swap
     with temporary_swap(sys.argv[1], int(sys.argv[2])) as swap:
         print(swap, flush=True)
         time.sleep(60)
@@ -267,7 +272,8 @@ def as_nobody() -> Iterator[list[str]]:
 
 def test_an_ordinary_user_is_told_what_to_do(as_nobody: list[str]) -> None:
     script = """
-        from mapscratch.lab.rig.machine import *
+        from mapscratch.lab.rig.machine.cgroups import *
+        from mapscratch.lab.rig.machine.swap import *
         from mapscratch.proc import *
         import ctypes, mmap
         for kind in ("file", "zram", "zswap"):

@@ -19,7 +19,10 @@ from support.swap import some_swap
 from support.waiting import eventually
 
 from mapscratch import PageCounts, ReclaimNotApplicable, ScratchMap
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import (
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 
 PAGES = 41  # of the fixture `file`: 40.3
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapscratch.lab.rig.machine import probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap, temporary_swap
 from mapscratch.proc import (
     PageFlags,
     count_pages,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mapscratch.lab.rig.machine import probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap, temporary_swap
 from mapscratch.proc import RangeMemory, active_swaps, process_memory, range_memory, total
 
 PAGE = mmap.PAGESIZE

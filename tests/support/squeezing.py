@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process whose memory the kernel reclaims when it asks for that."""
+"""Control groups: a process whose memory the kernel reclaims when it asks, what has happened."""
 
 from __future__ import annotations
 
 import subprocess
 
-from mapscratch.lab.rig.machine import TemporaryMemoryCgroup
+from mapscratch.lab.rig.machine.cgroups import TemporaryMemoryCgroup
+from mapscratch.proc.procfs import read_numbers
 
 
 def reclaim_when_asked(group: TemporaryMemoryCgroup, process: subprocess.Popen[str]) -> None:
@@ -20,3 +21,16 @@ def reclaim_when_asked(group: TemporaryMemoryCgroup, process: subprocess.Popen[s
             process.stdin.flush()
         _, errors = process.communicate()
     assert process.returncode == 0, errors
+
+
+def limit_hits(group: TemporaryMemoryCgroup) -> int:
+    """How often its limit made the kernel reclaim, since it was made."""
+    if group.version == 1:
+        return int((group.directory / "memory.failcnt").read_text())
+    return read_numbers((group.directory / "memory.events").read_text())["max"]
+
+
+def oom_kills(group: TemporaryMemoryCgroup) -> int:
+    """How many processes of it the out-of-memory killer ended, since it was made."""
+    name = "memory.oom_control" if group.version == 1 else "memory.events"
+    return read_numbers((group.directory / name).read_text())["oom_kill"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mapscratch.lab.rig.machine import SwapKind, probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine.swap import SwapKind, probe_temporary_swap, temporary_swap
 from mapscratch.proc import active_swaps
 
 

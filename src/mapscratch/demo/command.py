@@ -30,13 +30,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from subprocess import PIPE
 from typing import Any, Literal
 
 from mapscratch.cli import EXIT_WRONG
 from mapscratch.engine import Request, require
 from mapscratch.errors import UserError, last_words
 from mapscratch.fixups import Words
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import (
+    probe_temporary_memory_cgroup,
+    temporary_memory_cgroup,
+)
 from mapscratch.proc import active_swaps
 from mapscratch.terminal import whole_number
 from mapscratch.text import mebibytes
@@ -77,13 +81,9 @@ class Ending:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument(
-        "--limit",
-        type=whole_number(8, 1 << 20, "a number of MiB from"),
-        default=64,
-        metavar="MIB",
-        help="memory for each process; the array is four times that (default: 64)",
-    )
+    limit = "memory for each process; the array is four times that (default: 64)"
+    size = whole_number(8, 1 << 20, "a number of MiB from")
+    parser.add_argument("--limit", type=size, default=64, metavar="MIB", help=limit)
     parser.add_argument("--json", action="store_true", help="print it for programs")
 
 
@@ -112,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def prepare(limit: int) -> Setting:
     """What can be shown with so many bytes for each process; it takes no time and makes nothing."""
-    _check_engine(limit)
+    # What no engine can do is found out before anything is made or killed.
+    fixup = Words({0: 0})  # as for an array, whose pages are more than the file's
+    require("auto", Request("the file", -1, 0, limit, mmap.PROT_READ, fixup))
     probe = probe_temporary_memory_cgroup()
     return Setting(
         limit=limit,
@@ -122,12 +124,6 @@ def prepare(limit: int) -> Setting:
         array=_TIMES_THE_LIMIT * limit,
         file=_TIMES_THE_LIMIT * limit // 2,
     )
-
-
-def _check_engine(length: int) -> None:
-    """Finds out before anything is made or killed; the process may still be refused something."""
-    fixup = Words({0: 0})  # as for an array, whose pages are more than the file's
-    require("auto", Request("the file", -1, 0, length, mmap.PROT_READ, fixup))
 
 
 def _show(text: str = "") -> None:
@@ -153,12 +149,7 @@ def _run_limited(kind: Literal["ordinary", "ours"], descriptor: int, setting: Se
     command = [sys.executable, "-P", "-m", "mapscratch.demo.worker", kind, *map(str, numbers)]
     with nullcontext() if limits_itself else temporary_memory_cgroup(setting.limit) as group:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=[descriptor],
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, pass_fds=[descriptor]
         )
         try:
             assert process.stdout

@@ -23,7 +23,8 @@ from typing import Any
 
 from mapscratch import EngineStatus, engines
 from mapscratch.doctor.answers import Answer, ask
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup, probe_temporary_swap
+from mapscratch.lab.rig.machine.cgroups import probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine.swap import probe_temporary_swap
 from mapscratch.lab.rig.results import SwapDescription
 from mapscratch.lab.rig.surroundings import describe_swap
 from mapscratch.proc import Availability, MemoryCgroup, memory_cgroup, read_meminfo

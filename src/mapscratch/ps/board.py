@@ -74,8 +74,7 @@ class Slot:
     length: int  # whole pages
     owner: int  # of a region: the slot of its cache
     name: str  # of the file; the end of it if it is longer than fits
-    figures: tuple[int, ...]
-    """Eight: ``enum scratch_figure`` or ``enum scratch_cache_figure``."""
+    figures: tuple[int, ...]  # eight: ``enum scratch_figure`` or ``enum scratch_cache_figure``
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +119,8 @@ def _device_of_memfds() -> str | None:
 def read_board(pid: int, maps: list[MappedFile]) -> Board | None:
     """The board of a process; None if it has none of its own.
 
-    A child between a fork and its exec may still have its parent's, which says nothing of it.
-
-    Raises:
-        BoardError: it has one, but it can't be read.
-        ProcessLookupError: it ended.
+    A child between a fork and its exec may still have its parent's, which says nothing of it. A
+    BoardError: it has one that can't be read. A ProcessLookupError: it ended.
     """
     problem: BoardError | None = None
     for mapped in maps:
@@ -261,11 +257,9 @@ def _read_twice(read: _Reader, slots: int) -> tuple[list[bytes], list[bytes]]:
     """All of it, and once more while nothing was written or ended.
 
     The second reading tells what was written during the first. What ends meanwhile is in neither
-    the sums nor the slots, or in both, and a total must not fall. A slot that is being written all
-    the time is left to `_settled`: its writer may have been stopped.
-
-    Raises:
-        BoardError: something ends all the time.
+    the sums nor the slots, or in both, and a total must not fall: a BoardError if something ends
+    all the time. A slot that is being written all the time is left to `_settled`: its writer may
+    have been stopped.
     """
     for attempt in range(_ATTEMPTS_AT_SUMS):
         if attempt:

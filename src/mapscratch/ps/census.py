@@ -102,11 +102,9 @@ class ScratchProcess:
     pid: int
     command: str
     user: str
-    problem: str | None
-    """Why its figures can't be read; None if they can."""
+    problem: str | None  # why its figures can't be read; None if they can
     mappings: tuple[ScratchMapping, ...]
-    unlisted: int
-    """Mappings beside these: its board was full, or what it says of them can't be."""
+    unlisted: int  # beside these: its board was full, or what it says of them can't be
     totals: ProcessTotals | None  # None without a board
 
     def groups(self) -> list[Group]:
@@ -152,18 +150,14 @@ class ScratchCensus:
 
     processes: tuple[ScratchProcess, ...]
     runs: tuple[ConvertedRun, ...]
-    unreadable: int
-    """Processes of other users of which nobody told us whether they do."""
+    unreadable: int  # processes of other users of which nobody told us whether they do
 
 
 def take_census(pids: Sequence[int] | None = None) -> ScratchCensus:
     """Looks at processes, None for all that /proc shows.
 
-    Of all, those that end meanwhile are left out, and those that may not be read are counted.
-
-    Raises:
-        ProcessLookupError: a process that was named does not exist, or has no memory.
-        PermissionError: one that was named belongs to somebody else.
+    Of all, those that end meanwhile are left out, and those that may not be read are counted. A
+    ProcessLookupError: one that was named does not exist. A PermissionError: it is somebody else's.
     """
     wanted = all_pids() if pids is None else pids
     seen, refused = look_at_each(wanted, _look, named=pids is not None)

@@ -42,13 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pid", type=process_number, action="append", metavar="PID", help=only)
     each = "a line for each mapping (as with --pid)"
     parser.add_argument("--each", action="store_true", help=each)
+    again = f"again and again, until Ctrl-C (default: every {_WATCH_SECONDS:g} seconds)"
+    period = time_in_seconds(_SHORTEST_WATCH)
     parser.add_argument(
-        "--watch",
-        type=time_in_seconds(_SHORTEST_WATCH),
-        nargs="?",
-        const=_WATCH_SECONDS,
-        metavar="SECONDS",
-        help=f"again and again, until Ctrl-C (default: every {_WATCH_SECONDS:g} seconds)",
+        "--watch", type=period, nargs="?", const=_WATCH_SECONDS, metavar="SECONDS", help=again
     )
     form = parser.add_mutually_exclusive_group()
     programs = "print it for programs; with --watch a line each time"

@@ -28,7 +28,7 @@ from typing import IO, Literal
 
 from mapscratch.engine.dontneed import reclaimer_setting
 from mapscratch.errors import UserError, last_words
-from mapscratch.lab.rig.machine import probe_temporary_memory_cgroup
+from mapscratch.lab.rig.machine.cgroups import probe_temporary_memory_cgroup
 from mapscratch.lab.rig.results import Settings, SwapDescription
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, prepare
 from mapscratch.proc import range_memory, read_vmstat

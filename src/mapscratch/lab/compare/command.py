@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.json, comparison_document(comparison, datetime.now().astimezone())
         )
     if arguments.chart:
-        names = [library.path.name.split(".so")[0] for library in workload.libraries]
+        names = [library.plan.path.name.split(".so")[0] for library in workload.libraries]
         more = ", ..." if len(names) > 4 else ""
         subtitle = (
             f"{workload.pages:,} relocated pages a process ({', '.join(names[:4])}{more}); "

@@ -87,10 +87,8 @@ def compare(
 
 
 def _summary(one: Library) -> LibrarySummary:
-    pages, fixups = len(one.pages), len(one.plan)
-    return LibrarySummary(
-        one.path, one.mapped_pages, pages, fixups, one.plan.kinds, one.plan.skipped
-    )
+    plan, pages = one.plan, len(one.pages)
+    return LibrarySummary(plan.path, one.mapped_pages, pages, len(plan), plan.kinds, plan.skipped)
 
 
 def _that_fit(workload: Workload, processes: Sequence[int], notes: list[str]) -> list[int]:
@@ -184,8 +182,10 @@ class _Steps:
         self.most_swapped = 0
         if self.squeezed:
             anonymous = self.before.memory.anonymous
-            squeeze = surroundings.squeeze(anonymous, lambda: together(workers.all("swapped")))
-            self.reclaim, self.most_swapped = Effort(squeeze.seconds), squeeze.most_swapped
+            seconds, self.most_swapped = surroundings.squeeze(
+                anonymous, lambda: together(workers.all("swapped"))
+            )
+            self.reclaim = Effort(seconds)
         else:
             self.reclaim = together(workers.in_turn("reclaim"))
         self.written = read_vmstat() - counters

@@ -74,7 +74,7 @@ def print_plan(console: Console, workload: Workload, settings: Settings) -> None
     unit = "process" if settings.processes == (1,) else "processes"
     pages, copies = workload.pages, workload.copies
     times = f", mapped {copies} times: {pages:,} pages" if copies > 1 else ""
-    names = ", ".join(library.path.name for library in workload.libraries)
+    names = ", ".join(library.plan.path.name for library in workload.libraries)
     console.print(
         f"At most {settings.seconds:g} s: {counts} {unit}; rounds for each: {settings.rounds}, or "
         "as many as there is time for.\n"

@@ -47,8 +47,8 @@ from mapscratch.lab.cost.pages import distribution_of_libraries
 from mapscratch.lab.cost.terminal import print_costs
 from mapscratch.lab.cost.termination import interrupted_by_termination
 from mapscratch.lab.cost.timers import CannotMeasure
-from mapscratch.lab.rig.machine import SwapKind
-from mapscratch.lab.rig.surroundings import check_swap, swaps_to_make
+from mapscratch.lab.rig.machine.swap import SwapKind
+from mapscratch.lab.rig.surroundings import check_swap
 from mapscratch.proc import active_swaps
 from mapscratch.text import counted
 
@@ -168,10 +168,11 @@ def _device(text: str) -> Device:
 
 def _swaps(choice: SwapChoice, console: Console) -> tuple[SwapKind, ...]:
     """The kinds of swap to be made; raises `SwapError`, which says what to do, if none can be."""
-    refused = check_swap(choice, _LEAST_SWAP)
-    for kind, reason in refused.items():
-        console.print(f"Swap: {kind} is left out: {reason}")
-    return tuple(kind for kind in swaps_to_make(choice) if kind not in refused)
+    probes = check_swap(choice, _LEAST_SWAP)
+    for kind, probe in probes.items():
+        if not probe:
+            console.print(f"Swap: {kind} is left out: {probe.reason}")
+    return tuple(kind for kind, probe in probes.items() if probe)
 
 
 def _measure(

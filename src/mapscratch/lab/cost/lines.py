@@ -22,7 +22,12 @@ from mapscratch.lab.compare.rounds import run_round, swap_needed
 from mapscratch.lab.cost.costs import Fit, Line, Point
 from mapscratch.lab.cost.timers import WORDS_PER_PAGE, Figures, Heading, Timer, in_turn, real_words
 from mapscratch.lab.oracle import ExpectedWord
-from mapscratch.lab.rig.machine import SwapError, SwapKind, probe_temporary_swap, temporary_swap
+from mapscratch.lab.rig.machine.swap import (
+    SwapError,
+    SwapKind,
+    probe_temporary_swap,
+    temporary_swap,
+)
 from mapscratch.lab.rig.results import Round, Settings, Spread, SwapDescription
 from mapscratch.lab.rig.strategies import STRATEGIES
 from mapscratch.lab.rig.surroundings import Announce, Surroundings, describe_swap

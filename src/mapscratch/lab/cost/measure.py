@@ -18,7 +18,7 @@ from mapscratch.lab.cost.lines import LineTimer
 from mapscratch.lab.cost.loader_costs import LoaderTimer
 from mapscratch.lab.cost.page_costs import PageTimer
 from mapscratch.lab.cost.timers import CannotMeasure, Figures, Timer, in_turn, working_folder
-from mapscratch.lab.rig.machine import SwapKind
+from mapscratch.lab.rig.machine.swap import SwapKind
 from mapscratch.lab.rig.results import Spread
 from mapscratch.lab.rig.surroundings import Announce
 from mapscratch.terminal import Progress

@@ -44,7 +44,7 @@ from mapscratch.lab.report.documents import (
 )
 from mapscratch.lab.report.page import page
 from mapscratch.lab.report.parts import Outcome, Part, run_part
-from mapscratch.lab.rig.machine import SwapKind
+from mapscratch.lab.rig.machine.swap import SwapKind
 from mapscratch.lab.rig.results import SwapChoice
 from mapscratch.lab.rig.surroundings import check_swap
 from mapscratch.replacing import filling
@@ -151,7 +151,8 @@ def _check(arguments: argparse.Namespace) -> dict[SwapKind, str]:
             raise ReportError(f"--{name} is given twice: a page shows one {name}")
     refused: dict[SwapKind, str] = {}
     for wanted in arguments.swap:
-        refused |= check_swap(wanted, _LEAST_SWAP)
+        probes = check_swap(wanted, _LEAST_SWAP)
+        refused |= {kind: probe.reason for kind, probe in probes.items() if not probe}
     terminal.check_output_files(
         [arguments.output, arguments.keep and arguments.keep / "survey.json"]
     )

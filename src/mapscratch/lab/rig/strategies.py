@@ -64,10 +64,10 @@ class Strategy:
 
     def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
         """Maps the window of a library; `values` are its m fixups."""
-        rule = fixups.Words(library.plan.offsets, values) if self.page_in_fixups else None
-        return ScratchMap(
-            descriptor, library.length, offset=library.offset, engine=self.name, fixup=rule
-        )
+        plan = library.plan
+        rule = fixups.Words(plan.offsets, values) if self.page_in_fixups else None
+        length, offset = plan.window_length, plan.window_offset
+        return ScratchMap(descriptor, length, offset=offset, engine=self.name, fixup=rule)
 
     def reclaim(self, memory: mmap.mmap) -> int:
         """Makes the pages leave memory; returns how many we dropped, 0 if the kernel decides."""
@@ -94,9 +94,8 @@ class _Private(Strategy):
 
     def map(self, descriptor: int, library: Library, values: Words) -> mmap.mmap:
         access = mmap.PROT_READ | mmap.PROT_WRITE
-        return mmap.mmap(
-            descriptor, library.length, mmap.MAP_PRIVATE, access, offset=library.offset
-        )
+        length, offset = library.plan.window_length, library.plan.window_offset
+        return mmap.mmap(descriptor, length, mmap.MAP_PRIVATE, access, offset=offset)
 
     def reclaim(self, memory: mmap.mmap) -> int:
         try:
@@ -144,7 +143,7 @@ class Window:
 
     def map(self) -> None:
         """Maps the library; nothing is read yet."""
-        with self.library.path.open("rb") as file:
+        with self.library.plan.path.open("rb") as file:
             self.memory = self.strategy.map(file.fileno(), self.library, self.values)
         self._words = np.frombuffer(self.memory, dtype=np.uint64, count=len(self.library.content))
 
@@ -170,9 +169,8 @@ class Window:
 
     def states(self) -> PageStates:
         """The pages with fixups as they are now."""
-        entries = np.frombuffer(page_entries(self.address, self.library.length), dtype=np.uint64)[
-            self.library.pages
-        ]
+        found = page_entries(self.address, self.library.plan.window_length)
+        entries = np.frombuffer(found, dtype=np.uint64)[self.library.pages]
         present = entries & np.uint64(PRESENT) != 0
         swapped = entries & np.uint64(SWAPPED | FILE_OR_SHARED | GUARD_REGION) == SWAPPED
         private = entries & np.uint64(PRESENT | FILE_OR_SHARED) == PRESENT

@@ -5,21 +5,23 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-from mapscratch.lab.rig.machine import (
+from mapscratch.lab.rig.machine.cgroups import (
     CgroupError,
-    SwapError,
-    SwapKind,
     TemporaryMemoryCgroup,
     probe_temporary_memory_cgroup,
-    probe_temporary_swap,
     temporary_memory_cgroup,
+)
+from mapscratch.lab.rig.machine.swap import (
+    SwapError,
+    SwapKind,
+    probe_temporary_swap,
     temporary_swap,
 )
 from mapscratch.lab.rig.results import Pressure, Settings, SwapChoice, SwapDescription
@@ -32,13 +34,6 @@ _SQUEEZES = 16
 _SQUEEZES_AT_MOST = 64
 _PAUSE_SECONDS = 0.005
 _SECONDS_TO_EMPTY_THE_CACHE = 1.0
-
-
-class Squeeze(NamedTuple):
-    """What squeezing a control group took."""
-
-    seconds: float  # in which the kernel reclaimed, without the pauses
-    most_swapped: int  # pages in swap at a time, as `swapped` said
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +57,12 @@ class Surroundings:
         """What wakes the drop policy of converted text in the group; None if there is none."""
         return f"cgroup{self.group.version} {self.group.directory}" if self.group else None
 
-    def squeeze(self, amount: int, swapped: Callable[[], int]) -> Squeeze:
+    def squeeze(self, amount: int, swapped: Callable[[], int]) -> tuple[float, int]:
         """Has the kernel reclaim `amount` bytes of the group, in steps, as growing pressure would.
 
         Between steps is a pause, in which a drop policy can act, and `swapped` is asked for the
-        number of pages in swap. It ends early when nothing more can be reclaimed.
+        number of pages in swap. It ends early when nothing more can be reclaimed. The seconds in
+        which the kernel reclaimed are returned, without pauses, and the most pages in swap.
         """
         assert self.group
         target = max(self.group.usage() - amount, PAGESIZE)
@@ -81,7 +77,7 @@ class Surroundings:
             in_vain = 0 if got else in_vain + 1
             most_swapped = max(most_swapped, swapped())
             time.sleep(_PAUSE_SECONDS)
-        return Squeeze(seconds, most_swapped)
+        return seconds, most_swapped
 
     def empty_swap_cache(self) -> int:
         """Makes swapped pages of the group leave memory that the kernel still holds there.
@@ -103,8 +99,7 @@ class Surroundings:
         return statistics.get("swapcached", 0) // PAGESIZE
 
 
-def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
-    """The kinds of temporary swap that are asked for, whether they can be made or not."""
+def _swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
     if choice == "none" or (choice == "auto" and active_swaps()):
         return ()
     if choice == "all":
@@ -112,28 +107,18 @@ def swaps_to_make(choice: SwapChoice | Literal["all"]) -> tuple[SwapKind, ...]:
     return ("file",) if choice == "auto" else (choice,)
 
 
-def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, str]:
-    """Finds out before any long work whether the swap can be made that is asked for by name.
+def check_swap(choice: SwapChoice | Literal["all"], least: int = 0) -> dict[SwapKind, Availability]:
+    """Finds out before any long work which swap can be made of what is asked for.
 
-    The kinds that can't be made are returned, and why: of ``"all"``, if another can, and for
-    ``"auto"``. Otherwise it is a SwapError.
+    That none can be made is a SwapError, but for ``"auto"``.
     """
-    return _refused(_probed(choice, least))
-
-
-def _probed(choice: SwapChoice | Literal["all"], least: int) -> dict[SwapKind, Availability]:
-    """What of the swap that is asked for can be made; raises as `check_swap`."""
-    probes = {kind: probe_temporary_swap(kind, least) for kind in swaps_to_make(choice)}
-    refused = _refused(probes)
+    probes = {kind: probe_temporary_swap(kind, least) for kind in _swaps_to_make(choice)}
+    refused = {kind: probe.reason for kind, probe in probes.items() if not probe}
     if choice == "auto" or len(refused) < len(probes) or not probes:
         return probes
     alike = len(set(refused.values())) == 1
     reasons = [reason if alike else f"{kind}: {reason}" for kind, reason in refused.items()]
     raise SwapError(errno.EPERM, f"--swap {choice}: {'; '.join(dict.fromkeys(reasons))}")
-
-
-def _refused(probes: Mapping[SwapKind, Availability]) -> dict[SwapKind, str]:
-    return {kind: probe.reason for kind, probe in probes.items() if not probe}
 
 
 def check_pressure(choice: Pressure) -> None:
@@ -180,7 +165,7 @@ def _zswap_is_enabled() -> bool | None:
 
 def _swap_to_make(choice: SwapChoice, size: int, announce: Announce) -> SwapKind | None:
     """The kind of the temporary swap to be made, announced; None for none."""
-    probes = _probed(choice, size)
+    probes = check_swap(choice, size)
     if not probes:
         if choice == "auto":
             announce("Swap: what is there is used as it is.")

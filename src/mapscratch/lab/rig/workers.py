@@ -12,9 +12,10 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Self
 
 from mapscratch.errors import UserError
@@ -28,9 +29,32 @@ class WorkerError(UserError, RuntimeError):
     """A worker failed, was killed, or doesn't answer; the others are ended."""
 
 
+def start_worker(
+    answer: Callable[[Any], object], others: Iterable[Connection], method: str = "fork"
+) -> tuple[BaseProcess, Connection]:
+    """Starts a process that answers what it gets by a pipe; call it within `endings_wait`.
+
+    It ends with this process. The others are this process's ends of the pipes of those before it.
+    """
+    context: Any = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    inherited = [ours, *others] if method == "fork" else []
+    process = context.Process(
+        target=_serve, args=(answer, theirs, inherited, os.getpid()), daemon=True
+    )
+    try:
+        process.start()
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
 class _Worker(NamedTuple):
     number: int
-    process: ForkProcess
+    process: BaseProcess
     connection: Connection
 
     @property
@@ -56,7 +80,10 @@ class Workers:
         gc.freeze()  # A collection in a worker would copy every page that holds an object.
         try:
             for number, session in enumerate(self._sessions, 1):
-                self._start(number, session)
+                inherited = [worker.connection for worker in self._workers]
+                with endings_wait():
+                    started = start_worker(partial(_called, session), inherited)
+                    self._workers.append(_Worker(number, *started))
             self.all("ready")
         except BaseException:
             self._end()
@@ -86,24 +113,6 @@ class Workers:
     def in_turn(self, method: str) -> list[Any]:
         """As `all`, but one process after the other, so that they don't share the processors."""
         return [self._called([worker], method)[0] for worker in self._workers]
-
-    def _start(self, number: int, session: object) -> None:
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        # Each worker inherits the parent's ends of the pipes of those before it.
-        inherited = [ours, *(worker.connection for worker in self._workers)]
-        process = context.Process(
-            target=_serve, args=(session, theirs, inherited, os.getpid()), daemon=True
-        )
-        with endings_wait():
-            try:
-                process.start()
-                self._workers.append(_Worker(number, process, ours))
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                theirs.close()
 
     def _called(self, workers: list[_Worker], method: str) -> list[Any]:
         for worker in workers:
@@ -149,19 +158,26 @@ def _ended(worker: _Worker, method: str) -> WorkerError:
     return WorkerError(f"{worker.title} {how} in step {method!r}; the run is given up")
 
 
+def _called(session: object, name: str) -> tuple[bool, Any]:
+    """Whether a method of a session succeeded, and its answer."""
+    try:
+        return True, getattr(session, name)()
+    except Exception as error:  # Whatever it is, the parent reports it and ends the run.
+        return False, f"{type(error).__name__}: {error}"
+
+
 def _serve(
-    session: object, connection: Connection, inherited: list[Connection], parent: int
+    answer: Callable[[Any], object],
+    connection: Connection,
+    inherited: list[Connection],
+    parent: int,
 ) -> None:
-    """The worker's main loop: a method's name in, its answer out."""
+    """The worker's main loop, until it gets nothing more."""
     leave_endings_to_parent()
     if not end_with(parent):
         os._exit(1)
     for other in inherited:
         other.close()
     with contextlib.suppress(EOFError, OSError):  # of a parent that has ended
-        while name := connection.recv():
-            try:
-                answer = True, getattr(session, name)()
-            except Exception as error:  # Whatever it is, the parent reports it and ends the run.
-                answer = False, f"{type(error).__name__}: {error}"
-            connection.send(answer)
+        while asked := connection.recv():
+            connection.send(answer(asked))

@@ -45,9 +45,6 @@ class Library:
     A second opinion says which e words are relocated, and to what.
     """
 
-    path: Path
-    offset: int  # of the window in the file: bytes, a multiple of the page size
-    length: int  # of the window in bytes
     plan: FixupPlan
     pages: NDArray[np.int64]  # shape (p,): numbers in the window of those with fixups, ascending
     fixups_by_page: NDArray[np.int64]  # shape (p,); none is 0
@@ -61,7 +58,7 @@ class Library:
     @property
     def mapped_pages(self) -> int:
         """Pages of the window, with or without fixups."""
-        return -(-self.length // PAGESIZE)
+        return -(-self.plan.window_length // PAGESIZE)
 
     def expected_content(self, bases: Sequence[int]) -> Words:
         """Every word of the window as a loader would leave it: uint64, shape (w,)."""
@@ -162,9 +159,6 @@ def _library(plan: FixupPlan, expected: Mapping[int, ExpectedWord]) -> Library:
     content = np.frombuffer(data, dtype="<u8", count=len(data) // _WORD)
     pages, counts = np.unique(plan.offsets // PAGESIZE, return_counts=True)
     return Library(
-        path=plan.path,
-        offset=plan.window_offset,
-        length=plan.window_length,
         plan=plan,
         pages=pages.astype(np.int64),
         fixups_by_page=counts.astype(np.int64),

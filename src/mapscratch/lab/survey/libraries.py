@@ -9,7 +9,6 @@ still take long.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -17,11 +16,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from mapscratch.elf import ElfError, LibrarySurvey, survey
+from mapscratch.lab.rig.workers import start_worker
 from mapscratch.lab.survey.census import Census, Skipped
-from mapscratch.run.parent import end_with, endings_wait, leave_endings_to_parent
+from mapscratch.run.parent import endings_wait
 from mapscratch.terminal import Progress
 
 SECONDS_FOR_ONE = 30.0
@@ -48,8 +47,6 @@ def survey_files(paths: Sequence[Path], progress: Progress = lambda what, share:
                 progress(path.name, len(answers) / len(wanted))
     finally:
         for worker in workers:
-            worker.process.kill()
-        for worker in workers:
             worker.end()
     found = [(path, answers[path]) for path in wanted]
     return Census(
@@ -69,18 +66,15 @@ def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
 class _Worker:
     """A process that is at a file."""
 
+    connection: Connection
+
     def __init__(self, others: Sequence[_Worker], path: Path) -> None:
         # Forked is ready at once. Beside other threads that may stop in the middle of anything
         # (a lock of theirs stays locked in the child), so then a fresh interpreter does it.
         method = "fork" if threading.active_count() == 1 else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        self.connection, theirs = context.Pipe()
-        inherited = [self.connection, *(other.connection for other in others)]
-        arguments = (theirs, inherited if method == "fork" else [], os.getpid())
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
+        inherited = [other.connection for other in others]
         with endings_wait():
-            self.process.start()
-        theirs.close()
+            self.process, self.connection = start_worker(_survey_or_reason, inherited, method)
         self.give(path)
 
     def give(self, path: Path) -> None:
@@ -111,18 +105,6 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-
-
-def _work(connection: Connection, inherited: Sequence[Connection], parent: int) -> None:
-    """A worker: paths come in, surveys or reasons go out, until there is nobody any more."""
-    for other in inherited:
-        other.close()
-    leave_endings_to_parent()
-    if not end_with(parent):
-        return
-    with suppress(EOFError, OSError):
-        while True:
-            connection.send(_survey_or_reason(connection.recv()))
 
 
 def _survey_or_reason(path: str) -> LibrarySurvey | str:

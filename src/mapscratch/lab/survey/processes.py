@@ -53,16 +53,12 @@ def survey_processes(
 ) -> Census:
     """Look at running processes, None for all but this one; they go on, so not at one moment.
 
-    Of all, those that end meanwhile are left out, and those that may not be read are skipped.
-
-    Raises:
-        CensusError: the machine's pages are not of 4 KiB.
-        ProcessLookupError: a process that was named does not exist, or has no memory.
-        PermissionError: one that was named belongs to somebody else.
+    Of all, those that end meanwhile are left out, and those that may not be read are skipped; of
+    one that was named that is an OSError. A CensusError: the machine's pages are not of 4 KiB.
     """
     if PAGESIZE != PAGE:
         raise CensusError(f"--pid knows pages of {PAGE} bytes; this kernel's have {PAGESIZE}")
-    numbers = _other_pids() if pids is None else sorted(pids)
+    numbers = sorted(set(all_pids()) - {os.getpid()} if pids is None else pids)
     named = pids is not None
 
     def areas(pid: int) -> tuple[MemoryArea, ...]:
@@ -84,10 +80,6 @@ def survey_processes(
         processes=tuple(processes.values()),
         skipped=tuple(dict.fromkeys(skipped)),
     )
-
-
-def _other_pids() -> list[int]:
-    return [pid for pid in sorted(all_pids()) if pid != os.getpid()]
 
 
 # --- the files that they have mapped

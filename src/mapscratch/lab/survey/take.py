@@ -22,9 +22,8 @@ def take_census(
 ) -> Census:
     """Look at files, and at running processes; None for all of these but this one.
 
-    Raises:
-        CensusError: there is no library and no process among what was asked for.
-        OSError: a file or process that was named does not exist; a process may not be read.
+    A CensusError: there is no library and no process among what was asked for. An OSError: one that
+    was named does not exist, or may not be read.
     """
     started = time.monotonic()
     wants_files, wants_processes = installed or bool(names), pids is None or bool(pids)

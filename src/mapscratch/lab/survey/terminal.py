@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BAR_COLUMNS = 30
 _LONGEST_SKIPPED_LIST = 5
 
-_LIBRARY_COLUMNS = {
+_LIBRARY_COLUMNS: dict[str, Callable[[Any], str]] = {
     "library": lambda one: one.path.name,
     "fixups": lambda one: f"{one.fixups:,}",
     "a page": lambda one: f"{one.fixups_per_page.median:,.0f}",
@@ -39,7 +39,7 @@ _LIBRARY_NOTE = (
     "a page: fixups in the median. RELRO, saved by `mapscratch run` and dirtied by relocation in "
     "all: pages of 4 KiB."
 )
-_PROCESS_COLUMNS = {
+_PROCESS_COLUMNS: dict[str, Callable[[Any], str]] = {
     "process": lambda one: one.command,
     "pid": lambda one: str(one.pid),
     "user": lambda one: one.user,
@@ -68,7 +68,11 @@ def print_survey(console: Console, census: Census, processes: int | None, top: i
     )
     for what, rows, columns, note in tables:
         if rows:
-            _print_table(console, columns, rows[:top], note)
+            names, *figures = (
+                Column(title, [said(one) for one in rows[:top]]) for title, said in columns.items()
+            )
+            print_table(console, [names], figures)
+            console.print(note, style="dim")
             if more := len(rows) - len(rows[:top]):
                 console.print(f"and {more:,} {what} more; --top 0 shows all", style="dim")
             console.print()
@@ -87,16 +91,6 @@ def print_survey(console: Console, census: Census, processes: int | None, top: i
         console.print(line)
     console.print()
     console.print(answer(whole))
-
-
-def _print_table(
-    console: Console, columns: dict[str, Callable[[Any], str]], rows: Sequence[object], note: str
-) -> None:
-    names, *figures = (
-        Column(title, [said(one) for one in rows]) for title, said in columns.items()
-    )
-    print_table(console, [names], figures)
-    console.print(note, style="dim")
 
 
 def answer(whole: Totals) -> str:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A memory control group of one's own for a while.
-
-The kernel's ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst`` ("Memory
-Interface Files") define the files; cgroups(7) the lines of ``/proc/PID/cgroup``.
-"""
+"""A memory control group of one's own for a while; `mapscratch.proc.cgroups` says by what files."""
 
 from __future__ import annotations
 
@@ -25,14 +21,6 @@ from mapscratch.proc.procfs import read_numbers
 
 class CgroupError(OSError):
     """A control group could not be made, used or removed; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEvents:
-    """What has happened in a group since it was made."""
-
-    limit_hits: int  # how often the limit made the kernel reclaim (v1 memory.failcnt, v2 max)
-    oom_kills: int  # processes that the out-of-memory killer ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +70,6 @@ class TemporaryMemoryCgroup:
     def statistics(self) -> dict[str, int]:
         """The figures of memory.stat, by the kernel's name; most are bytes."""
         return read_numbers(self._read("memory.stat"))
-
-    def events(self) -> MemoryEvents:
-        """What has happened since the group was made."""
-        counted = read_numbers(
-            self._read("memory.oom_control" if self.version == 1 else "memory.events")
-        )
-        if "oom_kill" not in counted:
-            raise CgroupError(errno.ENOSYS, "to count what was killed takes Linux 4.13")
-        hits = int(self._read("memory.failcnt")) if self.version == 1 else counted["max"]
-        return MemoryEvents(hits, counted["oom_kill"])
 
     def reclaim(self, amount: int) -> int:
         """Have the kernel reclaim ``amount`` bytes of the group; as much of it as can be had.

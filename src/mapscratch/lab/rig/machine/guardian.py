@@ -40,6 +40,8 @@ class Guardian:
     Its exceptions are of the class `error`, called with an errno and a message.
     """
 
+    _process: subprocess.Popen[bytes]
+
     def __init__(self, error: type[OSError] = OSError) -> None:
         self._error = error
         self._owner = os.getpid()
@@ -48,7 +50,6 @@ class Guardian:
         self._received = b""
         self._steps: list[Step] = []
         self._failures: list[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Start the guardian, some 30 ms; an error says why it could not be started."""
@@ -96,11 +97,6 @@ class Guardian:
         if interrupt:
             raise interrupt
 
-    @property
-    def pid(self) -> int:
-        """The process id of the guardian."""
-        return self._running().pid
-
     def remember(self, step: str, *arguments: Argument) -> None:
         """Have ``step`` of `guardian_process.UNDO` done in the end; call it before the change."""
         self._request("remember", step, *arguments)
@@ -135,22 +131,16 @@ class Guardian:
         while answer := self._receive():
             # Kept on self: an interrupt may have this method called again.
             self._failures = answer.get("failures")
-        process = self._running()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
         if self._failures is None:
             self._failures = guardian_process.undo(self._steps)
         return self._failures
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError("a Guardian works inside of its with block only")
-        return self._process
-
     def _send(self, request: list[Argument]) -> None:
-        pipe = self._running().stdin
+        pipe = self._process.stdin
         if pipe and not pipe.closed:
             try:
                 pipe.write(json.dumps(request).encode() + b"\n")
@@ -158,7 +148,7 @@ class Guardian:
                 return  # It is gone; reading its answer says so.
 
     def _receive(self) -> dict[str, Any] | None:
-        pipe = self._running().stdout
+        pipe = self._process.stdout
         while b"\n" not in self._received:
             data = os.read(pipe.fileno(), 1 << 16) if pipe and not pipe.closed else b""
             if not data:

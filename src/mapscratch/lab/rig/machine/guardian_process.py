@@ -46,6 +46,15 @@ def undo(steps: Iterable[Step]) -> list[str]:
     return failures
 
 
+def write(path: str | os.PathLike[str], text: str) -> None:
+    """By one system call, as settings want it: a buffer would report its error only on closing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
 def remove_swap_file(path: str) -> None:
     """End swapping to a file and remove it. A file still in use is kept: it can be tried again."""
     swap_off(path)
@@ -58,11 +67,6 @@ def remove_zram(device: int) -> None:
     swap_off(f"/dev/zram{device}")
     # udev and the like open new block devices for a moment: busy until they have looked.
     _patiently(lambda: write("/sys/class/zram-control/hot_remove", str(device)), errno.ENODEV)
-
-
-def restore_setting(path: str, value: str) -> None:
-    """Give a kernel setting its former value."""
-    write(path, value)
 
 
 def stop_merging(path: str, value: str) -> None:
@@ -92,17 +96,8 @@ def remove_group(group: str, home: str) -> None:
     _patiently(empty_and_remove, errno.ENOENT)
 
 
-UNDO: dict[str, Callable[..., None]] = {
-    step.__name__: step
-    for step in (
-        remove_swap_file,
-        remove_zram,
-        restore_setting,
-        stop_merging,
-        return_process,
-        remove_group,
-    )
-}
+_STEPS = (remove_swap_file, remove_zram, write, stop_merging, return_process, remove_group)
+UNDO: dict[str, Callable[..., None]] = {step.__name__: step for step in _STEPS}
 
 
 def add_zram() -> tuple[int, Step]:
@@ -122,7 +117,7 @@ def change_setting(path: str, value: str) -> tuple[str, Step]:
     _patiently(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
     former = os.read(descriptor, 4096).decode().strip()
     write(path, value)
-    return former, ["restore_setting", path, former]
+    return former, ["write", path, former]
 
 
 def start_merging(path: str) -> tuple[str, Step]:
@@ -131,9 +126,8 @@ def start_merging(path: str) -> tuple[str, Step]:
     return former, ["stop_merging", path, former]
 
 
-ACTIONS: dict[str, Callable[..., tuple[Argument, Step]]] = {
-    action.__name__: action for action in (add_zram, change_setting, start_merging)
-}
+_ACTIONS = (add_zram, change_setting, start_merging)
+ACTIONS: dict[str, Callable[..., tuple[Argument, Step]]] = {one.__name__: one for one in _ACTIONS}
 
 
 def swap_off(path: str) -> None:
@@ -149,15 +143,6 @@ def call_libc(name: str, *arguments: object) -> None:
     if getattr(libc, name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-def write(path: str | os.PathLike[str], text: str) -> None:
-    """By one system call, as settings want it: a buffer would report its error only on closing."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
 
 
 def _obey_until_the_end(owner: int, steps: list[Step]) -> None:

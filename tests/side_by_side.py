@@ -30,13 +30,13 @@ BESIDE = (
         "arrays_api", "arrays_conversions", "arrays_files", "arrays_gathering", "arrays_hypothesis",
         "arrays_pickles", "arrays_python", "arrays_scaling", "arrays_shapes", "backend",
         "cache_types",
-        "commands_extras", "commands_frame", "contract_interleavings", "distributions",
-        "import", "kernel_runner", "layering", "libraries", "patience", "side_by_side",
+        "commands_extras", "commands_frame", "contract_interleavings", "distributions", "elf",
+        "import", "kernel_runner", "layering", "libraries", "patience", "runtime", "side_by_side",
         "support", "traps_warnings",
     ),
     (
-        "docs", "elf", "fork", "mapping_api", "mapping_arguments", "mapping_words", "programs",
-        "ps", "report", "reporting", "runtime", "survey", "traps_signals",
+        "docs", "fork", "mapping_api", "mapping_arguments", "mapping_words", "programs", "ps",
+        "report", "reporting", "survey", "traps_signals",
     ),
 )  # fmt: skip
 """They compute, compile, convert, draw and start programs. A new kind of test is alone."""

@@ -25,6 +25,9 @@ static inline void scratch_configure(const struct scratch_settings *settings) {
 
 size_t scratch_page_size(void);
 
+/* Huge pages on x86-64, and on aarch64 with small base pages: where they are of another size none are used. */
+enum { SCRATCH_HUGE_BYTES = 2 << 20 };
+
 static inline size_t scratch_least(size_t one, size_t other) { return one < other ? one : other; }
 static inline size_t scratch_most(size_t one, size_t other) { return one > other ? one : other; }
 

@@ -29,7 +29,8 @@ LAYERS = (
     ("putting pages, dropping them, letting them be dropped", "fill drop rearm"),
     ("parts of a range", "ahead check lazyfree registry stage"),
     ("ranges", "range"),
-    ("what is made of the tools", "convert_choice description probe purgeable"),
+    ("purgeable memory in huge pages", "huge_slot"),
+    ("what is made of the tools", "convert_choice description look probe purgeable"),
     (
         "tools",
         "board convert free_lazily handover helper merging pagemap stream tell userfault waiting "

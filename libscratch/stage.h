@@ -6,8 +6,6 @@
 #include "clock.h"
 #include "range.h"
 
-/* On x86-64, and on aarch64 with small base pages: where it is another size, pages are small. */
-enum { SCRATCH_HUGE_BYTES = 2 << 20 };
 enum { SCRATCH_REASON_LENGTH = SCRATCH_HELPER_TEXT };
 
 /* How much of the range is made at a time, and ahead of a reader. */

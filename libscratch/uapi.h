@@ -23,6 +23,9 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* 9457056ac426 ("mm: madvise: MADV_DONTNEED_LOCKED", in v5.18) */
 #ifndef MADV_DONTNEED_LOCKED

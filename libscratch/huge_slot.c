@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "huge_slot.h"
+
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+#include "free_lazily.h"
+#include "look.h"
+#include "uapi.h"
+#include "word.h"
+
+static unsigned char *page_at(const struct scratch_huge_slot *slot, size_t page) {
+    return slot->pages.address + page * scratch_page_size();
+}
+
+void scratch_huge_slot_populate(struct scratch_huge_slot *slot) {
+    unsigned char *address = slot->pages.address;
+    madvise(address, SCRATCH_HUGE_BYTES, MADV_HUGEPAGE);
+    if (madvise(address, SCRATCH_HUGE_BYTES, MADV_POPULATE_WRITE))
+        scratch_word_store(address, 0); /* before Linux 5.14: the first store has it all, if it is huge */
+    /* If that fails huge pages may be made of small ones later: so it doesn't count as one. */
+    bool stays_as_it_is = !madvise(address, SCRATCH_HUGE_BYTES, MADV_NOHUGEPAGE);
+    slot->is_huge = stays_as_it_is && scratch_is_mapped_huge(address);
+}
+
+int scratch_huge_slot_release(struct scratch_huge_slot *slot, bool was_used) {
+    if (!slot->is_huge)
+        return scratch_purgeable_release(&slot->pages, was_used);
+    unsigned char *address = slot->pages.address;
+    slot->displaced = scratch_word_load(address);
+    scratch_word_store(address, slot->pages.canary);
+    int error = scratch_free_lazily(address, SCRATCH_HUGE_BYTES);
+    if (!error && was_used)
+        scratch_word_load(address); /* young: see purgeable.c */
+    return error;
+}
+
+static bool is_used(const struct scratch_huge_slot *slot, size_t page) {
+    return slot->used[page / 64] >> page % 64 & 1;
+}
+
+/* First it is made dirty: what is found in it after that stays. */
+static bool is_kept(unsigned char *page) {
+    const uint64_t *words = (const uint64_t *)page;
+    atomic_fetch_add((_Atomic uint64_t *)page, 0);
+    for (size_t index = 0; index < scratch_page_size() / sizeof *words; index++) {
+        if (words[index])
+            return true;
+    }
+    return false;
+}
+
+static bool is_kept_page_by_page(const struct scratch_huge_slot *slot) {
+    /* The first one held the canary, and is dirty since. */
+    for (size_t page = 1; page < slot->pages.pages; page++) {
+        if (is_used(slot, page) && !is_kept(page_at(slot, page)))
+            return false;
+    }
+    return true;
+}
+
+bool scratch_huge_slot_pin(struct scratch_huge_slot *slot) {
+    const struct scratch_purgeable *pages = &slot->pages;
+    if (!slot->is_huge)
+        return scratch_purgeable_pin(pages, 0, pages->pages);
+    /* A load first: see purgeable.c. */
+    if (scratch_word_load(pages->address) != pages->canary ||
+        scratch_word_compare_exchange(pages->address, pages->canary, slot->displaced) !=
+            pages->canary)
+        return false;
+    slot->is_huge = scratch_is_mapped_huge(pages->address);
+    return slot->is_huge || is_kept_page_by_page(slot);
+}
+
+bool scratch_huge_slot_is_whole(const struct scratch_huge_slot *slot) {
+    unsigned char resident;
+    if (!slot->is_huge)
+        return scratch_purgeable_is_whole(&slot->pages);
+    return !mincore(slot->pages.address, scratch_page_size(), &resident) && resident & 1;
+}
+
+void scratch_huge_slot_note(struct scratch_huge_slot *slot, size_t first, size_t count, bool is_used) {
+    for (size_t page = first; page < first + count; page++) {
+        uint64_t bit = (uint64_t)1 << page % 64;
+        slot->used[page / 64] = is_used ? slot->used[page / 64] | bit : slot->used[page / 64] & ~bit;
+    }
+}

@@ -6,6 +6,7 @@
 
 #include "free_lazily.h"
 #include "look.h"
+#include "merging.h"
 #include "uapi.h"
 #include "word.h"
 
@@ -15,6 +16,7 @@ static unsigned char *page_at(const struct scratch_huge_slot *slot, size_t page)
 
 void scratch_huge_slot_populate(struct scratch_huge_slot *slot) {
     unsigned char *address = slot->pages.address;
+    scratch_refuse_merging(address, SCRATCH_HUGE_BYTES); /* but for one its pages may be like others */
     madvise(address, SCRATCH_HUGE_BYTES, MADV_HUGEPAGE);
     if (madvise(address, SCRATCH_HUGE_BYTES, MADV_POPULATE_WRITE))
         scratch_word_store(address, 0); /* before Linux 5.14: the first store has it all, if it is huge */

@@ -10,7 +10,8 @@
  *      is populated, and never again (MADV_NOHUGEPAGE). Then it is whole, and stays.
  *   3. If not, the kernel has split it at some time, and may have taken any part. So each page is made
  *      dirty first, by adding 0 to a word, and then must hold something: a page of zeros is one that was
- *      dropped, or may be. From then on each page has its own canary, as in purgeable.h.
+ *      dropped, or may be (pages that never held anything else are left out). From then on each page has
+ *      its own canary, as in purgeable.h.
  *
  * None of that depends on how the kernel splits, or on what it drops of what is split.
  */
@@ -29,7 +30,7 @@ struct scratch_huge_slot {
     struct scratch_purgeable pages; /* 2 MiB from a multiple of that on; `displaced` once it isn't huge */
     uint64_t displaced;             /* by the one canary */
     bool is_huge;                   /* it was when one last looked: released with one canary */
-    uint64_t used[SCRATCH_HUGE_SLOT_WORDS]; /* a bit a page: something is in it that has to be found again */
+    uint64_t used[SCRATCH_HUGE_SLOT_WORDS]; /* a bit a page: in it is something but zeros */
 };
 
 /* Fresh memory, of which nobody has anything yet: in one huge page, if there is one. Sets `is_huge`. */
@@ -40,7 +41,7 @@ int scratch_huge_slot_release(struct scratch_huge_slot *slot, bool was_used);
 bool scratch_huge_slot_pin(struct scratch_huge_slot *slot);
 bool scratch_huge_slot_is_whole(const struct scratch_huge_slot *slot);
 
-/* From `first` on `count` pages are in use by an entry, or are not. */
+/* From `first` on `count` pages hold something but zeros, or don't, or nobody wants it. */
 void scratch_huge_slot_note(struct scratch_huge_slot *slot, size_t first, size_t count, bool is_used);
 
 #endif

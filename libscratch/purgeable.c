@@ -5,6 +5,7 @@
 
 #include "base.h"
 #include "free_lazily.h"
+#include "uapi.h"
 #include "word.h"
 
 enum { PAGES_AT_ONCE = 1024 };
@@ -25,6 +26,11 @@ static uint64_t canary_of(const struct scratch_purgeable *run, size_t page) {
 static void make_young(const struct scratch_purgeable *run) {
     for (size_t page = 0; page < run->pages; page++)
         scratch_word_load(page_at(run, page));
+}
+
+void scratch_purgeable_populate(const struct scratch_purgeable *run) {
+    /* Fails before Linux 5.14, and where memory is short. */
+    madvise(run->address, run->pages * scratch_page_size(), MADV_POPULATE_WRITE);
 }
 
 int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used) {

@@ -26,6 +26,9 @@ struct scratch_purgeable {
     uint64_t *displaced; /* a word a page */
 };
 
+/* Has all its pages at once, which costs less than a page fault each; if not, the faults will. */
+void scratch_purgeable_populate(const struct scratch_purgeable *run);
+
 /*
  * Lets the kernel have the run. `was_used`: somebody came back to it, so that reclaim had better take
  * others first. Returns 0, or an errno value if the kernel refuses: then the run is as it was, or lost if

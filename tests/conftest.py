@@ -15,7 +15,7 @@ from support.engines import AVAILABLE, STATUS, why_not
 from support.files import PatternFile, make_file
 from support.patience import pytest_timeout_set_timer  # noqa: F401
 
-from mapscratch import ScratchMap
+from mapscratch import ScratchMap, cache
 from mapscratch.cache import purgeable
 from mapscratch.engine import dontneed
 
@@ -61,6 +61,12 @@ def public_path() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o1777)
         yield folder
+
+
+@pytest.fixture
+def small_pages(purgeable_pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cache uses huge pages: what it holds can be counted to the page."""
+    monkeypatch.setattr(cache, "_why_no_slots_here", lambda: "this is a test")
 
 
 @pytest.fixture

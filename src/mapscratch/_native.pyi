@@ -5,8 +5,8 @@ Nothing here is for users but the three word operations, which `mapscratch.Scrat
 """
 
 import mmap
-from collections.abc import Callable
-from typing import Final, ParamSpec, Self, SupportsIndex, TypedDict, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Final, ParamSpec, Self, SupportsIndex, TypedDict, TypeVar
 
 from typing_extensions import Buffer
 
@@ -122,18 +122,62 @@ class BoardEntry:
     def show(self, *figures: int) -> None:
         """The first figures, in the order of ``enum scratch_cache_figure`` in board.h."""
 
+class PurgeableRegion:
+    """An anonymous mapping that pages are cut from; it stays where it is.
+
+    When an entry ends that was the last one somewhere, 24 bytes are appended to `ended`: the
+    region's number, where in it that is, and how many bytes.
+    """
+
+    def __new__(cls, memory: mmap.mmap, number: int, ended: list[bytes], /) -> Self: ...
+    @property
+    def address(self) -> int: ...
+
 class PurgeablePages:
-    """Pages of an anonymous mapping that the kernel may take while no view of them lives."""
+    """Pages of a region that the kernel may take while no view of an entry in them lives.
+
+    A slot is 2 MiB from a multiple of that on, to be populated with a huge page.
+    """
 
     was_used: bool
     """Somebody came back to them; reclaim had better take others first."""
 
-    def __new__(cls, region: mmap.mmap, offset: int, pages: int, /) -> Self: ...
+    def __new__(
+        cls, region: PurgeableRegion, offset: int, pages: int, is_slot: bool = False, /
+    ) -> Self: ...
+    @property
+    def region(self) -> PurgeableRegion: ...
     @property
     def address(self) -> int: ...
     @property
+    def offset(self) -> int:
+        """Where in the region."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
     def pins(self) -> int:
-        """How many views live."""
+        """How many views live, and one if they were used lately."""
+
+    @property
+    def entries(self) -> int:
+        """How many live."""
+
+    @property
+    def tenants(self) -> list[PurgeableEntry]:
+        """The entries of a table that are in them, at least in part."""
+
+    @property
+    def is_slot(self) -> bool: ...
+    @property
+    def is_huge(self) -> bool:
+        """Whether it is a slot that was one huge page when somebody last looked."""
+
+    @property
+    def is_only_recent(self) -> bool:
+        """Whether they are in use because they were used lately, and for nothing else."""
 
     @property
     def is_released(self) -> bool:
@@ -141,7 +185,10 @@ class PurgeablePages:
 
     @property
     def is_retired(self) -> bool:
-        """Whether there is no taking them back, because the memory is others'."""
+        """Whether there is no taking them back: the kernel has taken them, or they are others'."""
+
+    def populate(self) -> bool:
+        """Has them all at once; of a slot whether it is one huge page. It may fail silently."""
 
     def release(self) -> int:
         """Lets the kernel have pages of which there never was a view; 0, or an errno value."""
@@ -155,17 +202,140 @@ class PurgeablePages:
     def is_whole(self) -> bool:
         """Whether all of them are in memory at this moment."""
 
-class PurgeableView:
-    """A buffer of pages, which are in use while it lives.
+class PurgeableEntry:
+    """A place in pages that lie one after another, and how it is seen.
+
+    It lives while a table has it, or a view; so what is there is nobody else's before that.
 
     Raises:
-        LookupError: the kernel has taken some of them.
+        LookupError: the kernel has taken the pages.
     """
 
     def __new__(
-        cls, pages: PurgeablePages, offset: int, length: int, is_writable: bool, /
+        cls,
+        pages: tuple[PurgeablePages, ...],
+        offset: int,
+        length: int,
+        form: tuple[Any, ...] | None = None,
+        /,
     ) -> Self: ...
+    @property
+    def key(self) -> Any:
+        """In its table; None before it was in one."""
+
+    @property
+    def form(self) -> tuple[Any, ...] | None:
+        """Shape, type and order of the array; None: it is bytes."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """In bytes."""
+
+    @property
+    def pages(self) -> tuple[PurgeablePages, ...]: ...
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is in a table."""
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no view of anything in its pages lives."""
+
+    def again(self, length: int, form: tuple[Any, ...] | None, /) -> PurgeableEntry:
+        """Another one in the same place, no longer than this."""
+
+    def lease(self, is_draft: bool = False, /) -> PurgeableView:
+        """A buffer of it, which pins it while it lives; writable if it is a draft.
+
+        Raises:
+            LookupError: the kernel has taken some of it.
+        """
+
+    def seal(self) -> None:
+        """From now on nobody stores to it: while it is in use."""
+
+class PurgeableView:
+    """A buffer of an entry, which is in use while it lives."""
+
+    @property
+    def entry(self) -> PurgeableEntry: ...
+    @property
+    def is_draft(self) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class PurgeableTable:
+    """Entries by their keys, in the order of their use and in that of their making.
+
+    To look one up takes no lock. Whoever changes it sees to one thread at a time.
+
+    Args:
+        array_type: what makes an array: numpy.ndarray.
+        pinned_type: a subclass of PinnedValue, of what `get` returns.
+        board: its first figure is how many hits there were.
+        most_recent: bytes of the pages that were used last, which stay in use.
+    """
+
+    def __new__(
+        cls,
+        array_type: type,
+        pinned_type: type[PinnedValue],
+        board: BoardEntry,
+        most_recent: int,
+        /,
+    ) -> Self: ...
+    @property
+    def hits(self) -> int: ...
+    def count_hit(self) -> None: ...
+    def get(self, key: Hashable, /) -> Any:
+        """The value of a key, as `pinned_type`; None: it isn't there any more."""
+
+    def find(self, key: Hashable, /) -> Any:
+        """The value itself, pinned while it lives; else as `get`."""
+
+    def entry(self, key: Hashable, /) -> PurgeableEntry | None: ...
+    def insert(self, key: Hashable, entry: PurgeableEntry, /) -> None:
+        """In place of what the key had."""
+
+    def remove(self, entry: PurgeableEntry, /) -> bool:
+        """Whether it was there."""
+
+    def replace(self, old: PurgeableEntry, entry: PurgeableEntry, /) -> bool:
+        """The other, with the same bytes, takes its part; False: it is not there any more."""
+
+    def use(self, entry: PurgeableEntry, /) -> None:
+        """It is in use, and its pages were used just now."""
+
+    def release_recent(self, bytes_kept: int = 0, /) -> None: ...
+    def keys_by_use(self) -> list[Hashable]:
+        """From the one that was used least lately on."""
+
+    def all(self) -> list[PurgeableEntry]:
+        """In that order."""
+
+    def oldest_key(self) -> Hashable: ...
+    def oldest_unused(self) -> PurgeableEntry | None: ...
+    def victim(self, in_slots: bool, pages: int = 0, /) -> PurgeableEntry | None:
+        """By SIEVE, of those in slots, or of those in runs of so many pages."""
+
+    def __len__(self) -> int: ...
+
+class PinnedValue:
+    """A value, for one ``with``.
+
+    Raises:
+        RuntimeError: it was used.
+    """
+
+    def __new__(cls, value: Any, /) -> Self: ...
+    @property
+    def value(self) -> Any: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: object) -> None: ...
+
+def why_not_huge() -> str | None:
+    """Why nobody can tell here whether a huge page is one; None: the kernel tells."""
 
 def purgeable_refused() -> int:
     """The errno value of the last release that the kernel refused, once; 0: none."""

@@ -71,7 +71,7 @@ def test_an_array_comes_back_as_it_was(cache: Cache, array: Any) -> None:
                 value.flags.writeable = True
             assert value.flags.f_contiguous or not array.flags.f_contiguous
         del value
-        cache._alone(cache._release_recent, 0)
+        cache._table.release_recent()
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, PAGESIZE // 2 + 1, 100_000])
@@ -142,6 +142,7 @@ def test_the_kernel_takes_an_entry_and_it_is_made_again(cache: Cache) -> None:
     assert stats.bytes_held == 0  # what is lost is given back
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_what_is_in_use_stays(cache: Cache) -> None:
     views = []
     for key in range(20):
@@ -220,6 +221,7 @@ def test_while_memory_is_short_the_oldest_gives_its_place(cache: Cache) -> None:
     assert cache.stats().bytes_held > 40 * MIB
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_dropping(cache: Cache) -> None:
     for key in "abc":
         cache.put(key, np.ones(MIB, "u1"))
@@ -427,6 +429,7 @@ def test_pickled_it_is_another_empty_one(cache: Cache) -> None:
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(value)), np.arange(5000))
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_what_it_says_of_itself(cache: Cache) -> None:
     cache.put("key", bytes(MIB))
     assert repr(cache) == "<Cache of 1 entries, 1,048,576 bytes; purgeable>"

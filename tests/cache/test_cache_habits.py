@@ -70,6 +70,7 @@ def test_items_by_brackets(cache: Cache) -> None:
         cache[[]]  # type: ignore[index]
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_a_value_by_brackets_is_pinned_while_it_lives() -> None:
     cache = Cache()
     cache["large"] = np.full(MIB, 7, "u1")

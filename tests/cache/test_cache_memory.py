@@ -159,7 +159,7 @@ def test_what_it_holds_is_in_no_core_dump() -> None:
 from mapscratch.proc import range_memory
 cache = mapscratch.Cache()
 value = cache.get("key", lambda: make(1)).value
-run = cache._entries["key"].run
-assert "dd" in range_memory(run.address, run.size).vm_flags
+(pages,) = cache._table.entry("key").pages
+assert "dd" in range_memory(pages.address, pages.size).vm_flags
 """
     )

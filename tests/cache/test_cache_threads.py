@@ -229,7 +229,7 @@ def test_over_fork() -> None:
     for key in range(50):
         cache.put(key, np.full(20_000, key))
     kept = cache.get(7).value
-    cache._alone(cache._release_recent, 0)
+    cache._table.release_recent()
     pid = os.fork()
     if not pid:
         status = 1
@@ -357,13 +357,16 @@ def test_interrupted_by_ctrl_c() -> None:
 
 
 def test_what_an_interrupt_may_leave() -> None:
-    """An entry whose memory is given back already is none."""
+    """An entry that was retired is none; nor is one that was in a table put into another."""
     cache = Cache()
     cache.put("key", b"a" * 10_000)
-    entry = cache._entries["key"]
+    entry = cache._table.entry("key")
+    assert entry
     cache.drop()
-    cache._entries["key"] = entry
+    with pytest.raises(ValueError, match="was, in a table"):
+        cache._table.insert("key", entry)
     cache.put("other", b"b" * 10_000)
+    entry.pages[0].retire()
     assert bytes(cache.get("key", lambda: b"c" * 10_000).value) == b"c" * 10_000
     assert bytes(cache.get("other").value) == b"b" * 10_000
 

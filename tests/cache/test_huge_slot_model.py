@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Huge slots: every interleaving of what a program does with one and what the kernel does.
 
-A model of `libscratch/huge_slot.c` on a huge page of three pages, each of two words. Between any two
-steps of the program the kernel may drop the huge page, if it was freed and not stored to since;
+A model of `libscratch/huge_slot.c` on a huge page of three pages, each of two words. Between any
+two steps of the program the kernel may drop the huge page, if it was freed and not stored to since;
 split it; and drop any page of a split one. It may not make a huge page of small ones: where it may
 (`is_rebuilt`) the protocol is caught, as is each that leaves something out.
 """

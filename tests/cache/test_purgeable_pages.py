@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from support.patience import patient
-from support.purgeable import drop_page, let_go, reclaim, take_back
+from support.purgeable import drop_page, lease, let_go, memory_of, reclaim, take_back
 
 from mapscratch import _native
-from mapscratch.cache.purgeable import Lease, PurgeableMemory, Region, Run
+from mapscratch._native import PurgeableEntry, PurgeablePages
+from mapscratch.cache.purgeable import Region, Runs
 
 PAGES = 4
 
@@ -26,13 +27,18 @@ PAGES = 4
 pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
 
-def words_of(run: Run) -> Any:
+def words_of(run: PurgeablePages) -> Any:
     count = run.size // 8
-    return np.frombuffer(run.region.memory, "u8", count, run.offset).reshape(-1, PAGESIZE // 8)
+    return np.frombuffer(memory_of(run).memory, "u8", count, run.offset).reshape(-1, PAGESIZE // 8)
 
 
-def filled_run(pages: int = PAGES, seed: int = 0) -> tuple[Run, Any]:
-    run = PurgeableMemory().cut(pages)
+def end(run: PurgeablePages) -> None:
+    """Something was in it, and is no more."""
+    PurgeableEntry((run,), 0, 1)
+
+
+def filled_run(pages: int = PAGES, seed: int = 0) -> tuple[PurgeablePages, Any]:
+    run = Runs().cut(pages)
     words = np.random.default_rng(seed).integers(0, 2**63, (pages, PAGESIZE // 8), "u8")
     words_of(run)[:] = words
     return run, words
@@ -48,7 +54,7 @@ def test_any_pages_dropped_at_any_moment(moment: int, which: tuple[bool, ...]) -
         assert run.pin(page, page + 1)
     for page, goes in enumerate(which):
         if goes and page < moment:
-            reclaim(run.region, run.offset + page * PAGESIZE, PAGESIZE)
+            reclaim(memory_of(run), run.offset + page * PAGESIZE, PAGESIZE)
         elif goes:
             drop_page(run, page)
     is_whole = not any(which[moment:])
@@ -93,33 +99,35 @@ def test_used_while_it_is_released_and_the_other_way_round() -> None:
     for first, end in ((0, PAGES + 1), (1, 1), (-1, 2)):
         with pytest.raises(ValueError, match="no such pages"):
             run.pin(first, end)
-    lease = Lease(run, 0, 8)
+    view = lease(run, 0, 8)
     with pytest.raises(RuntimeError, match="in use"):
         run.release()
     assert run.pins == 1
-    del lease
+    del view
 
 
 def test_what_no_run_is() -> None:
-    region = Region(2 * PAGESIZE)
+    region = Region(2 * PAGESIZE, [])
     for offset, pages in ((0, 3), (PAGESIZE, 2), (1, 1), (-PAGESIZE, 1), (0, 0), (4 * PAGESIZE, 1)):
         with pytest.raises(ValueError, match="not in the region"):
-            _native.PurgeablePages(region.memory, offset, pages)
-    run = Run(region, 0, 2)
+            PurgeablePages(region, offset, pages)
+    run = PurgeablePages(region, 0, 2)
     for offset, length in ((0, 2 * PAGESIZE + 1), (-1, 1), (0, -1), (2 * PAGESIZE + 1, 0)):
         with pytest.raises(ValueError, match="not in the pages"):
-            _native.PurgeableView(run, offset, length, False)
-    with pytest.raises(TypeError):
-        _native.PurgeableView(region, 0, 1, False)  # type: ignore[arg-type]
+            PurgeableEntry((run,), offset, length)
+    for pages in ((region,), ()):
+        with pytest.raises((TypeError, ValueError)):
+            PurgeableEntry(pages, 0, 1)  # type: ignore[arg-type]
     with pytest.raises((BufferError, TypeError)):
-        _native.PurgeablePages(b"x" * PAGESIZE, 0, 1)  # type: ignore[arg-type]
+        PurgeablePages(b"x" * PAGESIZE, 0, 1)  # type: ignore[arg-type]
     with pytest.raises(BufferError):
         region.memory.close()  # the run is there
 
 
 def test_a_lease_lives_as_long_as_what_was_made_of_it() -> None:
     run, words = filled_run()
-    view: Any = memoryview(Lease(run, 8, 16))[8:]
+    place = PurgeableEntry((run,), 0, run.size)
+    view: Any = memoryview(lease(run, 8, 16))[8:]
     assert view.readonly
     array = np.frombuffer(view, "u8")[:]
     del view
@@ -127,61 +135,94 @@ def test_a_lease_lives_as_long_as_what_was_made_of_it() -> None:
     assert array[0] == words[0, 2]
     del array
     assert (run.pins, run.is_released) == (0, True)
-    lease = Lease(run, 8, 16)  # takes it back
-    second = Lease(run, 0, 8)
-    del lease
-    assert (run.pins, run.is_released) == (1, False)
+    first = lease(run, 8, 16)  # takes it back
+    second = place.lease()
+    assert run.entries == 2
+    del first
+    assert (run.pins, run.is_released, run.entries) == (1, False, 1)
     np.testing.assert_array_equal(words_of(run), words)
     del second
     drop_page(run, 2)
     with pytest.raises(LookupError, match="has taken"):
-        Lease(run, 8, 16)
+        place.lease()
+    with pytest.raises(LookupError, match="has taken"):
+        lease(run, 8, 16)
     assert run.pins == 0
 
 
-def test_a_retired_run_is_left_alone() -> None:
-    memory = PurgeableMemory()
+def test_a_run_ends_with_its_last_entry() -> None:
+    """Its memory is given back then, and not before; nobody uses it any more."""
+    memory = Runs()
     run = memory.cut(2)
-    lease = Lease(run, 0, 8)
-    again = memory.cut_again(run, 2)
-    assert again.address == run.address
-    words_of(again)[:] = 7
-    del lease  # would release what is another run's by now
-    assert (words_of(again) == 7).all()
+    words_of(run)[:] = 7
+    one = PurgeableEntry((run,), 0, 8)
+    view = PurgeableEntry((run,), 8, 8).lease()
+    del one
+    memory.give_back()
+    assert (words_of(run) == 7).all()
+    assert memory.held == 2 * PAGESIZE
+    del view
+    assert run.is_retired
     with pytest.raises(LookupError):
-        Lease(run, 0, 8)
+        PurgeableEntry((run,), 0, 8)
     with pytest.raises(RuntimeError):
         run.release()
-    memory.give_back(run)
-    assert (words_of(again) == 7).all()
+    again = memory.cut(2)
+    assert again.address != run.address
+    memory.give_back()
     assert memory.held == 2 * PAGESIZE
+    assert not words_of(run).any()
+    assert memory.cut(2).address == run.address
+
+
+def test_several_entries_in_one_place() -> None:
+    memory = Runs()
+    run = memory.cut(1)
+    first = PurgeableEntry((run,), 0, 100)
+    second = first.again(50, ((50,), "u1", "C"))
+    del first
+    memory.give_back()
+    assert memory.held == PAGESIZE
+    assert (second.length, second.form) == (50, ((50,), "u1", "C"))
+    for length in (101, -1):
+        with pytest.raises(ValueError, match="doesn't fit"):
+            second.again(length, None)
+    third = second.again(100, None)
+    del second
+    assert run.entries == 2  # the first one lives with those in its place
+    del third
+    memory.give_back()
+    assert memory.held == 0
 
 
 def test_runs_are_cut_given_back_and_cut_again() -> None:
-    memory = PurgeableMemory()
+    memory = Runs()
     runs = [memory.cut(pages) for pages in (1, 1, 5, 33, 700, 20_000, 3)]
     ranges = sorted((run.address, run.address + run.size) for run in runs)
     assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
     assert memory.held == sum(run.size for run in runs) == 20_743 * PAGESIZE
     place = runs[2].address
     words_of(runs[2])[:] = 1
-    memory.give_back(runs[2])
+    end(runs[2])
+    memory.give_back()
     again = memory.cut(5)
     assert again.address == place
     assert not words_of(again).any()
     for run in (*runs[:2], *runs[3:], again):
-        memory.give_back(run)
+        end(run)
+    memory.give_back()
     assert memory.held == 0
     assert len(memory._regions) == 1
 
 
 def test_many_runs_are_few_mappings() -> None:
     """The kernel allows 65,530 mappings a process, and each hole makes one more."""
-    memory = PurgeableMemory()
+    memory = Runs()
     runs = [memory.cut(1) for _ in range(100_000)]
     for run in runs[::2]:
         words_of(run)[:] = 1
-        memory.give_back(run)
+        end(run)
+    memory.give_back()
     with open("/proc/self/maps") as maps:
         assert len(maps.readlines()) < 10_000
 
@@ -208,7 +249,7 @@ def test_reclaim_all_the_time(pages: int) -> None:
 
     def reclaim_always() -> None:
         while not stop.is_set():
-            reclaim(run.region, run.offset, run.size)
+            reclaim(memory_of(run), run.offset, run.size)
             time.sleep(0)
 
     threads = [threading.Thread(target=reclaim_always) for _ in range(2)]
@@ -226,8 +267,8 @@ def test_reclaim_all_the_time(pages: int) -> None:
                 hits += 1
             else:
                 lost += 1
-                run.region.memory.madvise(mmap.MADV_DONTNEED, run.offset, run.size)
-                run = Run(run.region, run.offset, pages)
+                memory_of(run).discard(run.offset, run.size)
+                run = PurgeablePages(run.region, run.offset, pages)
                 words_of(run)[:] = words
             np.testing.assert_array_equal(words_of(run), words)
     finally:

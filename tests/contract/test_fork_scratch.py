@@ -325,7 +325,7 @@ def test_a_raw_fork_crashes_in_an_array_and_a_cache_goes_on(
         a = np.asarray(mapscratch.array(sys.argv[1], "f4", source=">i2"))
         cache = mapscratch.Cache()
         cache.put("kept", np.full(100_000, 7, "u1"))
-        cache._alone(cache._release_recent, 0)
+        cache._table.release_recent()
         libc = ctypes.PyDLL(None)  # keeps the interpreter's lock
         if not hasattr(libc, "_Fork"):
             raise SystemExit  # before glibc 2.34

@@ -157,10 +157,10 @@ def test_ksm_leaves_a_cache_droppable(ksm: None, path: Path, when: str) -> None:
     child = os.fork()  # both make the same
     for key in range(16):
         cache.put(key, np.zeros(1 << 20, "u1"))
-    cache._alone(cache._release_recent, 0)
+    cache._table.release_recent()
     wait_for_scans(Path("/sys/kernel/mm/ksm/full_scans"), 3)
     lazy = held = 0
-    for region in cache._memory._regions:
+    for region in (*cache._runs.regions, *cache._slots.regions):
         address = ctypes.addressof(ctypes.c_char.from_buffer(region.memory))
         lazy += range_memory(address, len(region.memory)).usage.lazy_free
         held += count_pages(address, len(region.memory)).present * 4096

@@ -148,8 +148,8 @@ CACHE_IN_NEED = """
             with cache.get(key, lambda: np.full(250_000, key)): pass
     cache.put("small", b"something")
     with cache.get("small"): pass
-    cache._release_recent(0)
-    for region in cache._memory._regions:
+    cache._table.release_recent()
+    for region in cache._runs.regions:
         region.memory.madvise(21, 0, 4 << 20)  # MADV_PAGEOUT
     cache.put("large", np.zeros(2_000_000))
     cache.put("too large", np.zeros(4_000_000))

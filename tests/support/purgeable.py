@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of pages that are dropped just when a test wants it."""
+"""PurgeablePages of pages that are dropped just when a test wants it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mmap import PAGESIZE
 import numpy as np
 
 from mapscratch import Cache
-from mapscratch.cache.purgeable import Region, Run
+from mapscratch._native import PurgeableEntry, PurgeablePages, PurgeableView
+from mapscratch.cache.purgeable import Region
 from mapscratch.proc import range_memory
 
 MADV_PAGEOUT = 21  # Linux 5.4
@@ -21,11 +22,23 @@ def reclaim(region: Region, offset: int, length: int) -> None:
     region.memory.madvise(MADV_PAGEOUT, offset, length)
 
 
-def drop_page(run: Run, page: int) -> None:
+def memory_of(pages: PurgeablePages) -> Region:
+    """The region that they are in."""
+    assert isinstance(pages.region, Region)
+    return pages.region
+
+
+def lease(run: PurgeablePages, offset: int, length: int, is_draft: bool = False) -> PurgeableView:
+    """A buffer of a part of a run."""
+    return PurgeableEntry((run,), offset, length).lease(is_draft)
+
+
+def drop_page(run: PurgeablePages, page: int) -> None:
     """Has the kernel drop a released page; it passes over pages that still wait in a batch."""
-    one = Run(run.region, run.offset + page * PAGESIZE, 1)
+    region = memory_of(run)
+    one = PurgeablePages(region, run.offset + page * PAGESIZE, 1)
     for _ in range(1000):
-        reclaim(run.region, one.offset, PAGESIZE)
+        reclaim(region, one.offset, PAGESIZE)
         if not one.is_whole():
             return
     raise AssertionError("the kernel keeps a page that it may drop")
@@ -43,12 +56,12 @@ def drain() -> None:
             os.sched_setaffinity(0, processors)
 
 
-def let_go(run: Run) -> None:
+def let_go(run: PurgeablePages) -> None:
     """Releases a run that nobody leases."""
     assert not run.release()
 
 
-def take_back(run: Run) -> bool:
+def take_back(run: PurgeablePages) -> bool:
     """Whether it is there; then it is as if it never was released."""
     return run.pin()
 
@@ -57,8 +70,8 @@ def reclaim_all(cache: Cache) -> None:
     """Has the kernel reclaim all that a cache has released."""
 
     def reclaim_regions() -> None:
-        cache._release_recent(0)
-        for region in cache._memory._regions:
+        cache._table.release_recent()
+        for region in (*cache._runs.regions, *cache._slots.regions):
             drop_region(region)
 
     cache._alone(reclaim_regions)

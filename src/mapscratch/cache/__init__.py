@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections import OrderedDict, deque
 from collections.abc import (
     Callable,
     Hashable,
@@ -27,19 +26,27 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from mmap import PAGESIZE
 from operator import index
-from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
-from mapscratch._native import BoardEntry, purgeable_refused
+from mapscratch._native import (
+    BoardEntry,
+    PurgeableEntry,
+    PurgeablePages,
+    PurgeableTable,
+    PurgeableView,
+    purgeable_refused,
+)
 from mapscratch.arrays import dask_workers
 from mapscratch.cache.making import Maker, Makers, Making, Shared, Waiter, exclusive, fail
 from mapscratch.cache.memoized import CacheInfo, CacheParameters, Memoized, refuse_others
 from mapscratch.cache.pinned import Pinned
-from mapscratch.cache.purgeable import Lease, PurgeableMemory, Run, capacity, why_not, why_refused
+from mapscratch.cache.purgeable import Runs, why_not, why_refused
+from mapscratch.cache.slots import SLOT, Place, Slots
+from mapscratch.cache.slots import why_not as why_no_slots
 from mapscratch.cache.values import (
     Array,
     Form,
@@ -67,8 +74,11 @@ _LARGE = 64 << 20  # bytes; whether there is memory for a larger draft is asked 
 _SHARE_OF_A_DRAFT = 0.75  # what is less of it is copied, and the draft given back
 _LOOKED_AT_FOR_EACH_MADE = 16  # entries; so lost ones are found faster than they can pile up
 _SHORT_FOR = 64  # values made: so long memory is taken to be short when the kernel took an entry
-_TIDIED_FOR_EACH_MADE = 16  # runs that may have ended, of which one is made
-_CANDIDATES = 8  # entries that were used least lately, one of which gives its place
+_IN_SLOTS = 64 << 10  # bytes; what is larger goes into huge pages
+_LEAST_FOR_SLOTS = 16 * SLOT  # bytes that a cache may hold; with less, slots are too coarse
+_WITHOUT_SLOTS_FOR = 64  # values made, when there was no huge page to be had
+_TRIES = 8  # to put a value into slots, which the kernel takes meanwhile
+_FORMS = 1000  # of arrays, that are kept once each
 _SHARE_WITHOUT_PURGING = 4  # of the memory there is, one part in so many
 
 
@@ -90,7 +100,14 @@ class CacheStats:
         entries: how many there are now.
         bytes_held: memory of the entries, in whole pages.
         bytes_droppable: the part of it that the kernel may take at any moment.
-        bytes_in_use: the part whose arrays live. What is in neither was used just now.
+        bytes_in_use: the part whose arrays live, and what shares a huge page with them. What is in
+            neither was used just now.
+        bytes_huge: the part that is in huge pages, each released and taken back in one.
+        bytes_split: the part in huge pages that the kernel has split (it was short of memory, or
+            another process was forked): these cost as much as small ones.
+        bytes_wasted: the part that holds nothing, because a huge page is held in whole.
+        why_not_huge: why nothing is in huge pages here; None: large entries are, if there are any
+            to be had.
     """
 
     hits: int
@@ -102,15 +119,10 @@ class CacheStats:
     bytes_held: int
     bytes_droppable: int
     bytes_in_use: int
-
-
-class _Entry(NamedTuple):
-    """Where a value is, and how it is seen."""
-
-    run: Run
-    offset: int
-    size: int
-    form: Form | None
+    bytes_huge: int
+    bytes_split: int
+    bytes_wasted: int
+    why_not_huge: str | None
 
 
 class Cache(Shared):
@@ -154,16 +166,16 @@ class Cache(Shared):
         self._asked_for = max_bytes
         self._max_bytes = max_bytes
         self._board = BoardEntry(None, None)
-        self._memory = PurgeableMemory(self._board)
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._recent: OrderedDict[Run, Lease] = OrderedDict()  # kept in use though nobody does
-        self._bytes_recent = 0
-        self._loose: deque[Run] = deque()  # forgotten, or not stored to yet
-        self._open_run: Run | None = None  # small values go there,
+        self._runs = Runs(self._board)
+        self._slots = Slots(self._board)
+        self._forms: dict[Form, Form] = {}  # each once
+        self._table = PurgeableTable(np.ndarray, Pinned, self._board, _RECENT)
+        self._open_run: PurgeablePages | None = None  # small values go there,
         self._open_from = 0  # from this offset
         self._looked_at: Iterator[Hashable] = iter(())
-        self._hits = self._made = self._lost = self._evicted = self._uncached = 0
+        self._made = self._lost = self._evicted = self._uncached = 0
         self._short_until = 0  # memory is, until so many values were made
+        self._without_slots_until = 0
         self._why_not: str | None = None
         self._makers = Makers()
         dask_workers.add_reserve(self)
@@ -205,13 +217,14 @@ class Cache(Shared):
         """
         if make is not _RAISE and make is not None:
             _refuse_values(make)
-        value = self._take(key)
-        if value is not None:
-            return Pinned(value)
-        if make is None:
-            return None
-        if make is _RAISE:
-            raise KeyError(key)
+        pinned: Pinned[Any] | None = self._table.get(key)
+        if pinned is not None:
+            return pinned
+        if make is None or make is _RAISE:
+            value = self._take(key)
+            if value is None and make is _RAISE:
+                raise KeyError(key)
+            return None if value is None else Pinned(value)
         return Pinned(self._all_of([key], lambda keys: [make()])[key])
 
     def get_many(
@@ -272,7 +285,7 @@ class Cache(Shared):
         if place is None:
             return np.empty(*form)
         entry, draft = place
-        entry.run.populate()
+        _populate(entry)
         return cast(Array, draft)
 
     @overload
@@ -326,58 +339,64 @@ class Cache(Shared):
         Returns:
             The bytes that were given back to the machine at once.
         """
-        before = self._memory.held
+        before = self._held()
         if key is _ALL:
             self._makers.supersede(self._makers.keys())
-            for each in list(self._entries):
-                self._forget(each)
+            self._remove_all(self._table.all())
             self._looked_at = iter(())
         else:
             self._makers.supersede([key])
             self._forget(key)
-        self._tidy(len(self._loose))
+        self._tidy()
         self._show()
-        return before - self._memory.held
+        return before - self._held()
 
     @exclusive
     def _give_back(self, wanted: int) -> int:
         """Gives up what was used least lately until so many bytes are the machine's again."""
-        before = self._memory.held
-        while before - self._memory.held < wanted and self._evict():
+        before = self._held()
+        while before - self._held() < wanted and self._evict():
             pass
         self._show()
-        return before - self._memory.held
+        return before - self._held()
 
     @exclusive
     def stats(self) -> CacheStats:
         """What it has done and holds now; looks at every entry, a microsecond each."""
-        for key in list(self._entries):
+        for key in self._table.keys_by_use():
             self._look_at(key)
-        self._tidy(len(self._loose))
-        runs = {entry.run for entry in self._entries.values()}
-        droppable = sum(run.size for run in runs if run.is_released)
-        recent = sum(run.size for run in self._recent if run.pins == 1)
+        self._tidy()
+        slots = self._slots.slots
+        pages = {run for entry in self._table.all() for run in entry.pages if not run.is_slot}
+        droppable = sum(run.size for run in (*pages, *slots) if run.is_released)
+        recent = sum(run.size for run in (*pages, *slots) if run.is_only_recent)
         return CacheStats(
-            hits=self._hits,
+            hits=self._table.hits,
             made=self._made,
             lost=self._lost,
             evicted=self._evicted,
             uncached=self._uncached,
-            entries=len(self._entries),
-            bytes_held=self._memory.held,
+            entries=len(self._table),
+            bytes_held=self._held(),
             bytes_droppable=droppable,
-            bytes_in_use=self._memory.held - droppable - recent,
+            bytes_in_use=self._held() - droppable - recent,
+            bytes_huge=sum(slot.size for slot in slots if slot.is_huge),
+            bytes_split=sum(slot.size for slot in slots if not slot.is_huge),
+            bytes_wasted=self._slots.waste,
+            why_not_huge=self._why_no_slots(),
         )
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses, the size it may have and the size it has, in bytes."""
-        return CacheInfo(self._hits, self._made, self._max_bytes, self._memory.held)
+        return CacheInfo(self._table.hits, self._made, self._max_bytes, self._held())
 
     # As of a dict; what is looked up is lent as `memoize` does it
 
     def __getitem__(self, key: Hashable) -> Any:
         """The value itself, pinned while it lives; a KeyError if it isn't there."""
-        value = self._take(key)
+        value = self._table.find(key)
+        if value is None:
+            value = self._take(key)
         if value is None:
             raise KeyError(key)
         return value
@@ -460,8 +479,8 @@ class Cache(Shared):
 
     @exclusive
     def _take_out_oldest(self) -> tuple[Hashable, Value] | None:
-        while self._entries:
-            key = next(iter(self._entries))
+        while len(self._table):
+            key = self._table.oldest_key()
             value = self._find(key)
             self._forget(key)
             if value is not None:
@@ -471,7 +490,7 @@ class Cache(Shared):
 
     @exclusive
     def _keys(self) -> list[Hashable]:
-        return list(self._entries)
+        return self._table.keys_by_use()
 
     def _drop_all_of(self, name: object) -> None:
         """Gives up all whose keys are tuples that begin with it."""
@@ -491,11 +510,11 @@ class Cache(Shared):
     def __contains__(self, key: Hashable) -> bool:
         """Whether the value is there at this moment; the next moment it may not be."""
         self._look_at(key)
-        return key in self._entries
+        return self._table.entry(key) is not None
 
     def __len__(self) -> int:
         """How many entries there are, some of which may be lost."""
-        return len(self._entries)
+        return len(self._table)
 
     def __bool__(self) -> bool:
         """True: an empty cache is one, too."""
@@ -504,7 +523,7 @@ class Cache(Shared):
     def __repr__(self) -> str:
         limit = f", at most {self._max_bytes:,} bytes" if self._max_bytes is not None else ""
         kind = "purgeable" if self.is_purgeable else f"not purgeable: {self._why_not}"
-        return f"<Cache of {len(self)} entries, {self._memory.held:,} bytes{limit}; {kind}>"
+        return f"<Cache of {len(self)} entries, {self._held():,} bytes{limit}; {kind}>"
 
     def __reduce__(self) -> tuple[Callable[..., Cache], tuple[int | None]]:
         return _empty_cache, (self._asked_for,)
@@ -594,8 +613,7 @@ class Cache(Shared):
 
     @exclusive
     def _another(self, value: Value) -> Value:
-        self._hits += 1
-        self._board.show(self._hits)
+        self._table.count_hit()
         return another(value)
 
     # Values in memory
@@ -612,138 +630,273 @@ class Cache(Shared):
             self._give_up(key)
             return seen(source.tobytes(), form)
         entry, lent = place
-        if entry.run.size > PAGESIZE:
-            entry.run.populate()
-        memory = entry.run.region.memory
-        np.frombuffer(memory, np.uint8, entry.size, entry.run.offset + entry.offset)[:] = source
-        self._replace(key, entry, making)
-        return lent
+        _populate(entry)
+        np.frombuffer(cast(Any, lent).base if form else lent, np.uint8)[:] = source
+        entry.seal()
+        return self._adopt_copy(key, entry, making)
 
-    def _draft_of(self, value: Makeable, source: Array, form: Form | None) -> _Entry | None:
+    def _draft_of(self, value: Makeable, source: Array, form: Form | None) -> PurgeableEntry | None:
         """Where a value is that was made in an array of `empty`, if it is most of that."""
         base: Any = value
         while isinstance(base, np.ndarray):
             base = base.base
-        if not isinstance(base, Lease) or not base.is_draft or not self._memory.has(base.run):
+        if not isinstance(base, PurgeableView) or not base.is_draft or not self._has(base.entry):
             return None
-        if source.__array_interface__["data"][0] != base.run.address:
+        entry = base.entry
+        if source.__array_interface__["data"][0] != entry.address:
             return None  # not its beginning, or a copy in another order
-        if -(-source.nbytes // PAGESIZE) * PAGESIZE < base.run.size * _SHARE_OF_A_DRAFT:
+        if _pages_of(source.nbytes) < _pages_of(entry.length) * _SHARE_OF_A_DRAFT:
             return None
         base = value
         while isinstance(base, np.ndarray):
             base.flags.writeable = False  # it is what others see now
             base = base.base
-        return _Entry(cast(Lease, base).run, 0, source.nbytes, form)
+        entry.seal()
+        if entry.key is None and (entry.length, entry.form) == (source.nbytes, form):
+            return entry
+        return entry.again(source.nbytes, self._form(form))
 
     @exclusive
-    def _adopt(self, key: Hashable, entry: _Entry, making: Making | None) -> Value:
+    def _adopt(self, key: Hashable, entry: PurgeableEntry, making: Making | None) -> Value:
         self._made += 1
+        if entry.key is not None:  # another thread was given the same draft, and was faster
+            entry = entry.again(entry.length, entry.form)
         self._keep(key, entry, making)
-        return self._lend(entry)
+        return seen(entry.lease(), entry.form)
+
+    @exclusive
+    def _adopt_copy(self, key: Hashable, entry: PurgeableEntry, making: Making | None) -> Value:
+        self._keep(key, entry, making)
+        return seen(entry.lease(), entry.form)
 
     @exclusive
     def _make_room(
         self, size: int, form: Form | None, is_draft: bool = False
-    ) -> tuple[_Entry, Value] | None:
-        """An entry that is in use because it is lent; None: there is no room."""
+    ) -> tuple[PurgeableEntry, Value] | None:
+        """An entry that is in use because it is lent as a draft; None: there is no room."""
         self._made += not is_draft
         self._look_for_lost(_LOOKED_AT_FOR_EACH_MADE)
-        self._tidy(_TIDIED_FOR_EACH_MADE)
+        self._tidy()
+        self._compact()
         if self.is_purgeable and (error := purgeable_refused()):
             self._fall_back(why_refused(error))
-        place = self._place(max(size, 1))  # empty ones, too, are somewhere, and can be lost
+        place = self._place(size, self._form(form))
         self._show()
-        if place is None:
-            return None
-        entry = _Entry(*place, size, form)
-        return entry, self._lend(entry, is_draft)
+        return place
 
     @exclusive
     def _give_up(self, key: Hashable) -> None:
         self._uncached += 1
         self._forget(key)
+        self._tidy()
         self._show()
 
-    @exclusive
-    def _replace(self, key: Hashable, entry: _Entry, making: Making | None) -> None:
-        self._keep(key, entry, making)
-
-    def _keep(self, key: Hashable, entry: _Entry, making: Making | None) -> None:
+    def _keep(self, key: Hashable, entry: PurgeableEntry, making: Making | None) -> None:
         if making and making.is_superseded:
             return
-        self._forget(key)
-        if not entry.run.is_forgotten:  # or everything was dropped while it was copied
-            entry.run.keys.append(key)
-            self._entries[key] = entry
+        self._table.insert(key, entry)
         self._show()
 
-    def _place(self, size: int) -> tuple[Run, int] | None:
-        """Room for a value, in a run that somebody is about to lease; None if there is none."""
-        if size <= _SMALL:
-            offset = -(-self._open_from // _ALIGNMENT) * _ALIGNMENT
-            run = self._open_run
-            if run and offset + size <= PAGESIZE and self._is_there(run):
-                self._open_from = offset + size
-                return run, offset
-        run = self._cut(-(-size // PAGESIZE))
-        if run and size <= _SMALL:
-            self._open_run, self._open_from = run, size
-        return (run, 0) if run else None
-
-    def _cut(self, pages: int) -> Run | None:
-        size = pages * PAGESIZE
-        limit = self._max_bytes
-        if limit is not None and size > limit:
+    def _form(self, form: Form | None) -> Form | None:
+        """The same one for all entries of that form."""
+        if form is None:
             return None
-        while limit is not None and self._memory.held + size > limit:
-            if not self._evict():
-                return None
-        run = self._cut_again(pages) if self._made < self._short_until else None
-        while run is None:
+        if len(self._forms) > _FORMS:
+            self._forms.clear()
+        return self._forms.setdefault(form, form)
+
+    # Places: whatever is put there keeps what it is in from being given back while it lives
+
+    def _place(self, size: int, form: Form | None) -> tuple[PurgeableEntry, Value] | None:
+        """Room for a value, in use because it is lent as a draft; None if there is none."""
+        if size <= _SMALL:
+            return self._place_with_others(size, form)
+        if size >= _IN_SLOTS and self._has_slots():
+            lent = self._place_in_slots(size, form)
+            if lent:
+                return lent
+        return self._place_in_run(_pages_of(size), size, form)
+
+    def _place_with_others(
+        self, size: int, form: Form | None
+    ) -> tuple[PurgeableEntry, Value] | None:
+        offset = -(-self._open_from // _ALIGNMENT) * _ALIGNMENT
+        if self._open_run and offset + size <= PAGESIZE:
+            with suppress(LookupError):  # the kernel has taken it, or its last entry has gone
+                lent = self._lend(PurgeableEntry((self._open_run,), offset, size, form))
+                self._open_from = offset + size
+                return lent
+        alone = self._place_in_run(1, size, form)
+        if alone:
+            (self._open_run,), self._open_from = alone[0].pages, size
+        return alone
+
+    def _place_in_run(
+        self, pages: int, size: int, form: Form | None
+    ) -> tuple[PurgeableEntry, Value] | None:
+        if self._made < self._short_until:
+            again = self._overwrite_run(pages, size, form)
+            if again:
+                return again
+        while self._has_room_for(pages * PAGESIZE):
             try:
-                run = self._memory.cut(pages)
+                return self._lend(PurgeableEntry((self._runs.cut(pages),), 0, size, form))
             except OSError:  # no more addresses
                 if not self._evict():
                     return None
-        self._loose.append(run)
-        return run
+        return None
+
+    def _place_in_slots(self, size: int, form: Form | None) -> tuple[PurgeableEntry, Value] | None:
+        for _ in range(_TRIES):
+            place = self._find_place(_pages_of(size))
+            if place is None:
+                return None
+            pages, offset = self._slots.pages_of(place)
+            try:
+                entry = PurgeableEntry(pages, offset, size, form)
+            except LookupError:
+                self._slots.free(place)
+            else:
+                with suppress(LookupError):
+                    return self._lend(entry)
+                del entry
+            for slot in pages:
+                if slot.is_retired:
+                    self._lose(slot)
+            del pages
+        return None
+
+    def _find_place(self, pages: int) -> Place | None:
+        """Room in slots; None: there is none, or no huge page to be had."""
+        place = self._slots.find(pages)
+        if place is None and self._made < self._short_until:
+            place = self._overwrite_in_slots(pages)
+        while place is None:
+            limit = self._max_bytes
+            new = self._slots.new_bytes(pages)
+            if limit is not None and self._held() + new > limit:
+                if new > limit or not self._evict():
+                    return None
+                place = self._slots.find(pages)
+                continue
+            try:
+                place = self._slots.grow(pages)
+            except OSError:  # no more addresses
+                if not self._evict():
+                    return None
+                continue
+            if place is None:
+                self._without_slots_until = self._made + _WITHOUT_SLOTS_FOR
+                return None
+        return place
+
+    def _has_room_for(self, size: int) -> bool:
+        limit = self._max_bytes
+        if limit is None:
+            return True
+        if size > limit:
+            return False
+        while self._held() + size > limit:
+            if not self._evict():
+                return False
+        return True
+
+    def _has_slots(self) -> bool:
+        return self._made >= self._without_slots_until and self._why_no_slots() is None
+
+    def _why_no_slots(self) -> str | None:
+        if self._why_not is not None:
+            return self._why_not
+        if self._max_bytes is not None and self._max_bytes < _LEAST_FOR_SLOTS:
+            return f"max_bytes is less than {_LEAST_FOR_SLOTS:,}, and huge pages are too coarse"
+        return _why_no_slots_here()
 
     def _evict(self) -> bool:
         """Gives up what was used least lately of all that nobody uses."""
-        self._tidy(len(self._loose))
-        unused = (key for key, entry in self._entries.items() if self._is_unused(entry.run))
-        oldest = next(unused, None)
+        oldest = self._table.oldest_unused()
         if oldest is None:
             return False
-        entry = self._entries.pop(oldest)
-        self._evicted += len(entry.run.keys)
-        self._forget_run(entry.run)
+        tenants = [oldest] if oldest.pages[0].is_slot else oldest.pages[0].tenants
+        del oldest
+        self._evicted += len(tenants)
+        self._remove_all(tenants)
+        self._tidy()
         return True
 
-    def _is_unused(self, run: Run) -> bool:
-        return run.pins == (run in self._recent)
+    # While memory is short the kernel would take as many pages from us as we touch. So what SIEVE
+    # finds gives its place, rather than memory that the kernel has to find.
 
-    def _cut_again(self, pages: int) -> Run | None:
-        """The place of what was used least lately, rather than memory that the kernel has to find.
-
-        While memory is short the kernel would take as many pages from us as we touch, one by one.
-        """
-        wanted = capacity(pages)
-        oldest = [entry.run for entry in islice(self._entries.values(), _CANDIDATES)]
-        fitting = [run for run in oldest if run.capacity == wanted and run.is_released]
-        for run in sorted(fitting, key=lambda run: run.was_used):
+    def _overwrite_run(
+        self, pages: int, size: int, form: Form | None
+    ) -> tuple[PurgeableEntry, Value] | None:
+        while victim := self._table.victim(False, pages):
+            (run,) = victim.pages
+            tenants = run.tenants
+            del victim
             try:
-                held = Lease(run, 0, 0)
+                lent = self._lend(PurgeableEntry((run,), 0, size, form))
             except LookupError:
+                del tenants
                 self._lose(run)
                 continue
-            self._evicted += len(run.keys)
-            self._forget_run(run, is_given_back=False)
-            again = self._memory.cut_again(run, pages)
-            del held
-            return again
+            self._evicted += len(tenants)
+            self._remove_all(tenants)
+            if run is self._open_run:
+                self._open_run = None
+            return lent
         return None
+
+    def _overwrite_in_slots(self, pages: int) -> Place | None:
+        """Gives up entries until there is room among them, or twice as many bytes went."""
+        left = 2 * pages
+        while left > 0 and (victim := self._table.victim(True)):
+            left -= _pages_of(victim.length)
+            self._evicted += self._table.remove(victim)
+            del victim
+            self._slots.collect()
+            place = self._slots.find(pages)
+            if place:
+                return place
+        self._tidy()
+        return None
+
+    def _compact(self) -> None:
+        """If too much of the slots is waste, moves what is in the sparsest one elsewhere."""
+        found = self._slots.sparsest()
+        if found is None:
+            return
+        slot, is_urgent = found
+        tenants = slot.tenants
+        if slot.entries > len(tenants) or not all(entry.is_unused for entry in tenants):
+            return
+        sizes = (_pages_of(entry.length) for entry in tenants)
+        if not is_urgent and not all(self._slots.fits_elsewhere(slot, size) for size in sizes):
+            return
+        self._slots.close(slot)
+        while tenants:
+            entry = tenants.pop()
+            if not self._move(entry):
+                self._evicted += self._table.remove(entry)
+            del entry
+        self._tidy()
+
+    def _move(self, entry: PurgeableEntry) -> bool:
+        """Whether an entry is somewhere else now, in the slots that there are."""
+        place = self._slots.find(_pages_of(entry.length))
+        if place is None:
+            return False
+        pages, offset = self._slots.pages_of(place)
+        try:
+            moved = PurgeableEntry(pages, offset, entry.length, entry.form)
+        except LookupError:
+            self._slots.free(place)
+            return False
+        with suppress(LookupError):
+            draft = memoryview(moved.lease(True))
+            draft[:] = memoryview(entry.lease())
+            moved.seal()
+            return self._table.replace(entry, moved)
+        return False
 
     @exclusive
     def _take(self, key: Hashable) -> Value | None:
@@ -751,122 +904,91 @@ class Cache(Shared):
 
     def _find(self, key: Hashable) -> Value | None:
         """The value of a key if it is there, pinned."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry.run.is_forgotten:  # somebody was interrupted who gave it up
-            del self._entries[key]
-            return None
-        try:
-            value = self._lend(entry)
-        except LookupError:
-            self._lose(entry.run)
-            return None
-        self._hits += 1
-        self._board.show(self._hits)
-        self._entries.move_to_end(key)
-        entry.run.was_used = True
+        value: Value | None = self._table.find(key)
+        if value is None:
+            self._lose_what_was_taken(key)
         return value
 
-    def _is_there(self, run: Run) -> bool:
-        """Whether a run is still ours, and from now on in use."""
-        try:
-            self._use(run)
-        except LookupError:
-            self._lose(run)
-            return False
-        return not run.is_forgotten
+    def _lose_what_was_taken(self, key: Hashable) -> None:
+        """Of an entry that can't be taken back."""
+        entry = self._table.entry(key)
+        for pages in entry.pages if entry else ():
+            if pages.is_retired:
+                del entry
+                self._lose(pages)
+                return
 
-    def _lend(self, entry: _Entry, is_draft: bool = False) -> Value:
-        value = seen(Lease(entry.run, entry.offset, entry.size, is_draft), entry.form)
-        self._use(entry.run)
-        return value
+    def _lend(self, entry: PurgeableEntry) -> tuple[PurgeableEntry, Value]:
+        """The entry and its value, as a draft.
 
-    def _use(self, run: Run) -> None:
-        """Keeps what was used last in use: coming back to it costs less then."""
-        if run in self._recent:
-            self._recent.move_to_end(run)
-            return
-        self._recent[run] = Lease(run, 0, 0)
-        self._bytes_recent += run.size
-        self._release_recent(_RECENT)
+        Raises:
+            LookupError: the kernel has taken some of it.
+        """
+        draft = seen(entry.lease(True), entry.form)
+        self._table.use(entry)
+        return entry, draft
 
-    def _release_recent(self, bytes_kept: int) -> None:
-        while self._recent and self._bytes_recent > bytes_kept:
-            run, lease = self._recent.popitem(last=False)
-            self._bytes_recent = self._bytes_recent - run.size if self._recent else 0
-            del lease  # the last one releases it
-
-    def _tidy(self, count: int) -> None:
-        """Gives back some runs that nobody uses, and that nobody will."""
-        for _ in range(min(count, len(self._loose))):
-            run = self._loose.popleft()
-            if run.keys and not run.is_forgotten:
-                continue
-            if self._is_unused(run) and run is not self._open_run:
-                self._forget_run(run)
-            else:
-                self._loose.append(run)
+    def _tidy(self) -> None:
+        """Gives back what nobody uses, and nobody will."""
+        self._runs.give_back()
+        self._slots.give_back()
 
     def _forget(self, key: Hashable) -> None:
-        """Gives up one entry, and its memory if nothing else is in it."""
-        entry = self._entries.pop(key, None)
+        """Gives up one entry."""
+        entry = self._table.entry(key)
         if entry:
-            with suppress(ValueError):
-                entry.run.keys.remove(key)
-            if not entry.run.keys:
-                self._forget_run(entry.run)
+            self._table.remove(entry)
 
-    def _forget_run(self, run: Run, is_given_back: bool = True) -> None:
-        # In this order, and twice if need be: somebody may have been interrupted amid it.
-        run.is_forgotten = True
-        for key in run.keys:
-            entry = self._entries.get(key)
-            if entry and entry.run is run:
-                del self._entries[key]
-        run.keys.clear()
-        if run is self._open_run:
-            self._open_run = None
-        if run in self._recent:
-            self._bytes_recent -= run.size
-            del self._recent[run]
-        if not is_given_back:
-            return
-        if run.pins:
-            self._loose.append(run)
-        else:
-            self._memory.give_back(run)
-        self._show()
+    def _remove_all(self, entries: list[PurgeableEntry]) -> None:
+        """Also from the list: an entry ends when nobody has it."""
+        while entries:
+            self._table.remove(entries.pop())
+
+    def _has(self, entry: PurgeableEntry) -> bool:
+        return self._runs.has(entry) or self._slots.has(entry)
+
+    def _held(self) -> int:
+        return self._runs.held + self._slots.held
 
     def _show(self) -> None:
         """For other processes to see; hits are shown when they happen."""
         self._board.show(
-            self._hits,
+            self._table.hits,
             self._made,
             self._lost,
             self._evicted,
             self._uncached,
-            len(self._entries),
-            self._memory.held,
+            len(self._table),
+            self._held(),
         )
 
     def _look_at(self, key: Hashable) -> None:
-        entry = self._entries.get(key)
-        if entry and entry.run.is_released and not entry.run.is_whole():
-            self._lose(entry.run)
+        entry = self._table.entry(key)
+        for pages in entry.pages if entry else ():
+            if pages.is_released and not pages.is_whole():
+                del entry
+                self._lose(pages)
+                return
 
-    def _lose(self, run: Run) -> None:
-        self._lost += len(run.keys)
+    def _lose(self, pages: PurgeablePages) -> None:
+        """The kernel has taken these, and so all that is in them."""
+        tenants = pages.tenants
+        self._lost += len(tenants)
         self._short_until = self._made + _SHORT_FOR
-        self._forget_run(run)
+        pages.retire()
+        if pages.is_slot:
+            self._slots.condemn(pages)
+        self._remove_all(tenants)
+        self._tidy()
+        self._show()
 
     def _look_for_lost(self, count: int) -> None:
         """Looks at some entries, all in turn, so that no lost one stays for nothing."""
-        for _ in range(min(count, len(self._entries))):
+        for _ in range(min(count, len(self._table))):
             try:
                 key = next(self._looked_at)
             except StopIteration:
-                self._looked_at = iter(list(self._entries))
+                self._looked_at = iter(self._table.keys_by_use())
                 key = next(self._looked_at, None)
             self._look_at(key)
 
@@ -883,6 +1005,17 @@ class Cache(Shared):
             CacheFallbackWarning,
             stacklevel=caller_level(),
         )
+
+
+def _pages_of(size: int) -> int:
+    """Also of something empty: it is somewhere, and can be lost."""
+    return max(-(-size // PAGESIZE), 1)
+
+
+def _populate(entry: PurgeableEntry) -> None:
+    """Has a run's pages at once; a slot has its own since it was made."""
+    if not entry.pages[0].is_slot and entry.length > PAGESIZE:
+        entry.pages[0].populate()
 
 
 def _memory_there_is() -> int:
@@ -982,6 +1115,7 @@ def _empty_cache(max_bytes: int | None) -> Cache:
 
 
 _why_not_here = functools.cache(why_not)
+_why_no_slots_here = functools.cache(why_no_slots)
 
 
 def _memoized(cache: Cache, function: Callable[..., Makeable], typed: bool) -> Any:

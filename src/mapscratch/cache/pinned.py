@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+
+from mapscratch._native import PinnedValue
 
 Lent = TypeVar("Lent")
 
@@ -22,7 +22,7 @@ _OF_VALUES = """
 """
 
 
-class Pinned(Generic[Lent]):
+class Pinned(PinnedValue, Generic[Lent]):
     """What `Cache.get` returns: a context manager around the value.
 
     The value stays pinned while it, or anything that was made of it without a copy, lives: at least
@@ -30,26 +30,16 @@ class Pinned(Generic[Lent]):
     AttributeError, where that is what is missing) that says so.
     """
 
-    __slots__ = ("value",)
+    __slots__ = ()
 
-    def __init__(self, value: Lent) -> None:
-        self.value: Lent | None = value
+    if TYPE_CHECKING:
+        value: Lent | None
 
-    def __enter__(self) -> Lent:
-        if self.value is None:
-            raise RuntimeError("this use of the cache is over; ask it again")
-        return self.value
+        def __new__(cls, value: Lent) -> Self:
+            """For one ``with``."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        value, self.value = self.value, None
-        if isinstance(value, memoryview):
-            with suppress(BufferError):  # something was made of it that lives
-                value.release()
+        def __enter__(self) -> Lent:
+            """The value."""
 
     def __bool__(self) -> bool:
         """True: there is a value."""

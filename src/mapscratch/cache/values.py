@@ -67,11 +67,12 @@ def refuse_objects(dtype: np.dtype[Any]) -> None:
         )
 
 
-def seen(buffer: Any, form: Form | None) -> Value:
-    """The value whose bytes a read-only buffer holds; it keeps the buffer alive."""
+def seen(buffer: Any, form: tuple[Any, ...] | None) -> Value:
+    """The value whose bytes a buffer holds, by its `Form`; it keeps the buffer alive."""
     if form is None:
         return memoryview(buffer)
-    return np.ndarray(form.shape, form.dtype, buffer, order=form.order)
+    shape, dtype, order = form
+    return np.ndarray(shape, dtype, buffer, order=order)
 
 
 def another(value: Value) -> Value:

@@ -3,12 +3,12 @@
  * A cache's place on the board of its process, where others can read its figures (libscratch/board.h). Nothing
  * here reads them.
  */
-#include "native.h"
+#include "purgeable_pages.h"
 
 #include "board.h"
 #include "scratch.h"
 
-struct entry {
+struct board_entry {
     PyObject_HEAD
     scratch_slot_number slot;
     _Atomic uint64_t unseen[SCRATCH_SLOT_FIGURES]; /* in place of a slot */
@@ -36,14 +36,14 @@ static PyObject *entry_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
         .kind = owner == Py_None ? SCRATCH_KIND_CACHE : SCRATCH_KIND_REGION,
         .address = (uintptr_t)region.buf,
         .length = (uint64_t)region.len,
-        .owner = owner == Py_None ? 0 : ((struct entry *)owner)->slot,
+        .owner = owner == Py_None ? 0 : ((struct board_entry *)owner)->slot,
         .name = "",
     };
     if (memory != Py_None)
         PyBuffer_Release(&region);
     scratch_fork_prepare(); /* if it fails a child has no board */
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
-    struct entry *entry = (struct entry *)allocate(type, 0);
+    struct board_entry *entry = (struct board_entry *)allocate(type, 0);
     if (entry)
         entry->slot = scratch_board_allot(&description);
     return (PyObject *)entry;
@@ -52,14 +52,14 @@ static PyObject *entry_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
 static void entry_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
-    scratch_board_release(((struct entry *)self)->slot);
+    scratch_board_release(((struct board_entry *)self)->slot);
     release(self);
     Py_DECREF(type);
 }
 
 /* Arguments: the first figures, as many as there are. */
 static PyObject *entry_show(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    struct entry *entry = (struct entry *)self;
+    struct board_entry *entry = (struct board_entry *)self;
     uint64_t values[SCRATCH_SLOT_FIGURES];
     if (count > SCRATCH_SLOT_FIGURES) {
         PyErr_SetString(PyExc_TypeError, "there are not so many figures");
@@ -74,6 +74,12 @@ static PyObject *entry_show(PyObject *self, PyObject *const *arguments, Py_ssize
     for (Py_ssize_t figure = 0; figure < count; figure++)
         atomic_store_explicit(&figures[figure], values[figure], memory_order_relaxed);
     Py_RETURN_NONE;
+}
+
+void native_board_show_first(PyObject *board, uint64_t value) {
+    struct board_entry *entry = (struct board_entry *)board;
+    _Atomic uint64_t *figures = scratch_board_figures(entry->slot, entry->unseen);
+    atomic_store_explicit(figures, value, memory_order_relaxed);
 }
 
 static PyObject *native_turn_off_board(PyObject *module, PyObject *unused) {
@@ -97,7 +103,7 @@ static PyType_Slot entry_slots[] = {
 
 static PyType_Spec entry_spec = {
     .name = "mapscratch._native.BoardEntry",
-    .basicsize = sizeof(struct entry),
+    .basicsize = sizeof(struct board_entry),
     .flags = Py_TPFLAGS_DEFAULT,
     .slots = entry_slots,
 };

@@ -1,35 +1,93 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Purgeable memory for Python: runs of pages of an anonymous mmap.mmap, and what lends them to users.
+ * Pages of anonymous memory that the kernel may take while nobody uses them: runs of small pages, and
+ * slots in huge ones.
  *
- * Which run is used when, and what is given back, is decided in Python (cache.py).
+ * Which are used when, and what is given back, is decided in Python (cache/purgeable.py).
  */
-#include "native.h"
+#include "purgeable_pages.h"
 
-#include <stdbool.h>
 #include <unistd.h>
 
-#include "purgeable.h"
-#include "base.h"
+#include "look.h"
+
+static PyTypeObject *pages_type, *region_type;
+
+PyTypeObject *native_type_of_pages(void) { return pages_type; }
+
+void native_free_instance(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+/* PurgeableRegion */
+
+/* Arguments: a mmap.mmap, its number, and a list for what ends there. */
+static PyObject *region_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    PyObject *memory, *ended;
+    unsigned long long number;
+    (void)keywords; /* a subclass has some */
+    if (!PyArg_ParseTuple(arguments, "OKO!", &memory, &number, &PyList_Type, &ended))
+        return NULL;
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    struct region *region = (struct region *)allocate(type, 0);
+    if (!region)
+        return NULL;
+    if (PyObject_GetBuffer(memory, &region->memory, PyBUF_WRITABLE)) {
+        Py_DECREF(region);
+        return NULL;
+    }
+    region->number = number;
+    region->ended = Py_NewRef(ended);
+    return (PyObject *)region;
+}
+
+static int region_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((struct region *)self)->ended);
+    return 0;
+}
+
+static void region_dealloc(PyObject *self) {
+    struct region *region = (struct region *)self;
+    PyObject_GC_UnTrack(self);
+    if (region->memory.obj)
+        PyBuffer_Release(&region->memory);
+    Py_CLEAR(region->ended);
+    native_free_instance(self);
+}
+
+static PyObject *region_address(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromVoidPtr(((struct region *)self)->memory.buf);
+}
+
+static PyGetSetDef region_attributes[] = {
+    {"address", region_address, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot region_slots[] = {
+    {Py_tp_doc, "An anonymous mapping that pages are cut from; it stays where it is."},
+    {Py_tp_new, region_new},
+    {Py_tp_dealloc, region_dealloc},
+    {Py_tp_traverse, region_traverse},
+    {Py_tp_getset, region_attributes},
+    {0, NULL},
+};
+
+static PyType_Spec region_spec = {
+    .name = "mapscratch._native.PurgeableRegion",
+    .basicsize = sizeof(struct region),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = region_slots,
+};
 
 /* PurgeablePages */
 
-struct pages {
-    PyObject_HEAD
-    Py_buffer region; /* keeps the mapping where it is */
-    struct scratch_purgeable run;
-    Py_ssize_t pins; /* views that live */
-    bool is_released;
-    bool was_used;   /* somebody came back to it */
-    bool is_retired; /* the memory is others' by now */
-};
-
-/*
- * All that is below happens while the interpreter's lock is held and without running any Python code. So
- * no thread, no signal handler and no garbage collection comes between a view's end and the release.
- */
-static uint64_t canary_state;
 static int refused; /* errno of the last release that the kernel refused */
+static uint64_t canary_state;
 
 /* A forked child has a sequence of its own: else it would make pages equal to its parent's, for KSM to merge. */
 static void seed_canaries(void) {
@@ -53,65 +111,128 @@ static uint64_t next_canary(void) {
     return canary_state * 0x2545F4914F6CDD1DULL | 1;
 }
 
-static int release_pages(struct pages *pages, uint64_t canary) {
-    pages->run.canary = canary;
+static struct scratch_purgeable *run_of(struct pages *pages) {
+    return pages->slot ? &pages->slot->pages : &pages->run;
+}
+
+static Py_ssize_t size_of(struct pages *pages) {
+    return (Py_ssize_t)(run_of(pages)->pages * scratch_page_size());
+}
+
+static bool take(struct pages *pages) {
+    return pages->slot ? scratch_huge_slot_pin(pages->slot)
+                       : scratch_purgeable_pin(&pages->run, 0, pages->run.pages);
+}
+
+/* A word a page, if it isn't there yet: a slot needs them when it isn't huge any more. */
+static bool has_room_for_words(struct scratch_purgeable *run) {
+    if (!run->displaced)
+        run->displaced = PyMem_Malloc(run->pages * sizeof *run->displaced);
+    return run->displaced;
+}
+
+static int release_pages(struct pages *pages) {
+    struct scratch_purgeable *run = run_of(pages);
+    bool is_huge = pages->slot && pages->slot->is_huge;
+    if (!is_huge && !has_room_for_words(run))
+        return ENOMEM; /* it stays in use until it is used again */
+    run->canary = next_canary();
     pages->is_released = true;
-    int error = scratch_purgeable_release(&pages->run, pages->was_used);
+    int error = pages->slot ? scratch_huge_slot_release(pages->slot, pages->was_used)
+                            : scratch_purgeable_release(run, pages->was_used);
     if (error) {
         refused = error;
         /* If it isn't whole it stays released, and whoever takes it finds out. */
-        pages->is_released = !scratch_purgeable_pin(&pages->run, 0, pages->run.pages);
+        pages->is_released = !take(pages);
     }
     return error;
 }
 
-static int find_run(struct pages *pages, Py_ssize_t offset, Py_ssize_t count) {
+bool native_pages_pin(struct pages *pages) {
+    if (pages->is_retired)
+        return false;
+    if (pages->is_released && !take(pages)) {
+        pages->is_retired = true;
+        return false;
+    }
+    pages->is_released = false;
+    pages->pins++;
+    return true;
+}
+
+void native_pages_unpin(struct pages *pages) {
+    if (--pages->pins == 0 && !pages->is_retired)
+        release_pages(pages);
+}
+
+static int find_run(struct pages *pages, Py_ssize_t offset, Py_ssize_t count, int is_slot) {
     Py_ssize_t page_size = (Py_ssize_t)scratch_page_size();
-    if (offset < 0 || offset % page_size || count < 1 || offset > pages->region.len ||
-        count > (pages->region.len - offset) / page_size) {
+    const Py_buffer *memory = &pages->region->memory;
+    if (offset < 0 || offset % page_size || count < 1 || offset > memory->len ||
+        count > (memory->len - offset) / page_size) {
         PyErr_SetString(PyExc_ValueError, "these pages are not in the region");
         return -1;
     }
-    pages->run.address = (unsigned char *)pages->region.buf + offset;
-    pages->run.pages = (size_t)count;
-    pages->run.displaced = PyMem_Malloc((size_t)count * sizeof *pages->run.displaced);
-    if (!pages->run.displaced) {
+    unsigned char *address = (unsigned char *)memory->buf + offset;
+    if (is_slot && ((uintptr_t)address % SCRATCH_HUGE_BYTES || count * page_size != SCRATCH_HUGE_BYTES)) {
+        PyErr_SetString(PyExc_ValueError, "these pages are no slot of a huge page");
+        return -1;
+    }
+    if (is_slot && !(pages->slot = PyMem_Calloc(1, sizeof *pages->slot))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    struct scratch_purgeable *run = run_of(pages);
+    run->address = address;
+    run->pages = (size_t)count;
+    run->displaced = count == 1 ? &pages->displaced : NULL;
+    if (!is_slot && !has_room_for_words(run)) {
         PyErr_NoMemory();
         return -1;
     }
     return 0;
 }
 
+/* Arguments: the region, where in it, how many pages, and whether it is to be a slot. */
 static PyObject *pages_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     PyObject *region;
     Py_ssize_t offset, count;
+    int is_slot = 0;
     if (keywords && PyDict_Size(keywords)) {
         PyErr_SetString(PyExc_TypeError, "PurgeablePages takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(arguments, "Onn", &region, &offset, &count))
+    if (!PyArg_ParseTuple(arguments, "O!nn|p", region_type, &region, &offset, &count, &is_slot))
         return NULL;
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     struct pages *pages = (struct pages *)allocate(type, 0);
-    if (pages && (PyObject_GetBuffer(region, &pages->region, PyBUF_WRITABLE) ||
-                  find_run(pages, offset, count)))
+    if (!pages)
+        return NULL;
+    pages->region = (struct region *)Py_NewRef(region);
+    if (find_run(pages, offset, count, is_slot))
         Py_CLEAR(pages);
     return (PyObject *)pages;
 }
 
-static void free_instance(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
-}
-
 static void pages_dealloc(PyObject *self) {
     struct pages *pages = (struct pages *)self;
-    PyMem_Free(pages->run.displaced);
-    if (pages->region.obj)
-        PyBuffer_Release(&pages->region);
-    free_instance(self);
+    struct scratch_purgeable *run = run_of(pages);
+    if (run->displaced != &pages->displaced)
+        PyMem_Free(run->displaced);
+    PyMem_Free(pages->slot);
+    PyMem_Free(pages->tenants);
+    Py_XDECREF((PyObject *)pages->region);
+    native_free_instance(self);
+}
+
+/* Has all its pages at once, which costs less than a page fault each; of a slot in a huge page, if there is one. */
+static PyObject *pages_populate(PyObject *self, PyObject *Py_UNUSED(nothing)) {
+    struct pages *pages = (struct pages *)self;
+    if (pages->slot)
+        scratch_huge_slot_populate(pages->slot);
+    else
+        scratch_purgeable_populate(&pages->run);
+    return PyBool_FromLong(pages->slot && pages->slot->is_huge);
 }
 
 static PyObject *pages_release(PyObject *self, PyObject *Py_UNUSED(nothing)) {
@@ -120,28 +241,28 @@ static PyObject *pages_release(PyObject *self, PyObject *Py_UNUSED(nothing)) {
         PyErr_SetString(PyExc_RuntimeError, "these pages are in use, or released already");
         return NULL;
     }
-    return PyLong_FromLong(release_pages(pages, next_canary()));
+    return PyLong_FromLong(release_pages(pages));
 }
 
 /* In parts only for tests, which drop pages in between. */
 static PyObject *pages_pin(PyObject *self, PyObject *arguments) {
     struct pages *pages = (struct pages *)self;
-    Py_ssize_t first = 0, end = (Py_ssize_t)pages->run.pages;
+    Py_ssize_t count = (Py_ssize_t)run_of(pages)->pages, first = 0, end = count;
     if (!PyArg_ParseTuple(arguments, "|nn", &first, &end))
         return NULL;
     if (!pages->is_released) {
         PyErr_SetString(PyExc_RuntimeError, "these pages are not released");
         return NULL;
     }
-    if (first < 0 || first >= end || end > (Py_ssize_t)pages->run.pages) {
+    if (first < 0 || first >= end || end > count || (pages->slot && end - first < count)) {
         PyErr_SetString(PyExc_ValueError, "there are no such pages");
         return NULL;
     }
-    if (!scratch_purgeable_pin(&pages->run, (size_t)first, (size_t)end))
-        Py_RETURN_FALSE;
-    if (end == (Py_ssize_t)pages->run.pages)
+    bool is_there = pages->slot ? take(pages)
+                                : scratch_purgeable_pin(&pages->run, (size_t)first, (size_t)end);
+    if (is_there && end == count)
         pages->is_released = false;
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(is_there);
 }
 
 static PyObject *pages_retire(PyObject *self, PyObject *Py_UNUSED(nothing)) {
@@ -150,27 +271,68 @@ static PyObject *pages_retire(PyObject *self, PyObject *Py_UNUSED(nothing)) {
 }
 
 static PyObject *pages_is_whole(PyObject *self, PyObject *Py_UNUSED(nothing)) {
-    return PyBool_FromLong(scratch_purgeable_is_whole(&((struct pages *)self)->run));
+    struct pages *pages = (struct pages *)self;
+    return PyBool_FromLong(pages->slot ? scratch_huge_slot_is_whole(pages->slot)
+                                       : scratch_purgeable_is_whole(&pages->run));
+}
+
+static PyObject *pages_tenants(PyObject *self, void *Py_UNUSED(closure)) {
+    struct pages *pages = (struct pages *)self;
+    PyObject *tenants = PyList_New(0);
+    for (uint32_t number = 0; tenants && number < pages->tenant_count; number++) {
+        if (PyList_Append(tenants, (PyObject *)pages->tenants[number]))
+            Py_CLEAR(tenants);
+    }
+    return tenants;
 }
 
 static PyObject *pages_address(PyObject *self, void *Py_UNUSED(closure)) {
-    return PyLong_FromVoidPtr(((struct pages *)self)->run.address);
+    return PyLong_FromVoidPtr(run_of((struct pages *)self)->address);
 }
 
-static PyObject *pages_is_released(PyObject *self, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(((struct pages *)self)->is_released);
+static PyObject *pages_offset(PyObject *self, void *Py_UNUSED(closure)) {
+    struct pages *pages = (struct pages *)self;
+    return PyLong_FromSsize_t(run_of(pages)->address - (unsigned char *)pages->region->memory.buf);
 }
 
-static PyObject *pages_is_retired(PyObject *self, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(((struct pages *)self)->is_retired);
+static PyObject *pages_size(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromSsize_t(size_of((struct pages *)self));
+}
+
+static PyObject *pages_region(PyObject *self, void *Py_UNUSED(closure)) {
+    return Py_NewRef((PyObject *)((struct pages *)self)->region);
 }
 
 static PyObject *pages_pins(PyObject *self, void *Py_UNUSED(closure)) {
-    return PyLong_FromSsize_t(((struct pages *)self)->pins);
+    return PyLong_FromUnsignedLong(((struct pages *)self)->pins);
 }
 
-static PyObject *pages_was_used(PyObject *self, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(((struct pages *)self)->was_used);
+static PyObject *pages_entries(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(((struct pages *)self)->entries);
+}
+
+/* `flag` of pages, as an attribute. */
+#define ATTRIBUTE_OF_FLAG(flag)                                                                    \
+    static PyObject *pages_##flag(PyObject *self, void *Py_UNUSED(closure)) {                      \
+        return PyBool_FromLong(((struct pages *)self)->flag);                                      \
+    }
+ATTRIBUTE_OF_FLAG(is_released)
+ATTRIBUTE_OF_FLAG(is_retired)
+ATTRIBUTE_OF_FLAG(was_used)
+
+/* In use because it was used lately, and for nothing else. */
+static PyObject *pages_is_only_recent(PyObject *self, void *Py_UNUSED(closure)) {
+    struct pages *pages = (struct pages *)self;
+    return PyBool_FromLong(pages->recent_in && pages->pins == 1);
+}
+
+static PyObject *pages_is_slot(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(((struct pages *)self)->slot != NULL);
+}
+
+static PyObject *pages_is_huge(PyObject *self, void *Py_UNUSED(closure)) {
+    struct pages *pages = (struct pages *)self;
+    return PyBool_FromLong(pages->slot && pages->slot->is_huge);
 }
 
 static int pages_set_was_used(PyObject *self, PyObject *value, void *Py_UNUSED(closure)) {
@@ -186,14 +348,23 @@ static int pages_set_was_used(PyObject *self, PyObject *value, void *Py_UNUSED(c
 
 static PyGetSetDef pages_attributes[] = {
     {"address", pages_address, NULL, NULL, NULL},
-    {"pins", pages_pins, NULL, NULL, NULL},
+    {"entries", pages_entries, NULL, NULL, NULL},
+    {"is_huge", pages_is_huge, NULL, NULL, NULL},
+    {"is_only_recent", pages_is_only_recent, NULL, NULL, NULL},
     {"is_released", pages_is_released, NULL, NULL, NULL},
     {"is_retired", pages_is_retired, NULL, NULL, NULL},
+    {"is_slot", pages_is_slot, NULL, NULL, NULL},
+    {"offset", pages_offset, NULL, NULL, NULL},
+    {"pins", pages_pins, NULL, NULL, NULL},
+    {"region", pages_region, NULL, NULL, NULL},
+    {"size", pages_size, NULL, NULL, NULL},
+    {"tenants", pages_tenants, NULL, NULL, NULL},
     {"was_used", pages_was_used, pages_set_was_used, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef pages_methods[] = {
+    {"populate", pages_populate, METH_NOARGS, NULL},
     {"release", pages_release, METH_NOARGS, NULL},
     {"pin", pages_pin, METH_VARARGS, NULL},
     {"retire", pages_retire, METH_NOARGS, NULL},
@@ -213,90 +384,8 @@ static PyType_Slot pages_slots[] = {
 static PyType_Spec pages_spec = {
     .name = "mapscratch._native.PurgeablePages",
     .basicsize = sizeof(struct pages),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT,
     .slots = pages_slots,
-};
-
-/*
- * PurgeableView: lives as long as anything that was made of its buffer without a copy. It takes the pages
- * back when it begins, and the last one of some pages releases them when it ends.
- */
-
-struct view {
-    PyObject_HEAD
-    PyObject *pages;
-    void *bytes;
-    Py_ssize_t length;
-    int is_writable;
-};
-
-static PyTypeObject *pages_type;
-
-static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    PyObject *object;
-    Py_ssize_t offset, length;
-    int is_writable;
-    if (keywords && PyDict_Size(keywords)) {
-        PyErr_SetString(PyExc_TypeError, "PurgeableView takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(arguments, "O!nnp", pages_type, &object, &offset, &length,
-                          &is_writable))
-        return NULL;
-    struct pages *pages = (struct pages *)object;
-    Py_ssize_t size = (Py_ssize_t)(pages->run.pages * scratch_page_size());
-    if (offset < 0 || length < 0 || offset > size || length > size - offset) {
-        PyErr_SetString(PyExc_ValueError, "these bytes are not in the pages");
-        return NULL;
-    }
-    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
-    struct view *view = (struct view *)allocate(type, 0);
-    if (!view)
-        return NULL;
-    /* The allocation may have collected garbage, and so released the pages just now. */
-    bool is_lost = pages->is_retired ||
-                   (pages->is_released && !scratch_purgeable_pin(&pages->run, 0, pages->run.pages));
-    if (is_lost) {
-        Py_DECREF(view);
-        PyErr_SetString(PyExc_LookupError, "the kernel has taken these pages");
-        return NULL;
-    }
-    pages->is_released = false;
-    pages->pins++;
-    view->pages = Py_NewRef(object);
-    view->bytes = pages->run.address + offset;
-    view->length = length;
-    view->is_writable = is_writable;
-    return (PyObject *)view;
-}
-
-static void view_dealloc(PyObject *self) {
-    struct view *view = (struct view *)self;
-    struct pages *pages = (struct pages *)view->pages;
-    if (pages && --pages->pins == 0 && !pages->is_retired)
-        release_pages(pages, next_canary());
-    Py_CLEAR(view->pages);
-    free_instance(self);
-}
-
-static int view_buffer(PyObject *self, Py_buffer *buffer, int flags) {
-    struct view *view = (struct view *)self;
-    return PyBuffer_FillInfo(buffer, self, view->bytes, view->length, !view->is_writable, flags);
-}
-
-static PyType_Slot view_slots[] = {
-    {Py_tp_doc, "A buffer of pages that are in use."},
-    {Py_tp_new, view_new},
-    {Py_tp_dealloc, view_dealloc},
-    {Py_bf_getbuffer, view_buffer},
-    {0, NULL},
-};
-
-static PyType_Spec view_spec = {
-    .name = "mapscratch._native.PurgeableView",
-    .basicsize = sizeof(struct view),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = view_slots,
 };
 
 static PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
@@ -305,19 +394,26 @@ static PyObject *native_purgeable_refused(PyObject *Py_UNUSED(module), PyObject 
     return PyLong_FromLong(error);
 }
 
+static PyObject *native_why_not_huge(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    const char *why = scratch_why_no_look();
+    if (!why)
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(why);
+}
+
 int native_add_purgeable(PyObject *module) {
+    /* The types stay, for the life of the process, as the module does. */
+    region_type = (PyTypeObject *)PyType_FromSpec(&region_spec);
     pages_type = (PyTypeObject *)PyType_FromSpec(&pages_spec);
-    PyObject *view_type = PyType_FromSpec(&view_spec);
-    int status = !pages_type || !view_type ||
-                         PyModule_AddObjectRef(module, "PurgeablePages", (PyObject *)pages_type) ||
-                         PyModule_AddObjectRef(module, "PurgeableView", view_type)
-                     ? -1
-                     : 0;
-    Py_XDECREF(view_type);
-    return status; /* pages_type stays, for the life of the process, as the module does */
+    if (!region_type || !pages_type ||
+        PyModule_AddObjectRef(module, "PurgeableRegion", (PyObject *)region_type) ||
+        PyModule_AddObjectRef(module, "PurgeablePages", (PyObject *)pages_type))
+        return -1;
+    return native_add_purgeable_entry(module) || native_add_purgeable_table(module) ? -1 : 0;
 }
 
 PyMethodDef native_purgeable_functions[] = {
     {"purgeable_refused", native_purgeable_refused, METH_NOARGS, NULL},
+    {"why_not_huge", native_why_not_huge, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

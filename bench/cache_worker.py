@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """One cache of `cache.py`, in a process of its own: it does what it reads, and answers in JSON.
 
-Arguments: the way (`ours`, `decode`, or `lru-N` with N entries), the codec, how many chunks.
+Arguments: the way (`ours`, `decode`, or with N entries `lru-N`, `tinylfu-N`, or cachetools' `lfu-N`),
+the codec, how many chunks.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import lzma
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
+import cachetools
 import numpy as np
 
 import mapscratch
@@ -51,15 +55,7 @@ def way(name: str, codec: str) -> tuple[Callable[[int], Any], Callable[[], dict[
 
         def facts() -> dict[str, int]:
             stats = cache.stats()
-            return {
-                "held": stats.bytes_held,
-                "hits": stats.hits,
-                "made": stats.made,
-                "lost": stats.lost,
-                "evicted": stats.evicted,
-                "split": stats.bytes_split,
-                "wasted": stats.bytes_wasted,
-            }
+            return {"held": stats.bytes_held, "hits": stats.hits, "made": stats.made}
 
         def decode_there(key: int) -> Any:
             return decode(codec, key, cache.empty(ITEMS, "f4"))
@@ -68,8 +64,87 @@ def way(name: str, codec: str) -> tuple[Callable[[int], Any], Callable[[], dict[
     decode_here = functools.partial(decode, codec)
     if name == "decode":
         return decode_here, dict
-    kept = functools.lru_cache(int(name.removeprefix("lru-")))(decode_here)
-    return kept, lambda: {"hits": kept.cache_info().hits, "made": kept.cache_info().misses}
+    kind, _, size = name.partition("-")
+    if kind == "lru":
+        kept = functools.lru_cache(int(size))(decode_here)
+        return kept, lambda: {"hits": kept.cache_info().hits, "made": kept.cache_info().misses}
+    policy = TinyLFU(int(size)) if kind == "tinylfu" else cachetools.LFUCache(int(size))
+    return counted(policy, decode_here)
+
+
+def counted(
+    policy: MutableMapping[int, Any], make: Callable[[int], Any]
+) -> tuple[Callable[[int], Any], Callable[[], dict[str, int]]]:
+    """A cache by some policy, and its hits."""
+    counts = {"hits": 0, "made": 0}
+
+    def get(key: int) -> Any:
+        try:
+            value = policy[key]
+            counts["hits"] += 1
+        except KeyError:
+            counts["made"] += 1
+            value = policy[key] = make(key)
+        return value
+
+    return get, lambda: counts
+
+
+class TinyLFU(MutableMapping[int, Any]):
+    """W-TinyLFU (Einziger and others, 2017), with exact counts in place of a sketch.
+
+    New ones go through a window of 1 %. What leaves it takes the place of what was used least
+    lately in the probation part of the rest only if it was asked for more often. All counts are
+    halved each ten times as many uses as there are entries.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._window_size = max(1, size // 100)
+        self._main_size = size - self._window_size
+        self._protected_size = int(self._main_size * 0.8)
+        self._window: OrderedDict[int, Any] = OrderedDict()
+        self._probation: OrderedDict[int, Any] = OrderedDict()
+        self._protected: OrderedDict[int, Any] = OrderedDict()
+        self._counts: Counter[int] = Counter()
+        self._uses = 0
+
+    def __getitem__(self, key: int) -> Any:
+        self._uses += 1
+        self._counts[key] = min(self._counts[key] + 1, 15)
+        if self._uses % (10 * (self._window_size + self._main_size)) == 0:
+            self._counts = Counter({key: count // 2 for key, count in self._counts.items()})
+        for part in (self._window, self._protected):
+            if key in part:
+                part.move_to_end(key)
+                return part[key]
+        value = self._protected[key] = self._probation.pop(key)
+        if len(self._protected) > self._protected_size:
+            oldest, kept = self._protected.popitem(last=False)
+            self._probation[oldest] = kept
+        return value
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        self._window[key] = value
+        if len(self._window) <= self._window_size:
+            return
+        candidate, kept = self._window.popitem(last=False)
+        if len(self._probation) + len(self._protected) >= self._main_size:
+            part = self._probation or self._protected
+            victim = next(iter(part))
+            if self._counts[candidate] <= self._counts[victim]:
+                return
+            del part[victim]
+        self._probation[candidate] = kept
+
+    def __delitem__(self, key: int) -> None:
+        for part in (self._window, self._probation, self._protected):
+            part.pop(key, None)
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.chain(self._window, self._probation, self._protected)
+
+    def __len__(self) -> int:
+        return len(self._window) + len(self._probation) + len(self._protected)
 
 
 def keys_of(seed: int, uses: int, chunks: int) -> list[int]:

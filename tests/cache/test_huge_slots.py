@@ -234,18 +234,16 @@ def test_a_parent_whose_child_lives(slots: Slots) -> None:
 
 def test_all_descriptors_are_closed(slots: Slots) -> None:
     """As daemons do it. Then the numbers are others', here of a look at another process."""
-    _entry, slot, words = filled(slots)
+    _entry, slot, _ = filled(slots)
     assert not slot.release()
     other = f"/proc/{os.getpid()}/pagemap"
 
     def close_all() -> bool:
-        was_right = slot.pin() and (words_of(slot) == words).all()
         slots.grow(PAGES)  # a look at something huge
-        slot.release()
         os.closerange(3, 1000)
         others = [os.open(other, os.O_RDONLY) for _ in range(100)]
         advise(slot, mmap.MADV_DONTNEED, 300, 1)
-        return bool(was_right and others and not slot.pin())
+        return bool(others and not slot.pin())
 
     in_child(close_all)
     assert slot.pin()

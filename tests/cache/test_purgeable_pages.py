@@ -175,6 +175,19 @@ def test_a_run_ends_with_its_last_entry() -> None:
     assert memory.cut(2).address == run.address
 
 
+def test_a_retired_run_is_left_alone() -> None:
+    """Its memory may be another's by now: the end of a view puts no canary there."""
+    run, words = filled_run()
+    place = PurgeableEntry((run,), 0, run.size)
+    view = place.lease()
+    run.retire()
+    del view
+    np.testing.assert_array_equal(words_of(run), words)
+    assert not run.is_released
+    with pytest.raises(LookupError):
+        place.lease()
+
+
 def test_several_entries_in_one_place() -> None:
     memory = Runs()
     run = memory.cut(1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One cache of `cache.py`, in a process of its own: it does what it reads, and answers in JSON.
 
-Arguments: the way (`ours`, `decode`, or with N entries `lru-N`, `tinylfu-N`, or cachetools' `lfu-N`),
+Arguments: the way (`ours`, `decode`, or with N entries `lru-N`, `tinylfu-N`, cachetools' `lfu-N`),
 the codec, how many chunks.
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -20,6 +21,8 @@ import numpy as np
 
 from mapscratch.cache import Cache
 from mapscratch.cache.values import Array
+
+_Key = tuple[object, tuple[tuple[int, int], ...]]  # whose, and a chunk's bounds along each axis
 
 
 class Chunked(Protocol):
@@ -150,21 +153,22 @@ class CachedArray:
             raise AttributeError(f"a CachedArray has no {name!r}{more}", name=name, obj=self)
 
     def __getitem__(self, selection: Any) -> Any:
-        plain = _plain(selection, self.shape)
-        if plain is None or self.dtype.hasobject:
+        # To ask zarr for these takes longer than a chunk that is there.
+        shape, chunks, dtype = self.shape, self.chunks, self.dtype
+        plain = _plain(selection, shape)
+        if plain is None or dtype.hasobject:
             return self.array[selection]
         lengths = [
-            len(range(*each.indices(length)))
-            for each, length in zip(plain, self.shape, strict=True)
+            len(range(*each.indices(length))) for each, length in zip(plain, shape, strict=True)
         ]
-        result = np.empty(lengths, self.dtype)
-        for place in product(*self._parts(plain)):
-            there = tuple(part.there for part in place)
-            here = tuple(part.here for part in place)
-            with self._chunk(tuple(part.chunk for part in place)) as chunk:
-                result[there] = chunk[here]
+        result = np.empty(lengths, dtype)
+        for place in product(*_parts_of(plain, shape, chunks)):
+            key = self._key(tuple(part.chunk for part in place), shape, chunks)
+            with self.cache.get(key, partial(self._read, key)) as chunk:
+                there = tuple(part.there for part in place)
+                result[there] = chunk[tuple(part.here for part in place)]
         taken = selection if isinstance(selection, tuple) else (selection,)
-        return result[_integers_of(taken, self.ndim)]
+        return result[_integers_of(taken, len(shape))]
 
     def __setitem__(self, selection: Any, value: Any) -> None:
         """Writes to the array, and gives up the chunks that it has changed."""
@@ -183,37 +187,29 @@ class CachedArray:
         Raises:
             IndexError: it is out of the array's bounds.
         """
-        plain = _plain(_forward(selection), self.shape)
+        shape, chunks = self.shape, self.chunks
+        plain = _plain(_forward(selection), shape)
         if selection is Ellipsis or plain is None:
             self.drop()
             return
-        for place in product(*self._parts(plain)):
-            self.cache.drop(self._key(tuple(part.chunk for part in place)))
+        for place in product(*_parts_of(plain, shape, chunks)):
+            self.cache.drop(self._key(tuple(part.chunk for part in place), shape, chunks))
 
     def drop(self) -> None:
         """Gives up its chunks: what is asked next is read anew. The same as `invalidate` of all."""
         old, self._name = self._name, object()  # what is just being read is of the old
         self.cache._drop_all_of(old)
 
-    def _parts(self, plain: list[slice]) -> list[Iterator[_Part]]:
-        """Of each axis the parts that slices meet."""
-        return [
-            _parts(range(*each.indices(length)), chunk)
-            for each, length, chunk in zip(plain, self.shape, self.chunks, strict=True)
-        ]
-
-    def _key(self, place: tuple[int, ...]) -> tuple[object, tuple[tuple[int, int], ...]]:
+    def _key(self, place: tuple[int, ...], shape: tuple[int, ...], chunks: tuple[int, ...]) -> _Key:
         # Where it ends is a part of its key: an array that grows has another last chunk.
         bounds = tuple(
             (number * length, min((number + 1) * length, whole))
-            for number, length, whole in zip(place, self.chunks, self.shape, strict=True)
+            for number, length, whole in zip(place, chunks, shape, strict=True)
         )
         return self._name, bounds
 
-    def _chunk(self, place: tuple[int, ...]) -> Any:
-        key = self._key(place)
-        where = tuple(slice(*bound) for bound in key[1])
-        return self.cache.get(key, lambda: np.asarray(self.array[where]))
+    def _read(self, key: _Key) -> Any:
+        return np.asarray(self.array[tuple(slice(*bound) for bound in key[1])])
 
 
 def _refuse_others(array: object) -> None:
@@ -310,6 +306,16 @@ def _integers_of(taken: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     at = next((place for place, each in enumerate(taken) if each is Ellipsis), len(taken))
     kept[at : at + 1] = [slice(None)] * (ndim - len(taken) + (at < len(taken)))
     return tuple(kept)
+
+
+def _parts_of(
+    plain: list[slice], shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> list[Iterator[_Part]]:
+    """Of each axis the parts that slices meet."""
+    return [
+        _parts(range(*each.indices(length)), chunk)
+        for each, length, chunk in zip(plain, shape, chunks, strict=True)
+    ]
 
 
 def _parts(items: range, length: int) -> Iterator[_Part]:

@@ -185,17 +185,17 @@ def resident() -> int:
 
 
 def array(results: Results) -> None:
-    """Rows of an array in four chunks that are in the cache, against the same of an array."""
+    """An array in four chunks that are in the cache, read but for some rows; NumPy's copy of it."""
     values = np.arange(4 << 18, dtype="f4").reshape(1024, 1024)
     store = zarr.create_array(
-        store=zarr.storage.MemoryStore(), shape=values.shape, chunks=(512, 512), dtype="f4"
+        store=zarr.storage.MemoryStore(), shape=values.shape, chunks=(256, 1024), dtype="f4"
     )
     store[:] = values
     cached = mapscratch.zarr.CachedArray(store, mapscratch.Cache())
     assert (cached[:, :] == values).all()
     ways: dict[str, Callable[[int], Any]] = {
-        "NumPy": lambda key: values[key : 1024 - key, key : 1024 - key].copy(),
-        "ours": lambda key: cached[key : 1024 - key, key : 1024 - key],
+        "NumPy": lambda key: values[key:, :].copy(),
+        "ours": lambda key: cached[key:, :],
     }
     keys = [*range(1, 100)]
     figures = in_turns(

@@ -268,21 +268,21 @@ ROWS = (
         "a neighbour in the same group wants half of the memory, all held by the cache: has it "
         "after",
         "",
-        Shown("cache.neighbour", " s", at_most=1),
+        Shown("cache.neighbour", " s", at_most=0.2),
     ),
     _row(
         "a hit on 4 KiB, more than a dict in the order of use: any; by Zipf's law; just used",
         "",
-        Shown("cache.hit_4kib_any", " µs", at_most=10),
-        Shown("cache.hit_4kib_zipf", " µs", at_most=10),
-        Shown("cache.hit_4kib_recent", " µs", at_most=10),
+        Shown("cache.hit_4kib_any", " µs", at_most=2),
+        Shown("cache.hit_4kib_zipf", " µs", at_most=2),
+        Shown("cache.hit_4kib_recent", " µs", at_most=2),
     ),
     _row(
         "a hit on 1 MiB and its sum, against the same with a dict: any; by Zipf's law; just used",
         "",
-        Shown("cache.hit_1mib_any", at_most=1.5),
-        Shown("cache.hit_1mib_zipf", at_most=1.5),
-        Shown("cache.hit_1mib_recent", at_most=1.5),
+        Shown("cache.hit_1mib_any", at_most=1.1),
+        Shown("cache.hit_1mib_zipf", at_most=1.1),
+        Shown("cache.hit_1mib_recent", at_most=1.1),
     ),
     _row(
         "ld.so, for one fixup: relative; symbolic, 7 or 64 objects searched in vain",

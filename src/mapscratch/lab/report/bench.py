@@ -36,10 +36,15 @@ _CACHE = {
     "deflate_decode lzma_decode": "chunks to decode, twice the memory, as fast as decoding each "
     "time: deflate; lzma",
     "deflate_best lzma_best": "the same, as fast as the best size of an lru_cache: deflate; lzma",
+    "deflate_best_processor lzma_best_processor": "the same by processor time",
     "hit_4kib_any hit_4kib_zipf hit_4kib_recent": "a hit on 4 KiB, µs more than a dict's: any; by "
     "Zipf's law; just used",
     "hit_1mib_any hit_1mib_zipf hit_1mib_recent": "a hit on 1 MiB and its sum, times a dict's: "
     "any; by Zipf's law; just used",
+    "hit_1mib_any_alone hit_1mib_zipf_alone hit_1mib_recent_alone": "the hit alone, µs more than a "
+    "dict's",
+    "entry_4096 entry_64": "bytes that an entry of 4 KiB takes beside its own; one of 64",
+    "array": "a CachedArray's 4 chunks of 1 MiB, times NumPy's copy",
     "neighbour": "seconds until a neighbour has half of the memory that the cache held",
 }
 

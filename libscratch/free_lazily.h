@@ -12,13 +12,18 @@
 #define SCRATCH_FREE_LAZILY_H
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 /* Returns 0, or an errno value: EINVAL where the memory is locked or the kernel has no MADV_FREE. */
 static inline int scratch_free_lazily(void *address, size_t length) {
     return madvise(address, length, MADV_FREE) ? errno : 0;
 }
+
+/* Several at once, which costs less. False: where the kernel can't (before Linux 6.15), or one failed. */
+bool scratch_free_all_lazily(const struct iovec *places, size_t count);
 
 /* On the pager's thread: the same from the next `scratch_drain_frees` on, by reclaim on any processor. */
 void scratch_free_by_batch(void *address, size_t length);

@@ -25,15 +25,27 @@ void scratch_huge_slot_populate(struct scratch_huge_slot *slot) {
     slot->is_huge = stays_as_it_is && scratch_is_mapped_huge(address);
 }
 
+void scratch_huge_slot_put_canaries(struct scratch_huge_slot *slot) {
+    if (!slot->is_huge) {
+        scratch_purgeable_put_canaries(&slot->pages);
+        return;
+    }
+    slot->displaced = scratch_word_load(slot->pages.address);
+    scratch_word_store(slot->pages.address, slot->pages.canary);
+}
+
+void scratch_huge_slot_make_young(const struct scratch_huge_slot *slot) {
+    if (slot->is_huge)
+        scratch_word_load(slot->pages.address);
+    else
+        scratch_purgeable_make_young(&slot->pages);
+}
+
 int scratch_huge_slot_release(struct scratch_huge_slot *slot, bool was_used) {
-    if (!slot->is_huge)
-        return scratch_purgeable_release(&slot->pages, was_used);
-    unsigned char *address = slot->pages.address;
-    slot->displaced = scratch_word_load(address);
-    scratch_word_store(address, slot->pages.canary);
-    int error = scratch_free_lazily(address, SCRATCH_HUGE_BYTES);
+    scratch_huge_slot_put_canaries(slot);
+    int error = scratch_free_lazily(slot->pages.address, SCRATCH_HUGE_BYTES);
     if (!error && was_used)
-        scratch_word_load(address); /* young: see purgeable.c */
+        scratch_huge_slot_make_young(slot);
     return error;
 }
 

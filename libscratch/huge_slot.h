@@ -38,6 +38,8 @@ void scratch_huge_slot_populate(struct scratch_huge_slot *slot);
 
 /* As of purgeable.h. Releasing a slot that isn't huge takes `pages.displaced`. */
 int scratch_huge_slot_release(struct scratch_huge_slot *slot, bool was_used);
+void scratch_huge_slot_put_canaries(struct scratch_huge_slot *slot);
+void scratch_huge_slot_make_young(const struct scratch_huge_slot *slot);
 bool scratch_huge_slot_pin(struct scratch_huge_slot *slot);
 bool scratch_huge_slot_is_whole(const struct scratch_huge_slot *slot);
 

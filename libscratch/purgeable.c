@@ -23,7 +23,7 @@ static uint64_t canary_of(const struct scratch_purgeable *run, size_t page) {
  * MADV_FREE makes pages old, and doesn't move them behind others that were freed later. A load makes
  * them young without making them dirty, and reclaim passes once over what is young.
  */
-static void make_young(const struct scratch_purgeable *run) {
+void scratch_purgeable_make_young(const struct scratch_purgeable *run) {
     for (size_t page = 0; page < run->pages; page++)
         scratch_word_load(page_at(run, page));
 }
@@ -33,14 +33,18 @@ void scratch_purgeable_populate(const struct scratch_purgeable *run) {
     madvise(run->address, run->pages * scratch_page_size(), MADV_POPULATE_WRITE);
 }
 
-int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used) {
+void scratch_purgeable_put_canaries(const struct scratch_purgeable *run) {
     for (size_t page = 0; page < run->pages; page++) {
         run->displaced[page] = scratch_word_load(page_at(run, page));
         scratch_word_store(page_at(run, page), canary_of(run, page));
     }
+}
+
+int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used) {
+    scratch_purgeable_put_canaries(run);
     int error = scratch_free_lazily(run->address, run->pages * scratch_page_size());
     if (!error && was_used)
-        make_young(run);
+        scratch_purgeable_make_young(run);
     return error;
 }
 

@@ -36,6 +36,10 @@ void scratch_purgeable_populate(const struct scratch_purgeable *run);
  */
 int scratch_purgeable_release(const struct scratch_purgeable *run, bool was_used);
 
+/* The steps of that, for whoever frees several at once: the canaries first, then scratch_free_lazily. */
+void scratch_purgeable_put_canaries(const struct scratch_purgeable *run);
+void scratch_purgeable_make_young(const struct scratch_purgeable *run);
+
 /*
  * Takes pages `first` to `end` back, all of them for a run to be used. False: some page was dropped and
  * the run is lost; then its memory holds nothing that anybody could want.

@@ -118,6 +118,16 @@ struct page_region {
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+/* ecb8ac8b1f14 ("mm/madvise: introduce process_madvise() syscall", in v5.10) */
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+
+/* f08d0c3a7111 ("pidfd: add PIDFD_SELF* sentinels to refer to own thread/process", in v6.14) */
+#ifndef PIDFD_SELF_PROCESS
+#define PIDFD_SELF_PROCESS (-10001)
+#endif
+
 /* The older ones that the C library's headers may still lack. */
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21 /* 1a4e58cce84e ("mm: introduce MADV_PAGEOUT", in v5.4) */

@@ -16,7 +16,7 @@ import pytest
 from support.patience import patient
 from support.purgeable import drain, memory_of, reclaim
 
-from mapscratch._native import PurgeableEntry, PurgeablePages, why_not_huge
+from mapscratch._native import PurgeableEntry, PurgeablePages, purgeable_refused, why_not_huge
 from mapscratch.cache.slots import SLOT, Slots
 from mapscratch.proc import range_memory
 
@@ -257,6 +257,7 @@ def test_memory_that_is_locked(slots: Slots) -> None:
         pytest.skip("it may not be locked")
     assert slot.release()
     assert not slot.is_released
+    assert purgeable_refused()
     assert not libc.munlock(pointer, slot.size)
     np.testing.assert_array_equal(words_of(slot), words)
 

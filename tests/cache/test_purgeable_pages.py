@@ -17,7 +17,7 @@ import pytest
 from support.patience import patient
 from support.purgeable import drop_page, lease, let_go, memory_of, reclaim, take_back
 
-from mapscratch import _native
+from mapscratch import Cache, _native
 from mapscratch._native import PurgeableEntry, PurgeablePages
 from mapscratch.cache.purgeable import Region, Runs
 
@@ -251,6 +251,26 @@ def test_the_kernel_refuses() -> None:
     assert _native.purgeable_refused() == 0
     assert not libc.munlock(pointer, run.size)
     np.testing.assert_array_equal(words_of(run), words)
+
+
+def test_several_are_released_at_once() -> None:
+    """What was used lately is; where one of them can't be, the others are."""
+    cache = Cache()
+    values = {key: np.full(5 * PAGESIZE, key + 1, "u1") for key in range(40)}
+    cache.update(values)
+    entries = cache._table.all()
+    locked = entries[7].pages[0]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlock(ctypes.c_void_p(locked.address), locked.size):
+        pytest.skip("it may not be locked")
+    cache._table.release_recent()
+    assert [entry.pages[0].is_released for entry in entries] == [
+        number != 7 for number in range(40)
+    ]
+    assert _native.purgeable_refused() == errno.EINVAL
+    assert not libc.munlock(ctypes.c_void_p(locked.address), locked.size)
+    for key, wanted in values.items():
+        np.testing.assert_array_equal(cache[key], wanted)
 
 
 @pytest.mark.parametrize("pages", [1, 7, 64])

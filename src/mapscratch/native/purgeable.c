@@ -9,6 +9,7 @@
 
 #include <unistd.h>
 
+#include "free_lazily.h"
 #include "look.h"
 
 static PyTypeObject *pages_type, *region_type;
@@ -131,21 +132,57 @@ static bool has_room_for_words(struct scratch_purgeable *run) {
     return run->displaced;
 }
 
-static int release_pages(struct pages *pages) {
+/* Returns an errno value if it has to stay in use, until it is used again. */
+static int put_canaries(struct pages *pages) {
     struct scratch_purgeable *run = run_of(pages);
     bool is_huge = pages->slot && pages->slot->is_huge;
     if (!is_huge && !has_room_for_words(run))
-        return ENOMEM; /* it stays in use until it is used again */
+        return ENOMEM;
     run->canary = next_canary();
     pages->is_released = true;
-    int error = pages->slot ? scratch_huge_slot_release(pages->slot, pages->was_used)
-                            : scratch_purgeable_release(run, pages->was_used);
+    if (pages->slot)
+        scratch_huge_slot_put_canaries(pages->slot);
+    else
+        scratch_purgeable_put_canaries(run);
+    return 0;
+}
+
+static void was_freed(struct pages *pages, int error) {
     if (error) {
         refused = error;
         /* If it isn't whole it stays released, and whoever takes it finds out. */
         pages->is_released = !take(pages);
+    } else if (pages->was_used && pages->slot) {
+        scratch_huge_slot_make_young(pages->slot);
+    } else if (pages->was_used) {
+        scratch_purgeable_make_young(&pages->run);
     }
+}
+
+static int release_pages(struct pages *pages) {
+    int error = put_canaries(pages);
+    if (error)
+        return error;
+    error = scratch_free_lazily(run_of(pages)->address, (size_t)size_of(pages));
+    was_freed(pages, error);
     return error;
+}
+
+void native_pages_release_all(struct pages *const *all, size_t count) {
+    struct iovec places[NATIVE_PAGES_AT_ONCE];
+    struct pages *freed[NATIVE_PAGES_AT_ONCE];
+    size_t ready = 0;
+    for (size_t index = 0; index < count; index++) {
+        if (put_canaries(all[index]))
+            continue;
+        freed[ready] = all[index];
+        places[ready++] = (struct iovec){run_of(all[index])->address, (size_t)size_of(all[index])};
+    }
+    bool at_once = ready > 1 && scratch_free_all_lazily(places, ready);
+    for (size_t index = 0; index < ready; index++)
+        was_freed(freed[index], at_once ? 0
+                                        : scratch_free_lazily(places[index].iov_base,
+                                                              places[index].iov_len));
 }
 
 bool native_pages_pin(struct pages *pages) {

@@ -66,6 +66,9 @@ struct entry {
 bool native_pages_pin(struct pages *pages);
 /* The last one releases it. */
 void native_pages_unpin(struct pages *pages);
+/* Releases as many that nobody pins any more, at once. */
+enum { NATIVE_PAGES_AT_ONCE = 16 };
+void native_pages_release_all(struct pages *const *all, size_t count);
 
 /* A view of an entry, which pins it; NULL without an exception if the kernel has taken some of it. */
 PyObject *native_view_of(struct entry *entry, bool is_draft);

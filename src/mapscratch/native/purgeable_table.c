@@ -48,23 +48,40 @@ static void link_pages(struct table *table, struct pages *pages) {
     table->newest_pages = pages;
 }
 
-static void end_recent(struct pages *pages) {
+static void forget_recent(struct pages *pages) {
     struct table *table = pages->recent_in;
     unlink_pages(table, pages);
     table->bytes_recent -= size_of(pages);
     pages->recent_in = NULL;
+}
+
+void native_table_forget_pages(struct pages *pages) {
+    if (!pages->recent_in)
+        return;
+    forget_recent(pages);
     native_pages_unpin(pages);
     Py_DECREF(pages);
 }
 
-void native_table_forget_pages(struct pages *pages) {
-    if (pages->recent_in)
-        end_recent(pages);
-}
-
+/* No more of them than so many bytes, those first that were used least lately; several at once. */
 static void release_recent(struct table *table, Py_ssize_t bytes_kept) {
-    while (table->oldest_pages && table->bytes_recent > bytes_kept)
-        end_recent(table->oldest_pages);
+    while (table->oldest_pages && table->bytes_recent > bytes_kept) {
+        struct pages *all[NATIVE_PAGES_AT_ONCE];
+        size_t count = 0;
+        for (int left = NATIVE_PAGES_AT_ONCE; left && table->oldest_pages; left--) {
+            struct pages *pages = table->oldest_pages;
+            if (table->bytes_recent <= bytes_kept / 2)
+                break;
+            forget_recent(pages);
+            if (--pages->pins == 0 && !pages->is_retired)
+                all[count++] = pages;
+            else
+                Py_DECREF((PyObject *)pages);
+        }
+        native_pages_release_all(all, count);
+        while (count)
+            Py_DECREF((PyObject *)all[--count]);
+    }
 }
 
 /* They are pinned, so this can't fail; but another table's they stay. */

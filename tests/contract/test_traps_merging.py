@@ -204,3 +204,105 @@ def test_khugepaged_leaves_pages_droppable(
         kind,
         "",
     )
+
+
+@pytest.fixture
+def underused() -> Iterator[None]:
+    """Under pressure huge pages are split of which a page is zeros."""
+    yield from _set({_HUGE / "shrink_underused": "1", _HUGE / "khugepaged/max_ptes_none": "0"})
+
+
+SLOTS = """
+    MADV_COLD, MADV_DONTNEED = 20, 4
+    cache = mapscratch.Cache()
+    random = np.random.default_rng(0)
+    values = {}
+    for key in range(32):  # some of them are zeros, in part or all over
+        values[key] = np.zeros(1 << 20, "u1")
+        for first in random.integers(0, 1 << 20, key % 5):
+            values[key][first : first + int(random.integers(1, 100_000))] = key + 1
+        cache.put(key, values[key])
+    if not cache.stats().bytes_huge:
+        print("no huge pages")
+        raise SystemExit
+    cache._table.release_recent()
+
+    def advise(slot, page, advice):
+        slot.region.memory.madvise(advice, slot.offset + page * 4096, 4096)
+
+    def check():
+        found = 0
+        for key, wanted in values.items():
+            value = cache.get(key, None)
+            if value:
+                with value as array:
+                    assert np.array_equal(array, wanted), key
+                found += 1
+        return found
+"""
+
+
+@pytest.mark.slow
+def test_khugepaged_makes_no_huge_page_of_a_slot_that_was_split(
+    purgeable_pages: None, khugepaged: None, path: Path
+) -> None:
+    """Also where a page of it has gone: what is found is right."""
+    _run(
+        SLOTS
+        + """
+    for number, slot in enumerate(cache._slots.slots):
+        advise(slot, 7, MADV_COLD)
+        if number % 2:
+            advise(slot, int(random.integers(1, 512)), MADV_DONTNEED)
+    wait_for_scans(Path("/sys/kernel/mm/transparent_hugepage/khugepaged/full_scans"), 3)
+    found = check()
+    assert found >= 16, found
+    assert not cache.stats().bytes_huge
+    """,
+        path,
+        "cache",
+        "",
+    )
+
+
+@pytest.mark.slow
+def test_huge_pages_that_are_hardly_used_are_split(
+    purgeable_pages: None, underused: None, path: Path
+) -> None:
+    """The kernel maps their pages of zeros to one page for all, and goes on to do so."""
+    _run(
+        SLOTS
+        + """
+    for _ in range(3):
+        try:
+            Path("/proc/sys/vm/drop_caches").write_text("2")  # all shrinkers
+        except OSError:
+            print("nothing shrinks")
+            raise SystemExit
+        assert check() == 32
+        cache._table.release_recent()
+    """,
+        path,
+        "cache",
+        "",
+    )
+
+
+@pytest.mark.slow
+def test_ksm_takes_no_slot_apart(purgeable_pages: None, ksm: None, path: Path) -> None:
+    """Merging is refused for slots; and where it is switched on later what is found is right."""
+    _run(
+        SLOTS
+        + """
+    merge_everything()
+    wait_for_scans(Path("/sys/kernel/mm/ksm/full_scans"), 3)
+    assert check() == 32
+    cache._table.release_recent()
+    for slot in cache._slots.slots:
+        slot.region.memory.madvise(21, slot.offset, slot.size)
+    check()
+    """,
+        path,
+        "cache",
+        "",
+    )

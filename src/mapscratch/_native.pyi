@@ -288,11 +288,14 @@ class PurgeableTable:
     @property
     def hits(self) -> int: ...
     def count_hit(self) -> None: ...
-    def get(self, key: Hashable, /) -> Any:
-        """The value of a key, as `pinned_type`; None: it isn't there any more."""
+    def get(self, key: Hashable, make: object, /) -> Any:
+        """The value of a key, as `pinned_type`; None: it isn't there any more.
+
+        None, too, if `make` is neither None nor callable: whoever asks says what is wrong then.
+        """
 
     def find(self, key: Hashable, /) -> Any:
-        """The value itself, pinned while it lives; else as `get`."""
+        """The value itself, pinned while it lives; None: it isn't there any more."""
 
     def entry(self, key: Hashable, /) -> PurgeableEntry | None: ...
     def insert(self, key: Hashable, entry: PurgeableEntry, /) -> None:

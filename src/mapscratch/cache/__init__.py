@@ -65,7 +65,8 @@ Parameters = ParamSpec("Parameters")
 AnyArray = TypeVar("AnyArray", bound=Array)
 
 _ALL: Any = object()
-_RAISE: Any = object()  # what isn't there is a KeyError
+_NO_DEFAULT: Any = object()
+_RAISE: Any = KeyError  # in place of `make`: what is not there is one
 
 _SMALL = PAGESIZE // 2  # bytes; what is no larger shares a page with others
 _ALIGNMENT = 64  # bytes: a cache line, and more than any type of NumPy's needs
@@ -215,11 +216,11 @@ class Cache(Shared):
             TypeError: `make` returned something else than an array or bytes, or is a value.
             RuntimeError: `make` asks for the key that it makes, or two wait for each other.
         """
-        if make is not _RAISE and make is not None:
-            _refuse_values(make)
-        pinned: Pinned[Any] | None = self._table.get(key)
+        pinned: Pinned[Any] | None = self._table.get(key, make)
         if pinned is not None:
             return pinned
+        if make is not None:
+            _refuse_values(make)
         if make is None or make is _RAISE:
             value = self._take(key)
             if value is None and make is _RAISE:
@@ -409,7 +410,7 @@ class Cache(Shared):
         """Gives up one entry; a KeyError if it isn't there."""
         self.pop(key)
 
-    def pop(self, key: Hashable, default: Any = _RAISE) -> Any:
+    def pop(self, key: Hashable, default: Any = _NO_DEFAULT) -> Any:
         """Takes an entry out of the cache; its value is pinned while it lives.
 
         Raises:
@@ -418,7 +419,7 @@ class Cache(Shared):
         value = self._take_out(key)
         if value is not None:
             return value
-        if default is _RAISE:
+        if default is _NO_DEFAULT:
             raise KeyError(key)
         return default
 

@@ -77,10 +77,10 @@ static const char *open_here(void) {
         return "a child could not be told from its parent (MADV_WIPEONFORK)";
     if (is_ours())
         scratch_pagemap_close(look.pagemap);
-    *look.here = true;
     look.pagemap = scratch_pagemap_open();
     if (look.pagemap < 0 || fstat(look.pagemap, &look.identity))
-        return "/proc/self/pagemap can't be opened";
+        return "/proc/self/pagemap can't be opened"; /* it is tried again: descriptors may be short */
+    *look.here = true;
     if (!scratch_pagemap_scans(look.pagemap))
         return "PAGEMAP_SCAN isn't there (Linux 6.7)";
     return are_huge_pages_of_that_size() ? NULL : "there are no huge pages of 2 MiB";

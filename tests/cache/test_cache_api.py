@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 import warnings
@@ -654,3 +655,41 @@ def test_an_error_keeps_nothing_in_use(cache: Cache) -> None:
         assert cache.stats().bytes_held == 0
     finally:
         gc.enable()
+
+
+def test_a_key_that_fails_to_be_compared(cache: Cache) -> None:
+    """Whatever is raised amid a change: what is there is right, and is found or made again."""
+
+    class Key:
+        fails = False
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __hash__(self) -> int:
+            return 7
+
+        def __eq__(self, other: object) -> bool:
+            if Key.fails:
+                raise ZeroDivisionError
+            return isinstance(other, Key) and self.number == other.number
+
+    keys = [Key(number) for number in range(5)]
+    for key in keys:
+        cache.put(key, np.full(5000, key.number, "u1"))
+    for act in (cache.drop, cache.get, lambda key: cache.put(key, b"new"), cache.pop):
+        Key.fails = True
+        with pytest.raises(ZeroDivisionError):
+            act(keys[4])
+        Key.fails = False
+    Key.fails = True
+    with contextlib.suppress(ZeroDivisionError):
+        cache.drop()
+    Key.fails = False
+    for key in keys:
+        with cache.get(key, lambda key=key: np.full(5000, key.number, "u1")) as value:
+            assert (value == key.number).all()
+        cache.put(key, np.full(6000, key.number, "u1"))
+        assert len(cache[Key(key.number)]) == 6000
+    del value
+    assert len(cache) == 5

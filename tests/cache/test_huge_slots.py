@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import resource
 import time
 from collections.abc import Iterator
 from mmap import PAGESIZE
@@ -246,6 +247,22 @@ def test_all_descriptors_are_closed(slots: Slots) -> None:
         return bool(others and not slot.pin())
 
     in_child(close_all)
+    assert slot.pin()
+
+
+def test_no_descriptor_is_to_be_had(slots: Slots) -> None:
+    """A child that can't look takes it page by page; and it looks as soon as it can."""
+    _entry, slot, words = filled(slots)
+    assert not slot.release()
+
+    def without() -> bool:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+        is_right = slot.pin() and not slot.is_huge and (words_of(slot) == words).all()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        return bool(is_right and slots.grow(PAGES))
+
+    in_child(without)
     assert slot.pin()
 
 

@@ -159,7 +159,8 @@ static PyObject *table_insert(PyObject *self, PyObject *arguments) {
         return NULL;
     }
     struct entry *old = (struct entry *)PyDict_GetItemWithError(table->entries, key);
-    if (PyErr_Occurred() || (old && remove_entry(table, old)) || native_entry_move_in(entry))
+    bool is_there = old && old->table == table; /* else a key's __eq__ failed as it was to go */
+    if (PyErr_Occurred() || (is_there && remove_entry(table, old)) || native_entry_move_in(entry))
         return NULL;
     entry->key = Py_NewRef(key);
     if (PyDict_SetItem(table->entries, key, (PyObject *)entry)) {

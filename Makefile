@@ -9,14 +9,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest
 WHEEL_PYTHONS := 3.11 3.12 3.13 3.14
 WHEEL_TESTS := $(WHEEL_PYTHONS:%=wheel-test-%)
-UNIT_TESTS := $(foreach kind,arrays cache purgeable mapping engines fork import traps,$(wildcard tests/*/test_$(kind)*.py))
+UNIT_TESTS := $(foreach kind,arrays cache huge purgeable slots mapping engines fork import traps,$(wildcard tests/*/test_$(kind)*.py))
 # On these all of them; on those what depends on the version of Python; on others the wheel is asked whether
 # it is whole. `make WHEEL_FULLY=3.13 wheel-test` for one.
 WHEEL_FULLY ?= $(WHEEL_PYTHONS)
 WHEEL_MAINLY ?=
 WHEEL_SMOKE_TESTS := $(foreach kind,import mapping_api arrays_api cache_api,$(wildcard tests/*/test_$(kind).py))
 WHEEL_MAIN_TESTS := $(WHEEL_SMOKE_TESTS) $(foreach kind,arrays_files arrays_pickles arrays_python arrays_shapes cache_habits \
-  cache_threads commands_extras fork_multiprocessing fork_scratch mapping_arguments purgeable_model traps_signals \
+  cache_threads commands_extras fork_multiprocessing fork_scratch huge_slot_model mapping_arguments purgeable_model traps_signals \
   traps_warnings,$(wildcard tests/*/test_$(kind).py))
 
 BASE := $(VENV)/installed-base

@@ -19,6 +19,7 @@ from support import seccomp
 from support.interpreter import run_python
 from support.patience import communicate
 from support.sessions import processes_of_session
+from support.squeezing import groups_of
 from support.waiting import eventually
 
 from mapscratch.cli import main
@@ -295,7 +296,7 @@ def _command_line(process: Path) -> bytes:
 def leftovers(pid: int) -> list[str]:
     """Processes and control groups of a demonstration that has ended; its file has no name."""
     processes = [f"process {number}" for number in processes_of_session(pid)]
-    return processes + list(map(str, Path("/sys/fs/cgroup").glob(f"**/mapscratch-{pid}-*")))
+    return processes + list(map(str, groups_of(pid)))
 
 
 def test_what_it_says() -> None:

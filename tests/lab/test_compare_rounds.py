@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from elf_oracle import needs_readelf
 from support.patience import patient
+from support.squeezing import groups_of
 
 from mapscratch.elf import default_libraries
 from mapscratch.lab.compare import rounds
@@ -183,7 +183,7 @@ def test_a_squeezed_group_says_what_every_strategy_leaks(workload):
         assert one.swapped_out_pages is not None
         assert one.swapped_out_pages <= one.pages
         assert one.cpu_us is None
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/mapscratch-{os.getpid()}-*"))
+    assert not groups_of(os.getpid())
 
 
 def test_auto_uses_what_is_there(monkeypatch):

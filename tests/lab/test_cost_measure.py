@@ -21,6 +21,7 @@ import pytest
 from elf_oracle import needs_readelf
 from support.patience import communicate
 from support.sessions import processes_of_session
+from support.squeezing import groups_of
 from support.waiting import eventually
 
 from mapscratch.elf import default_libraries
@@ -81,9 +82,7 @@ def working_folders(pid: int) -> list[Path]:
 def is_clean(pid: int, ksm: dict[str, str]) -> bool:
     """Nothing of that process is left."""
     swaps = [area.path for area in active_swaps() if f"-{pid}-" in area.path]
-    groups = [*Path("/sys/fs/cgroup").glob(f"*/mapscratch-{pid}-*")]
-    groups += Path("/sys/fs/cgroup").glob(f"mapscratch-{pid}-*")
-    return not swaps and not groups and not working_folders(pid) and ksm_is_as(ksm)
+    return not swaps and not groups_of(pid) and not working_folders(pid) and ksm_is_as(ksm)
 
 
 def silent(*_: object) -> None:

@@ -396,14 +396,20 @@ def test_what_was_ignored_stays_ignored(cache_home: Path, number: signal.Signals
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_signals_for_the_program_are_passed_on(cache_home: Path, number: signal.Signals) -> None:
-    script = f"trap 'echo got it; exit 3' {number.name[3:]}; echo ready; while read _; do :; done"
-    with subprocess.Popen(  # its input ends with us: nothing of it outlives a test that fails
-        command("--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    script = f"""if True:
+        import signal, sys
+        signal.pthread_sigmask(signal.SIG_BLOCK, {{{number:d}}})
+        print("ready", flush=True)
+        print(signal.sigtimedwait({{{number:d}}}, {patient(60)}).si_signo)
+        sys.exit(3)
+    """
+    with subprocess.Popen(
+        command("--", sys.executable, "-c", script), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.stdout.read() == "got it\n"
+        assert process.stdout.read() == f"{number:d}\n"
         assert process.wait() == 3
 
 

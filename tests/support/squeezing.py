@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 from mapscratch.lab.rig.machine.cgroups import TemporaryMemoryCgroup
 from mapscratch.proc.procfs import read_numbers
@@ -34,3 +36,13 @@ def oom_kills(group: TemporaryMemoryCgroup) -> int:
     """How many processes of it the out-of-memory killer ended, since it was made."""
     name = "memory.oom_control" if group.version == 1 else "memory.events"
     return read_numbers((group.directory / name).read_text())["oom_kill"]
+
+
+def groups_of(pid: int) -> list[Path]:
+    """Temporary control groups of a process; others' may go meanwhile."""
+    return [
+        Path(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith(f"mapscratch-{pid}-")
+    ]

@@ -198,13 +198,12 @@ def exact_parts(family: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]
 
 def test_of_all_processes_those_that_ended_do_no_harm(library, monkeypatch):
     with running(python(LOAD, library)) as (pid, _):
-        everything = census_processes._other_pids()
-        assert pid in everything
-        assert os.getpid() not in everything
-        # One that ended, and kthreadd, which has no memory.
-        monkeypatch.setattr(census_processes, "_other_pids", lambda: [(1 << 22) - 1, 2, pid])
+        assert {pid, os.getpid()} <= set(census_processes.all_pids())
+        # One that ended; kthreadd, which has no memory; and this one, which looks.
+        there = [(1 << 22) - 1, 2, pid, os.getpid()]
+        monkeypatch.setattr(census_processes, "all_pids", lambda: there)
         census = survey_processes(None)
-        assert pid in [process.pid for process in census.processes]
+        assert [process.pid for process in census.processes] == [pid]
         assert library in [one.path for one in census.libraries]
         assert len({(one.path, one.build_id) for one in census.libraries}) == len(census.libraries)
 
@@ -218,7 +217,7 @@ def test_a_process_that_ends_between_its_mappings_and_its_pages(library, monkeyp
     read_files = census_processes.survey_files
     with running(python(LOAD, library)) as (pid, _):
         monkeypatch.setattr(census_processes, "survey_files", end_first)
-        monkeypatch.setattr(census_processes, "_other_pids", lambda: [pid])
+        monkeypatch.setattr(census_processes, "all_pids", lambda: [pid])
         assert survey_processes(None).processes == ()
 
 

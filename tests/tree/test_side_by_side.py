@@ -21,7 +21,7 @@ def test_every_file_is_in_one_run() -> None:
 
 
 def test_files_that_are_named_are_run_and_no_others(tmp_path: Path) -> None:
-    names = ("cache_one", "elf_two", "elf_three", "cache_four", "import_five")
+    names = ("cache_one", "fork_two", "fork_three", "cache_four", "import_five")
     one, two, three, four, five = (tmp_path / f"test_{name}.py" for name in names)
     assert side_by_side.streams([one, two, three, four, five]) == [
         [four, one],

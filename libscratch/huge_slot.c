@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "huge_slot.h"
 
-#include <stdatomic.h>
 #include <sys/mman.h>
 
 #include "free_lazily.h"
@@ -56,7 +55,7 @@ static bool is_used(const struct scratch_huge_slot *slot, size_t page) {
 /* First it is made dirty: what is found in it after that stays. */
 static bool is_kept(unsigned char *page) {
     const uint64_t *words = (const uint64_t *)page;
-    atomic_fetch_add((_Atomic uint64_t *)page, 0);
+    scratch_word_make_dirty(page);
     for (size_t index = 0; index < scratch_page_size() / sizeof *words; index++) {
         if (words[index])
             return true;

@@ -9,6 +9,7 @@
 #include "raw.h"
 #include "signals.h"
 #include "sparse.h"
+#include "word.h"
 
 static bool has_room_for_pins(struct scratch_range *range) {
     if (!range->pins)
@@ -60,17 +61,17 @@ static void count_pins(struct scratch_range *range, size_t first, size_t end, in
 
 /*
  * Makes every page be there: a load faults a missing one in, and where stores are allowed an atomic
- * "or 0" also makes it writable, so that a system call can store into it. Not under any lock,
+ * "add 0" also makes it writable, so that a system call can store into it. Not under any lock,
  * because each of these may wait for the pager.
  */
 static void touch_pages(struct scratch_range *range, size_t first, size_t end) {
     size_t page_size = scratch_page_size();
     for (size_t page = first; page < end; page++) {
-        _Atomic uint8_t *byte = (_Atomic uint8_t *)(range->address + page * page_size);
+        unsigned char *address = range->address + page * page_size;
         if (range->protection & PROT_WRITE)
-            atomic_fetch_or_explicit(byte, 0, memory_order_relaxed);
+            scratch_word_make_dirty(address);
         else
-            (void)atomic_load_explicit(byte, memory_order_relaxed);
+            scratch_word_load(address);
     }
 }
 

@@ -29,4 +29,13 @@ static inline uint64_t scratch_word_compare_exchange(void *address, uint64_t exp
     return expected;
 }
 
+/*
+ * Makes the page that a word is in dirty, and the word stays what it is. The compiler must not know what is
+ * added: clang has a fence, and no store, for an atomic "add 0" or "or 0" that nobody uses the result of.
+ */
+static inline void scratch_word_make_dirty(void *address) {
+    const volatile uint64_t nothing = 0;
+    atomic_fetch_add_explicit((_Atomic uint64_t *)address, nothing, memory_order_seq_cst);
+}
+
 #endif

@@ -272,7 +272,7 @@ MUTANTS = (
     Mutant(
         "huge slots: a page is made dirty before it is looked at",
         "libscratch/huge_slot.c",
-        "    atomic_fetch_add((_Atomic uint64_t *)page, 0);\n",
+        "    scratch_word_make_dirty(page);\n",
         "",
         "tests/cache/test_huge_slots.py",
     ),

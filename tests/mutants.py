@@ -347,6 +347,13 @@ MUTANTS = (
         "tests/cache/test_purgeable_pages.py",
     ),
     Mutant(
+        "cache: what somebody came back to at the last moment isn't overwritten",
+        "src/mapscratch/cache/__init__.py",
+        "            if not entry.is_unused:\n                self._evicted += gone\n",
+        "            if False:\n                self._evicted += gone\n",
+        "tests/cache/test_cache_threads.py",
+    ),
+    Mutant(
         "cache: what was dropped while it was made isn't kept",
         "src/mapscratch/cache/__init__.py",
         "        if making and making.is_superseded:\n            return\n",

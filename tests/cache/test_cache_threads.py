@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from support.purgeable import reclaim_all
 from support.waiting import eventually
 
 from mapscratch import Cache
+from mapscratch import cache as module
 
 pytestmark = pytest.mark.usefixtures("purgeable_pages")
 
@@ -613,3 +615,59 @@ def test_forked_while_caches_are_made() -> None:
         """,
         timeout=40,
     )
+
+
+def test_a_hit_while_its_place_is_about_to_be_another_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hits take no lock: they come at any moment, here just before an entry is overwritten."""
+    cache = Cache()
+    for key in range(8):
+        cache.put(key, np.full(60_000, key, "u1"))
+    cache._short_until = 1000  # memory is
+    kept: dict[Any, Any] = {}
+    really = module.PurgeableEntry
+
+    def entry(*arguments: Any) -> Any:
+        kept.update((key, cache[key]) for key in cache._table.keys_by_use())
+        return really(*arguments)
+
+    monkeypatch.setattr(module, "PurgeableEntry", entry)
+    cache.put("new", np.full(60_000, 99, "u1"))
+    monkeypatch.undo()
+    assert len(kept) == 8
+    for key, value in kept.items():
+        assert (value == key).all()
+    assert (cache["new"] == 99).all()
+
+
+def test_hits_while_memory_is_short() -> None:
+    """What is found stays as it was while others are put in the place of what nobody uses."""
+    cache = Cache()
+    stop = threading.Event()
+
+    def use(number: int) -> None:
+        random = np.random.default_rng(number)
+        try:
+            for _ in range(3000 if number else 6000):
+                key = int(random.integers(0, 40))
+                if number:
+                    pinned = cache.get(key, None)
+                    if pinned:
+                        with pinned as value:
+                            first = value[0]
+                            assert first == key
+                            assert (value == key).all()
+                        del value
+                else:
+                    cache._short_until = cache._made + 10
+                    cache.put(key, np.full(9000, key, "u1"))
+                if stop.is_set():
+                    return
+        finally:
+            stop.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads(4, use)
+    finally:
+        sys.setswitchinterval(interval)

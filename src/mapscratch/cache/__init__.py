@@ -834,17 +834,27 @@ class Cache(Shared):
             (run,) = victim.pages
             tenants = run.tenants
             del victim
+            if run is self._open_run:
+                self._open_run = None
             try:
-                lent = self._lend(PurgeableEntry((run,), 0, size, form))
+                entry = PurgeableEntry((run,), 0, size, form)
             except LookupError:
                 del tenants
                 self._lose(run)
                 continue
-            self._evicted += len(tenants)
+            gone = len(tenants)
             self._remove_all(tenants)
-            if run is self._open_run:
-                self._open_run = None
-            return lent
+            # A hit takes no lock: until now somebody may have come back to what was there.
+            if not entry.is_unused:
+                self._evicted += gone
+                continue
+            with suppress(LookupError):
+                lent = self._lend(entry)
+                self._evicted += gone
+                return lent
+            del entry
+            self._lost += gone
+            self._lose(run)
         return None
 
     def _overwrite_in_slots(self, pages: int) -> Place | None:

@@ -221,7 +221,7 @@ class PurgeableEntry:
     ) -> Self: ...
     @property
     def key(self) -> Any:
-        """In its table; None before it was in one."""
+        """In its table; None while it is in none."""
 
     @property
     def form(self) -> tuple[Any, ...] | None:
@@ -238,6 +238,10 @@ class PurgeableEntry:
     @property
     def is_kept(self) -> bool:
         """Whether it is in a table."""
+
+    @property
+    def was_kept(self) -> bool:
+        """Whether it is, or was, in a table."""
 
     @property
     def is_unused(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.interpreter import run_python
 from support.purgeable import reclaim_all
 
 import mapscratch
@@ -693,3 +694,65 @@ def test_a_key_that_fails_to_be_compared(cache: Cache) -> None:
         assert len(cache[Key(key.number)]) == 6000
     del value
     assert len(cache) == 5
+
+
+def test_keys_that_are_equal_now_and_then() -> None:
+    """Nobody gets anything sensible, but nothing that isn't there any more, and no crash."""
+    run_python(
+        """
+        import contextlib, gc, random
+        from mapscratch import Cache
+        class Key:
+            def __hash__(self):
+                return 7
+            def __eq__(self, other):
+                return random.random() < 0.2
+        random.seed(2004)
+        for _ in range(20):
+            cache = Cache()
+            keys = [Key() for _ in range(20)]
+            for number in range(1000):
+                key = random.choice(keys)
+                act = random.choice([cache.drop, cache.pop, cache.get, None, None])
+                with contextlib.suppress(KeyError):
+                    act(key) if act else cache.put(key, bytes([number % 251]) * 9000)
+            for key in list(cache):
+                value = cache.get(key, None)
+                if value:
+                    with value as found:
+                        assert len(set(bytes(found))) == 1
+            cache.drop()
+            del cache
+            gc.collect()
+        """
+    )
+
+
+class Holder:
+    """A key, and what it keeps."""
+
+    cache: Cache
+    value: Any
+
+
+def test_a_value_that_its_key_holds_goes_when_it_is_dropped(cache: Cache) -> None:
+    key = Holder()
+    cache.put(key, np.ones(MIB, "u1"))
+    key.value = cache[key]
+    gone = weakref.ref(key)
+    cache.drop(key)
+    del key
+    gc.collect()
+    assert gone() is None
+    assert cache.stats().bytes_held == 0
+
+
+def test_a_value_that_its_key_holds_goes_with_the_cache() -> None:
+    key = Holder()
+    key.cache = Cache()
+    key.cache.put(key, np.ones(MIB, "u1"))
+    key.value = key.cache[key]
+    gone = weakref.ref(key)
+    del key
+    gc.collect()
+    assert gone() is None

@@ -653,14 +653,14 @@ class Cache(Shared):
             base.flags.writeable = False  # it is what others see now
             base = base.base
         entry.seal()
-        if entry.key is None and (entry.length, entry.form) == (source.nbytes, form):
+        if not entry.was_kept and (entry.length, entry.form) == (source.nbytes, form):
             return entry
         return entry.again(source.nbytes, self._form(form))
 
     @exclusive
     def _adopt(self, key: Hashable, entry: PurgeableEntry, making: Making | None) -> Value:
         self._made += 1
-        if entry.key is not None:  # another thread was given the same draft, and was faster
+        if entry.was_kept:  # another thread was given the same draft, and was faster
             entry = entry.again(entry.length, entry.form)
         self._keep(key, entry, making)
         return seen(entry.lease(), entry.form)

@@ -145,6 +145,7 @@ static void entry_dealloc(PyObject *self) {
     struct entry *entry = (struct entry *)self;
     size_t page_size = scratch_page_size();
     PyObject_GC_UnTrack(self);
+    native_table_forget_entry(entry);
     struct pages *first = entry->bytes ? entry->pages[0] : NULL;
     if (first && first->slot && !entry->first) {
         size_t pages = (scratch_most((size_t)entry->room, 1) + page_size - 1) / page_size;
@@ -158,14 +159,13 @@ static void entry_dealloc(PyObject *self) {
         Py_DECREF(entry->pages[number]);
     }
     Py_XDECREF((PyObject *)entry->first);
-    Py_XDECREF(entry->key);
     Py_XDECREF(entry->form);
     native_free_instance(self);
 }
 
+/* Not its key, which is its table's: else a value that the key's object holds would keep that alive for ever. */
 static int entry_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((struct entry *)self)->key);
     Py_VISIT(((struct entry *)self)->form);
     Py_VISIT((PyObject *)((struct entry *)self)->first);
     return 0;
@@ -272,6 +272,10 @@ static PyObject *entry_is_kept(PyObject *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(((struct entry *)self)->table != NULL);
 }
 
+static PyObject *entry_was_kept(PyObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(((struct entry *)self)->was_kept);
+}
+
 static PyObject *entry_is_unused(PyObject *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(native_entry_is_unused((struct entry *)self));
 }
@@ -284,6 +288,7 @@ static PyGetSetDef entry_attributes[] = {
     {"key", entry_key, NULL, NULL, NULL},
     {"length", entry_length, NULL, NULL, NULL},
     {"pages", entry_pages, NULL, NULL, NULL},
+    {"was_kept", entry_was_kept, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

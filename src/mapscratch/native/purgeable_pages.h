@@ -48,7 +48,7 @@ struct pages {
 /* Where a value is, and how it is seen. */
 struct entry {
     PyObject_VAR_HEAD
-    PyObject *key;  /* NULL until it is in a table */
+    PyObject *key;  /* NULL while it is in no table */
     PyObject *form; /* a tuple: shape, type, order; None: bytes */
     unsigned char *bytes;
     Py_ssize_t length;
@@ -58,6 +58,7 @@ struct entry {
     struct entry *newer, *older;       /* by use */
     struct entry *next, *previous;     /* by making, of its kind */
     bool was_used;
+    bool was_kept; /* it is, or was, in a table */
     Py_ssize_t count;
     struct pages *pages[]; /* one after another, as many */
 };
@@ -79,6 +80,9 @@ bool native_entry_is_unused(const struct entry *entry);
 /* What an entry is in is told of it, or forgets it. */
 int native_entry_move_in(struct entry *entry);
 void native_entry_move_out(struct entry *entry);
+
+/* It ends: if it is in a table still, a key's __eq__ had the dict take another for it. */
+void native_table_forget_entry(struct entry *entry);
 
 /* Nobody needs it any more: it is not one of those that were used last. */
 void native_table_forget_pages(struct pages *pages);

@@ -128,21 +128,38 @@ static void link_made(struct made *made, struct entry *entry) {
     made->count++;
 }
 
-static void unlink_entry(struct table *table, struct entry *entry) {
+/* Returns its key, which the caller releases: a view of it, which may live on, must not keep that alive. */
+static PyObject *unlink_entry(struct table *table, struct entry *entry) {
+    PyObject *key = entry->key;
     unlink_use(table, entry);
     unlink_made(made_of(table, entry), entry);
     native_entry_move_out(entry);
     entry->table = NULL;
+    entry->key = NULL;
+    return key;
+}
+
+void native_table_forget_entry(struct entry *entry) {
+    if (entry->table)
+        Py_DECREF(unlink_entry(entry->table, entry));
 }
 
 static struct table *table_of(PyObject *self) { return (struct table *)self; }
 
-/* In use order and not in the dict is a moment that nobody sees: no Python code runs in between. */
+/*
+ * In use order and not in the dict is a moment that nobody sees: no Python code runs in between. If a key's
+ * __eq__ raises nothing has changed. One that says now this and now that may have had the dict forget it.
+ */
 static int remove_entry(struct table *table, struct entry *entry) {
     PyObject *key = Py_NewRef(entry->key);
     Py_INCREF((PyObject *)entry);
-    unlink_entry(table, entry);
     int status = PyDict_DelItem(table->entries, key);
+    if (status && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+        status = 0;
+    }
+    if (!status)
+        native_table_forget_entry(entry);
     Py_DECREF(entry);
     Py_DECREF(key);
     return status;
@@ -154,19 +171,20 @@ static PyObject *table_insert(PyObject *self, PyObject *arguments) {
     struct entry *entry;
     if (!PyArg_ParseTuple(arguments, "OO!", &key, native_type_of_entries(), &entry))
         return NULL;
-    if (entry->key) {
+    if (entry->was_kept) {
         PyErr_SetString(PyExc_ValueError, "the entry is, or was, in a table");
         return NULL;
     }
     struct entry *old = (struct entry *)PyDict_GetItemWithError(table->entries, key);
-    bool is_there = old && old->table == table; /* else a key's __eq__ failed as it was to go */
+    bool is_there = old && old->table == table;
     if (PyErr_Occurred() || (is_there && remove_entry(table, old)) || native_entry_move_in(entry))
         return NULL;
-    entry->key = Py_NewRef(key);
+    entry->was_kept = true;
     if (PyDict_SetItem(table->entries, key, (PyObject *)entry)) {
         native_entry_move_out(entry);
         return NULL;
     }
+    entry->key = Py_NewRef(key);
     entry->table = table;
     link_use(table, entry);
     link_made(made_of(table, entry), entry);
@@ -203,6 +221,8 @@ static void take_place(struct table *table, struct entry *old, struct entry *ent
     native_entry_move_out(old);
     old->table = NULL;
     entry->table = table;
+    entry->key = old->key;
+    old->key = NULL;
 }
 
 /* Arguments: an entry, and another with the same bytes, in slots both or in runs, which takes its part. */
@@ -212,7 +232,7 @@ static PyObject *table_replace(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "O!O!", native_type_of_entries(), &old,
                           native_type_of_entries(), &entry))
         return NULL;
-    if (entry->key || made_of(table, old) != made_of(table, entry)) {
+    if (entry->was_kept || made_of(table, old) != made_of(table, entry)) {
         PyErr_SetString(PyExc_ValueError, "the other entry can't take its place");
         return NULL;
     }
@@ -221,12 +241,12 @@ static PyObject *table_replace(PyObject *self, PyObject *arguments) {
     if (native_entry_move_in(entry))
         return NULL;
     Py_INCREF((PyObject *)old);
+    entry->was_kept = true;
     if (PyDict_SetItem(table->entries, old->key, (PyObject *)entry)) {
         native_entry_move_out(entry);
         Py_DECREF((PyObject *)old);
         return NULL;
     }
-    entry->key = Py_NewRef(old->key);
     take_place(table, old, entry);
     Py_DECREF((PyObject *)old);
     Py_RETURN_TRUE;
@@ -297,8 +317,10 @@ static PyObject *table_get(PyObject *self, PyObject *const *arguments, Py_ssize_
 }
 
 static PyObject *table_entry(PyObject *self, PyObject *key) {
-    PyObject *entry = PyDict_GetItemWithError(table_of(self)->entries, key);
-    return !entry && PyErr_Occurred() ? NULL : Py_NewRef(entry ? entry : Py_None);
+    struct table *table = table_of(self);
+    struct entry *entry = (struct entry *)PyDict_GetItemWithError(table->entries, key);
+    bool is_there = entry && entry->table == table;
+    return !entry && PyErr_Occurred() ? NULL : Py_NewRef(is_there ? (PyObject *)entry : Py_None);
 }
 
 /* It is in use, and was used just now. */
@@ -387,7 +409,7 @@ static PyObject *table_victim(PyObject *self, PyObject *arguments) {
 static void forget_all(struct table *table) {
     release_recent(table, -1);
     while (table->oldest)
-        unlink_entry(table, table->oldest);
+        native_table_forget_entry(table->oldest);
 }
 
 static PyObject *table_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
@@ -421,6 +443,8 @@ static int table_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(table->array_type);
     Py_VISIT(table->pinned_type);
     Py_VISIT(table->board);
+    for (struct entry *entry = table->oldest; entry; entry = entry->newer)
+        Py_VISIT(entry->key);
     return 0;
 }
 

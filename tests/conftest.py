@@ -66,7 +66,7 @@ def public_path() -> Iterator[Path]:
 @pytest.fixture
 def small_pages(purgeable_pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No cache uses huge pages: what it holds can be counted to the page."""
-    monkeypatch.setattr(cache, "_why_no_slots_here", lambda: "this is a test")
+    monkeypatch.setattr(cache, "why_no_slots", lambda: "this is a test")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.interpreter import run_python
 from support.patience import patient
 from support.purgeable import reclaim_all
 
@@ -193,12 +194,31 @@ def test_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     small.put(1, np.ones(MIB, "u1"))
     assert small.stats().bytes_held == MIB
     assert "too coarse" in str(small.stats().why_not_huge)
-    monkeypatch.setattr(module, "_why_no_slots_here", lambda: "PAGEMAP_SCAN isn't there")
+    monkeypatch.setattr(module, "why_no_slots", lambda: "PAGEMAP_SCAN isn't there")
     cache = Cache()
     cache.put(1, np.ones(MIB, "u1"))
     assert cache.stats().why_not_huge == "PAGEMAP_SCAN isn't there"
     assert (cache.stats().bytes_huge, cache.stats().bytes_held) == (0, MIB)
     assert check(cache, [1]) == 1
+
+
+def test_descriptors_are_short_for_a_while() -> None:
+    run_python(
+        """
+        import resource
+        import numpy as np
+        from mapscratch import Cache
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        cache = Cache()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+        cache.put(1, np.full(1 << 20, 1, "u1"))
+        assert "can't be opened" in cache.stats().why_not_huge
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        cache.put(2, np.full(1 << 20, 2, "u1"))
+        assert cache.stats().why_not_huge is None
+        assert all((cache[key] == key).all() for key in (1, 2))
+        """
+    )
 
 
 def test_a_limit_holds_to_the_huge_page() -> None:

@@ -810,7 +810,7 @@ class Cache(Shared):
             return self._why_not
         if self._max_bytes is not None and self._max_bytes < _LEAST_FOR_SLOTS:
             return f"max_bytes is less than {_LEAST_FOR_SLOTS:,}, and huge pages are too coarse"
-        return _why_no_slots_here()
+        return why_no_slots()
 
     def _evict(self) -> bool:
         """Gives up what was used least lately of all that nobody uses."""
@@ -1126,7 +1126,6 @@ def _empty_cache(max_bytes: int | None) -> Cache:
 
 
 _why_not_here = functools.cache(why_not)
-_why_no_slots_here = functools.cache(why_no_slots)
 
 
 def _memoized(cache: Cache, function: Callable[..., Makeable], typed: bool) -> Any:

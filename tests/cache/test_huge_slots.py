@@ -178,6 +178,29 @@ def test_pages_that_nobody_is_in_need_hold_nothing(slots: Slots) -> None:
     entries.clear()
 
 
+def test_what_nobody_stored_to_stays_too(slots: Slots) -> None:
+    """A draft in what was split, where another entry had been: the kernel could have had it yet."""
+    place = slots.grow(20)
+    if place is None:
+        pytest.skip("there is no huge page to be had")
+    (slot,), _ = slots.pages_of(place)
+    entry = PurgeableEntry((slot,), 0, PAGESIZE)
+    words_of(slot)[:20] = 7
+    assert not slot.release()
+    split(slot)
+    view = entry.lease()
+    assert not slot.is_huge
+    other = PurgeableEntry((slot,), 10 * PAGESIZE, 10 * PAGESIZE)
+    draft = other.lease(True)
+    other.seal()
+    words = words_of(slot)[10:20].copy()
+    for _ in range(20):
+        drain()
+        advise(slot, 21)
+    np.testing.assert_array_equal(words_of(slot)[10:20], words)
+    del view, draft
+
+
 def test_nothing_makes_a_huge_page_of_what_was_split(slots: Slots) -> None:
     """Else the canary would be in a huge page, of which a part had been dropped."""
     _entry, slot, _ = filled(slots)

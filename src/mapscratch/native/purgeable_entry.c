@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#include "word.h"
+
 static PyTypeObject *entry_type, *view_type;
 
 PyTypeObject *native_type_of_entries(void) { return entry_type; }
@@ -227,18 +229,21 @@ static bool is_zero(const unsigned char *bytes, size_t length) {
 
 /*
  * From now on nobody stores to it. A page in which it has only zeros needs not be found again in what was
- * split: dropped or not, that is what it holds.
+ * split: dropped or not, that is what it holds. One that nobody stored to holds what was there before, and
+ * is to hold that as long as it is in use: in what was split the kernel may still have it.
  */
 static PyObject *entry_seal(PyObject *self, PyObject *Py_UNUSED(nothing)) {
     struct entry *entry = (struct entry *)self;
     size_t page_size = scratch_page_size();
     const struct scratch_huge_slot *first = entry->pages[0]->slot;
     for (size_t from = 0; first && from < (size_t)entry->length; from += page_size) {
-        if (is_zero(entry->bytes + from, scratch_least(page_size, (size_t)entry->length - from))) {
-            size_t page = (size_t)(entry->bytes - first->pages.address + from) / page_size;
-            scratch_huge_slot_note(entry->pages[page / first->pages.pages]->slot,
-                                   page % first->pages.pages, 1, false);
-        }
+        unsigned char *bytes = entry->bytes + from;
+        size_t page = (size_t)(bytes - first->pages.address) / page_size;
+        struct scratch_huge_slot *slot = entry->pages[page / first->pages.pages]->slot;
+        if (!slot->is_huge)
+            scratch_word_make_dirty(bytes);
+        if (is_zero(bytes, scratch_least(page_size, (size_t)entry->length - from)))
+            scratch_huge_slot_note(slot, page % first->pages.pages, 1, false);
     }
     Py_RETURN_NONE;
 }

@@ -14,20 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-
-PAGES = 3
-ROUNDS = 2  # released and taken back
-
-DATA, CANARY, ZERO = "data", "canary", "zero"
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a page holds, and whether the kernel may drop it; of a huge page all may go or none."""
-
-    word: str = DATA
-    others: str = DATA
-    is_droppable: bool = False
+from support.purgeable_pages import CANARY, DATA, PAGES, ROUNDS, ZERO, Page
 
 
 @dataclass(frozen=True)

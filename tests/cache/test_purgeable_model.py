@@ -10,24 +10,10 @@ a part of the protocol is caught.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-
-PAGES = 3
-ROUNDS = 2  # released and taken back
-
-DATA, CANARY, ZERO = "data", "canary", "zero"
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a page holds, and whether the kernel may drop it."""
-
-    word: str = DATA
-    others: str = DATA
-    is_droppable: bool = False
-
+from support.purgeable_pages import CANARY, DATA, PAGES, ROUNDS, ZERO, Page
 
 Pages = tuple[Page, ...]
 Step = Callable[[Pages], Pages | None]  # None: the program has found the run lost, and stops

@@ -109,9 +109,8 @@ static PyType_Spec entry_spec = {
 };
 
 int native_add_board(PyObject *module) {
-    /* entry_type stays, for the life of the process, as the module does. */
-    entry_type = (PyTypeObject *)PyType_FromSpec(&entry_spec);
-    return entry_type ? PyModule_AddObjectRef(module, "BoardEntry", (PyObject *)entry_type) : -1;
+    entry_type = native_add_type(module, &entry_spec);
+    return entry_type ? 0 : -1;
 }
 
 PyMethodDef native_board_functions[] = {

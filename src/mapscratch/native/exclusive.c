@@ -211,12 +211,7 @@ static int register_fork_handlers(void) {
 }
 
 int native_add_exclusive(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&exclusive_spec);
-    int status = type && !register_fork_handlers()
-                     ? PyModule_AddObjectRef(module, "Exclusive", type)
-                     : -1;
-    Py_XDECREF(type);
-    return status;
+    return !register_fork_handlers() && native_add_type(module, &exclusive_spec) ? 0 : -1;
 }
 
 PyMethodDef native_exclusive_functions[] = {

@@ -17,7 +17,7 @@ extern PyMethodDef native_process_functions[];
 extern PyMethodDef native_purgeable_functions[];
 extern PyMethodDef native_word_functions[];
 
-/* Types: BoardEntry, Exclusive, PurgeablePages and PurgeableView, WordMap. */
+/* Types: BoardEntry, Exclusive, Purgeable…, PinnedValue, WordMap. They stay as long as the process. */
 int native_add_board(PyObject *module);
 int native_add_exclusive(PyObject *module);
 int native_add_purgeable(PyObject *module);
@@ -26,6 +26,14 @@ int native_add_word_map(PyObject *module);
 static inline PyObject *native_raise_errno(int error) {
     errno = error;
     return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* The module has it under the last part of its name. NULL with an exception: there is no memory. */
+static inline PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec) {
+    PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(spec);
+    if (type && PyModule_AddType(module, type))
+        Py_CLEAR(type);
+    return type;
 }
 
 #endif

@@ -89,8 +89,5 @@ static PyType_Spec pinned_spec = {
 };
 
 int native_add_pinned(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&pinned_spec);
-    int status = type ? PyModule_AddObjectRef(module, "PinnedValue", type) : -1;
-    Py_XDECREF(type);
-    return status;
+    return native_add_type(module, &pinned_spec) ? 0 : -1;
 }

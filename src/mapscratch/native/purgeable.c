@@ -439,12 +439,9 @@ static PyObject *native_why_not_huge(PyObject *Py_UNUSED(module), PyObject *Py_U
 }
 
 int native_add_purgeable(PyObject *module) {
-    /* The types stay, for the life of the process, as the module does. */
-    region_type = (PyTypeObject *)PyType_FromSpec(&region_spec);
-    pages_type = (PyTypeObject *)PyType_FromSpec(&pages_spec);
-    if (!region_type || !pages_type ||
-        PyModule_AddObjectRef(module, "PurgeableRegion", (PyObject *)region_type) ||
-        PyModule_AddObjectRef(module, "PurgeablePages", (PyObject *)pages_type))
+    region_type = native_add_type(module, &region_spec);
+    pages_type = region_type ? native_add_type(module, &pages_spec) : NULL;
+    if (!pages_type)
         return -1;
     return native_add_purgeable_entry(module) || native_add_purgeable_table(module) ? -1 : 0;
 }

@@ -399,11 +399,7 @@ static PyType_Spec view_spec = {
 };
 
 int native_add_purgeable_entry(PyObject *module) {
-    entry_type = (PyTypeObject *)PyType_FromSpec(&entry_spec);
-    view_type = (PyTypeObject *)PyType_FromSpec(&view_spec);
-    return !entry_type || !view_type ||
-                   PyModule_AddObjectRef(module, "PurgeableEntry", (PyObject *)entry_type) ||
-                   PyModule_AddObjectRef(module, "PurgeableView", (PyObject *)view_type)
-               ? -1
-               : 0;
+    entry_type = native_add_type(module, &entry_spec);
+    view_type = entry_type ? native_add_type(module, &view_spec) : NULL;
+    return view_type ? 0 : -1;
 }

@@ -523,8 +523,5 @@ static PyType_Spec table_spec = {
 };
 
 int native_add_purgeable_table(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&table_spec);
-    int status = type ? PyModule_AddObjectRef(module, "PurgeableTable", type) : -1;
-    Py_XDECREF(type);
-    return status || native_add_pinned(module) ? -1 : 0;
+    return native_add_type(module, &table_spec) ? native_add_pinned(module) : -1;
 }

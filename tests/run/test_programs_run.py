@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -48,15 +47,21 @@ def command(*words: str | Path) -> list[str]:
     return [*MAPSCRATCH, "run", *(os.fspath(word) for word in words)]
 
 
-def leftovers() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("mapscratch-run")}
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a program that is started puts what it removes again; others run programs, too."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
 
 
 # --- what a user sees
 
 
-def test_the_first_run_converts_what_is_loaded_at_start(cache_home: Path, calls: Path) -> None:
-    before = leftovers()
+def test_the_first_run_converts_what_is_loaded_at_start(
+    cache_home: Path, temporary: Path, calls: Path
+) -> None:
     result = subprocess.run(
         command("-v", "--", calls, "10000"), capture_output=True, text=True, check=True
     )
@@ -68,7 +73,7 @@ def test_the_first_run_converts_what_is_loaded_at_start(cache_home: Path, calls:
     )
     assert "entries converted" not in again.stderr
     assert " ran converted, 0 did not" in again.stderr
-    assert leftovers() == before
+    assert not list(temporary.iterdir())
 
 
 def test_what_is_opened_later_is_converted_for_the_next_time(cache_home: Path, calls: Path) -> None:
@@ -107,8 +112,9 @@ def test_options_of_the_command_are_its_own(cache_home: Path) -> None:
     assert result.stdout == "-v --no-reclaimer\n"
 
 
-def test_ctrl_c_is_the_program_s_business_and_leaves_nothing(cache_home: Path) -> None:
-    before = leftovers()
+def test_ctrl_c_is_the_program_s_business_and_leaves_nothing(
+    cache_home: Path, temporary: Path
+) -> None:
     script = "import time\ntry: print('ready', flush=True); time.sleep(60)\n"
     script += "except KeyboardInterrupt: print('asked to end')\n"
     with subprocess.Popen(
@@ -122,11 +128,10 @@ def test_ctrl_c_is_the_program_s_business_and_leaves_nothing(cache_home: Path) -
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout.read() == "asked to end\n"
         assert process.wait() == 0
-    assert leftovers() == before
+    assert not list(temporary.iterdir())
 
 
-def test_sigterm_is_passed_on(cache_home: Path) -> None:
-    before = leftovers()
+def test_sigterm_is_passed_on(cache_home: Path, temporary: Path) -> None:
     with subprocess.Popen(
         command("--", "sh", "-c", "echo ready; exec sleep 60"), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -134,7 +139,7 @@ def test_sigterm_is_passed_on(cache_home: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
         assert process.wait() == 128 + signal.SIGTERM
-    assert leftovers() == before
+    assert not list(temporary.iterdir())
 
 
 def test_a_script_runs_by_its_interpreter(cache_home: Path, tmp_path: Path) -> None:
